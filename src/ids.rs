@@ -1,0 +1,163 @@
+//! Names that travel through every stage: parsed once, then impossible to get wrong.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A Kinesis shard id such as `shardId-000000000000`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(Arc<str>);
+
+impl ShardId {
+    /// Wraps an id as Kinesis reported it.
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The identity of one worker process; unique per process life.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// Wraps a worker id.
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text, as it stands in `leaseOwner`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A Kinesis sequence number: decimal digits, up to 186 bits.
+///
+/// Ordered by value, never as text: services and emulators differ in length and zero padding.
+/// The text is kept as received, because that is what goes back over the wire.
+#[derive(Clone)]
+pub struct SequenceNumber(Arc<str>);
+
+/// The text is not a sequence number.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a sequence number (decimal digits expected)")]
+pub struct BadSequenceNumber(pub String);
+
+impl SequenceNumber {
+    /// Parses decimal digits.
+    ///
+    /// # Errors
+    /// [`BadSequenceNumber`] when the text is empty or holds anything but digits.
+    pub fn parse(text: &str) -> Result<Self, BadSequenceNumber> {
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(BadSequenceNumber(text.to_owned()));
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// The digits as received.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn digits(&self) -> &str {
+        self.0.trim_start_matches('0')
+    }
+}
+
+impl PartialEq for SequenceNumber {
+    fn eq(&self, other: &Self) -> bool {
+        self.digits() == other.digits()
+    }
+}
+
+impl Eq for SequenceNumber {}
+
+impl std::hash::Hash for SequenceNumber {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.digits().hash(state);
+    }
+}
+
+impl PartialOrd for SequenceNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SequenceNumber {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.digits(), other.digits());
+        a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+    }
+}
+
+impl fmt::Display for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_compare_by_value() {
+        let parse = |t| SequenceNumber::parse(t).unwrap();
+        assert!(parse("9") < parse("10"));
+        assert_eq!(parse("0010"), parse("10"));
+        assert_eq!(parse("000"), parse("0"));
+        assert!(
+            parse("49590338271490256608559692538361571095921575989136588898")
+                > parse("9223372036854775807")
+        );
+        assert_eq!(parse("0010").as_str(), "0010");
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        for text in ["", "-1", "1e3", "TRIM_HORIZON", " 1"] {
+            assert!(SequenceNumber::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Embedded AWS: placeholder until its services land.

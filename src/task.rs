@@ -1,0 +1,103 @@
+//! The only place that spawns.
+//!
+//! Every task is named and joined through the [`tokio::task::JoinHandle`] its owner keeps. A
+//! simulation passes its own [`Spawner`], so that a simulated crash takes all tasks of a node with
+//! it, and runs [`Tasks::compute`] inline, so that no thread but its own exists.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+/// A boxed task.
+pub type BoxTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Wraps a task before it is spawned; the identity in production.
+pub type Spawner = Arc<dyn Fn(&'static str, BoxTask) -> BoxTask + Send + Sync>;
+
+/// Spawns tasks and CPU-bound work. Cheap to clone.
+#[derive(Clone)]
+pub struct Tasks {
+    wrap: Option<Spawner>,
+    compute: Compute,
+}
+
+#[derive(Clone)]
+enum Compute {
+    Inline,
+    Pool(Arc<tokio::sync::Semaphore>),
+}
+
+/// A task ended by panic instead of returning.
+#[derive(Debug, thiserror::Error)]
+#[error("a task ended without a result: {0}")]
+pub struct TaskDied(String);
+
+impl Tasks {
+    /// Production: plain tasks, and at most `threads` CPU-bound closures at once on tokio's
+    /// blocking threads.
+    pub fn pooled(threads: usize) -> Self {
+        let permits = Arc::new(tokio::sync::Semaphore::new(threads.max(1)));
+        Self {
+            wrap: None,
+            compute: Compute::Pool(permits),
+        }
+    }
+
+    /// Simulation: tasks go through `wrap`, computation runs where it is called.
+    pub fn inline(wrap: Spawner) -> Self {
+        Self {
+            wrap: Some(wrap),
+            compute: Compute::Inline,
+        }
+    }
+
+    /// Starts a task; the caller keeps the handle and joins or aborts it.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        match &self.wrap {
+            None => tokio::spawn(async move { Some(task.await) }),
+            Some(wrap) => {
+                let (send, receive) = tokio::sync::oneshot::channel();
+                let wrapped = wrap(
+                    name,
+                    Box::pin(async move {
+                        let _ = send.send(task.await);
+                    }),
+                );
+                tokio::spawn(async move {
+                    wrapped.await;
+                    receive.await.ok()
+                })
+            }
+        }
+    }
+
+    /// Runs CPU-bound work off the async threads and waits for it.
+    ///
+    /// # Errors
+    /// [`TaskDied`] when the closure panicked or the runtime is going down.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, TaskDied> {
+        match &self.compute {
+            Compute::Inline => Ok(work()),
+            Compute::Pool(permits) => {
+                let _permit = permits
+                    .acquire()
+                    .await
+                    .map_err(|e| TaskDied(e.to_string()))?;
+                tokio::task::spawn_blocking(work)
+                    .await
+                    .map_err(|e| TaskDied(e.to_string()))
+            }
+        }
+    }
+}
