@@ -1,6 +1,6 @@
 //! The only place that spawns.
 //!
-//! Every task is named and joined through the [`tokio::task::JoinHandle`] its owner keeps. A
+//! Every task is named and has an owner: the [`Handle`] joins it, and ends it when dropped. A
 //! simulation passes its own [`Spawner`], so that a simulated crash takes all tasks of a node with
 //! it, and runs [`Tasks::compute`] inline, so that no thread but its own exists.
 
@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// A boxed task.
 pub type BoxTask = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -34,6 +34,29 @@ enum Compute {
 #[error("a task ended without a result: {0}")]
 pub struct TaskDied(String);
 
+/// A running task. Dropping it ends the task at its next await.
+#[must_use]
+pub struct Handle<T>(AbortOnDropHandle<Option<T>>);
+
+impl<T> Handle<T> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// [`TaskDied`] when the task panicked or was ended.
+    pub async fn join(self) -> Result<T, TaskDied> {
+        match self.0.await {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => Err(TaskDied("its node went down".into())),
+            Err(error) => Err(TaskDied(error.to_string())),
+        }
+    }
+
+    /// Has it ended?
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Tasks {
     /// Production: plain tasks, and at most `threads` CPU-bound closures at once on tokio's
     /// blocking threads.
@@ -53,14 +76,14 @@ impl Tasks {
         }
     }
 
-    /// Starts a task; the caller keeps the handle and joins or aborts it.
+    /// Starts a task; the caller keeps the handle.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn spawn<T: Send + 'static>(
         &self,
         name: &'static str,
         task: impl Future<Output = T> + Send + 'static,
-    ) -> JoinHandle<Option<T>> {
-        match &self.wrap {
+    ) -> Handle<T> {
+        let handle = match &self.wrap {
             None => tokio::spawn(async move { Some(task.await) }),
             Some(wrap) => {
                 let (send, receive) = tokio::sync::oneshot::channel();
@@ -75,7 +98,8 @@ impl Tasks {
                     receive.await.ok()
                 })
             }
-        }
+        };
+        Handle(AbortOnDropHandle::new(handle))
     }
 
     /// Runs CPU-bound work off the async threads and waits for it.

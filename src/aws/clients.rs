@@ -1,0 +1,76 @@
+//! SDK clients with our own time-outs.
+//!
+//! Defaults of the SDK change between behaviour versions; the ones that matter here are set, and
+//! set on operations, so that they hold whatever connector carries the request.
+
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_smithy_runtime::client::retries::RetryPartition;
+
+use crate::config;
+
+/// One client per service.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// Kinesis Data Streams.
+    pub kinesis: aws_sdk_kinesis::Client,
+    /// The lease table.
+    pub dynamodb: aws_sdk_dynamodb::Client,
+    /// The bucket.
+    pub s3: aws_sdk_s3::Client,
+}
+
+/// The SDK's behaviour we are tested with.
+pub fn behavior() -> BehaviorVersion {
+    BehaviorVersion::v2026_01_12()
+}
+
+impl Clients {
+    /// Clients from the standard credential chain, region and endpoint variables.
+    pub async fn from_environment(settings: &config::Aws) -> Self {
+        let shared = aws_config::defaults(behavior())
+            .retry_config(RetryConfig::standard().with_max_attempts(3))
+            .load()
+            .await;
+        // Each client has its own retry quota: a drained one must not silence the others.
+        let partition = |name: &'static str| RetryPartition::custom(name).build();
+        let kinesis = aws_sdk_kinesis::config::Builder::from(&shared)
+            .timeout_config(timeouts(
+                settings.attempt_timeout,
+                settings.operation_timeout,
+            ))
+            .retry_partition(partition("catchment-kinesis"))
+            .build();
+        let dynamodb = aws_sdk_dynamodb::config::Builder::from(&shared)
+            .timeout_config(timeouts(
+                settings.attempt_timeout,
+                settings.operation_timeout,
+            ))
+            .retry_partition(partition("catchment-dynamodb"))
+            .build();
+        let s3 = aws_sdk_s3::config::Builder::from(&shared)
+            .timeout_config(timeouts(
+                settings.upload_timeout,
+                settings.upload_timeout * 3,
+            ))
+            .retry_partition(partition("catchment-s3"))
+            .force_path_style(settings.path_style)
+            .build();
+        Self {
+            kinesis: aws_sdk_kinesis::Client::from_conf(kinesis),
+            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),
+            s3: aws_sdk_s3::Client::from_conf(s3),
+        }
+    }
+}
+
+fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3))
+        .operation_attempt_timeout(attempt)
+        .operation_timeout(operation)
+        .build()
+}

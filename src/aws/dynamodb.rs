@@ -1,0 +1,348 @@
+//! The lease table.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::describe_table::DescribeTableOutput;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
+    ReturnValuesOnConditionCheckFailure, ScalarAttributeType, TableStatus,
+};
+
+use crate::aws::fault::describe;
+use crate::clock::Clock;
+use crate::fault::{CallError, Fault};
+use crate::ids::ShardId;
+use crate::lease::row::{Attr, Item, attr};
+use crate::lease::write::{self, Update};
+
+/// The table of one application.
+#[derive(Clone, Debug)]
+pub struct LeaseTable {
+    client: aws_sdk_dynamodb::Client,
+    name: String,
+}
+
+/// The outcome of a conditional write.
+#[derive(Debug)]
+pub enum Written {
+    /// Took effect; the row as it is now.
+    Done(Item),
+    /// Refused; the row that refused it, if there is one.
+    Refused(Option<Item>),
+}
+
+/// The table cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Another kind of table has this name.
+    #[error(
+        "table `{table}` is no lease table: its key is {found}, expected a partition key `leaseKey` \
+         of type S and no sort key; set lease.application or lease.table to another name"
+    )]
+    Shape {
+        /// Table name.
+        table: String,
+        /// Key schema found.
+        found: String,
+    },
+    /// It did not become usable.
+    #[error("table `{table}` is {status} and did not become ACTIVE within {waited:?}")]
+    NotActive {
+        /// Table name.
+        table: String,
+        /// Last status.
+        status: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// A call failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl LeaseTable {
+    /// Wraps a client.
+    pub fn new(client: aws_sdk_dynamodb::Client, name: impl Into<String>) -> Self {
+        Self {
+            client,
+            name: name.into(),
+        }
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Creates the table if it is absent, waits until it is active, checks its key.
+    ///
+    /// # Errors
+    /// [`TableError`]
+    pub async fn ensure(&self, clock: &Clock) -> Result<(), TableError> {
+        let begun = clock.now();
+        loop {
+            let status = match self.describe().await {
+                Ok(reply) => {
+                    let table = reply.table();
+                    let status = table.and_then(|t| t.table_status()).cloned();
+                    if matches!(status, Some(TableStatus::Active | TableStatus::Updating)) {
+                        return self.check_shape(&reply);
+                    }
+                    status.map_or("unknown".to_owned(), |s| s.as_str().to_owned())
+                }
+                Err(error) if error.fault == Fault::NotFound => {
+                    self.create_table().await?;
+                    "CREATING".to_owned()
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let waited = clock.now() - begun;
+            if waited > PATIENCE {
+                return Err(TableError::NotActive {
+                    table: self.name.clone(),
+                    status,
+                    waited,
+                });
+            }
+            clock
+                .sleep(Duration::from_millis(if waited.is_zero() {
+                    50
+                } else {
+                    500
+                }))
+                .await;
+        }
+    }
+
+    async fn describe(&self) -> Result<DescribeTableOutput, CallError> {
+        let call = self.client.describe_table().table_name(&self.name);
+        call.send().await.map_err(|e| describe("DescribeTable", &e))
+    }
+
+    fn check_shape(&self, reply: &DescribeTableOutput) -> Result<(), TableError> {
+        let table = reply.table();
+        let keys = table.map(|t| t.key_schema()).unwrap_or_default();
+        let definitions = table.map(|t| t.attribute_definitions()).unwrap_or_default();
+        let is_string = definitions.iter().any(|d| {
+            d.attribute_name() == attr::KEY && *d.attribute_type() == ScalarAttributeType::S
+        });
+        if let [only] = keys
+            && only.attribute_name() == attr::KEY
+            && is_string
+        {
+            return Ok(());
+        }
+        let found: Vec<_> = keys
+            .iter()
+            .map(|k| format!("{} {}", k.key_type().as_str(), k.attribute_name()))
+            .collect();
+        Err(TableError::Shape {
+            table: self.name.clone(),
+            found: found.join(" + "),
+        })
+    }
+
+    async fn create_table(&self) -> Result<(), CallError> {
+        let bad = |e: aws_sdk_dynamodb::error::BuildError| CallError {
+            operation: "CreateTable",
+            fault: Fault::Invalid,
+            code: "BuildError".into(),
+            message: e.to_string(),
+            request_id: None,
+        };
+        let key = KeySchemaElement::builder()
+            .attribute_name(attr::KEY)
+            .key_type(KeyType::Hash);
+        let definition = AttributeDefinition::builder()
+            .attribute_name(attr::KEY)
+            .attribute_type(ScalarAttributeType::S);
+        let reply = self
+            .client
+            .create_table()
+            .table_name(&self.name)
+            .billing_mode(BillingMode::PayPerRequest)
+            .key_schema(key.build().map_err(bad)?)
+            .attribute_definitions(definition.build().map_err(bad)?)
+            .send()
+            .await;
+        match reply {
+            Ok(_) => Ok(()),
+            // A peer was faster.
+            Err(e)
+                if e.as_service_error()
+                    .is_some_and(CreateTableError::is_resource_in_use_exception) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(describe("CreateTable", &e)),
+        }
+    }
+
+    /// Every item of the table, consistently read.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn scan(&self) -> Result<Vec<Item>, CallError> {
+        let mut items = Vec::new();
+        let mut from = None;
+        loop {
+            let reply = self
+                .client
+                .scan()
+                .table_name(&self.name)
+                .consistent_read(true)
+                .set_exclusive_start_key(from.take())
+                .send()
+                .await
+                .map_err(|e| describe("Scan", &e))?;
+            items.extend(reply.items.unwrap_or_default().into_iter().map(from_sdk));
+            from = reply.last_evaluated_key.filter(|key| !key.is_empty());
+            if from.is_none() {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// One item, consistently read.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn get(&self, shard: &ShardId) -> Result<Option<Item>, CallError> {
+        let reply = self
+            .client
+            .get_item()
+            .table_name(&self.name)
+            .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|e| describe("GetItem", &e))?;
+        Ok(reply.item.map(from_sdk))
+    }
+
+    /// Puts an item unless its key exists; says whether it did.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn create(&self, item: Item) -> Result<bool, CallError> {
+        let reply = self
+            .client
+            .put_item()
+            .table_name(&self.name)
+            .set_item(Some(
+                item.into_iter()
+                    .filter_map(|(k, v)| Some((k, to_sdk(v)?)))
+                    .collect(),
+            ))
+            .condition_expression(format!("attribute_not_exists({})", attr::KEY))
+            .send()
+            .await;
+        match reply {
+            Ok(_) => Ok(true),
+            Err(e)
+                if e.as_service_error()
+                    .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(describe("PutItem", &e)),
+        }
+    }
+
+    /// A conditional update.
+    ///
+    /// # Errors
+    /// [`CallError`]; after `Unavailable` the write may or may not have happened.
+    pub async fn update(&self, shard: &ShardId, update: Update) -> Result<Written, CallError> {
+        let reply = self
+            .client
+            .update_item()
+            .table_name(&self.name)
+            .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
+            .update_expression(update.update)
+            .condition_expression(update.condition)
+            .set_expression_attribute_values(Some(values(update.values)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        match reply {
+            Ok(reply) => Ok(Written::Done(from_sdk(
+                reply.attributes.unwrap_or_default(),
+            ))),
+            Err(e) => match e.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                    Ok(Written::Refused(refused.item().cloned().map(from_sdk)))
+                }
+                _ => Err(describe("UpdateItem", &e)),
+            },
+        }
+    }
+
+    /// Deletes the lease of a finished shard; says whether it was there and finished.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn delete_finished(&self, shard: &ShardId) -> Result<bool, CallError> {
+        let (condition, condition_values) = write::delete_finished();
+        let reply = self
+            .client
+            .delete_item()
+            .table_name(&self.name)
+            .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
+            .condition_expression(condition)
+            .set_expression_attribute_values(Some(values(condition_values)))
+            .send()
+            .await;
+        match reply {
+            Ok(_) => Ok(true),
+            Err(e)
+                if e.as_service_error()
+                    .is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(describe("DeleteItem", &e)),
+        }
+    }
+}
+
+fn values(values: Vec<(&'static str, Attr)>) -> HashMap<String, AttributeValue> {
+    values
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.to_owned(), to_sdk(v)?)))
+        .collect()
+}
+
+fn to_sdk(value: Attr) -> Option<AttributeValue> {
+    Some(match value {
+        Attr::S(text) => AttributeValue::S(text),
+        Attr::N(number) => AttributeValue::N(number),
+        Attr::B(bytes) => AttributeValue::B(Blob::new(bytes)),
+        Attr::Ss(set) => AttributeValue::Ss(set.into_iter().collect()),
+        Attr::Other => return None,
+    })
+}
+
+fn from_sdk(item: HashMap<String, AttributeValue>) -> Item {
+    item.into_iter()
+        .map(|(name, value)| {
+            let value = match value {
+                AttributeValue::S(text) => Attr::S(text),
+                AttributeValue::N(number) => Attr::N(number),
+                AttributeValue::B(bytes) => Attr::B(bytes.into_inner()),
+                AttributeValue::Ss(set) => Attr::Ss(set.into_iter().collect()),
+                _ => Attr::Other,
+            };
+            (name, value)
+        })
+        .collect()
+}

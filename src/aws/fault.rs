@@ -1,0 +1,99 @@
+//! SDK errors into [`CallError`].
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_types::request_id::RequestId;
+
+use crate::fault::{CallError, Fault};
+
+/// Describes a failed call.
+pub(crate) fn describe<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> CallError
+where
+    E: std::error::Error + ProvideErrorMetadata + RequestId + Send + Sync + 'static,
+{
+    let status = error.raw_response().map(|r| r.status().as_u16());
+    let (fault, code) = match error {
+        SdkError::ConstructionFailure(_) => (Fault::Denied, "ConstructionFailure".to_owned()),
+        SdkError::TimeoutError(_) => (Fault::Unavailable, "Timeout".to_owned()),
+        SdkError::DispatchFailure(f) if f.as_connector_error().is_some_and(|c| c.is_user()) => {
+            (Fault::Invalid, "DispatchFailure".to_owned())
+        }
+        SdkError::DispatchFailure(f) if f.as_connector_error().is_none() => {
+            (Fault::Denied, "NoCredentials".to_owned())
+        }
+        SdkError::DispatchFailure(_) => (Fault::Unavailable, "DispatchFailure".to_owned()),
+        SdkError::ServiceError(_) => {
+            let code = error.code().unwrap_or_default();
+            (
+                by_code(code, status),
+                if code.is_empty() {
+                    format!("HTTP {}", status.unwrap_or(0))
+                } else {
+                    code.to_owned()
+                },
+            )
+        }
+        _ => (Fault::Unavailable, "ResponseError".to_owned()),
+    };
+    let message = match (error, error.message()) {
+        (SdkError::ServiceError(_), Some(message)) => message.to_owned(),
+        _ => DisplayErrorContext(error).to_string(),
+    };
+    CallError {
+        operation,
+        fault,
+        code,
+        message,
+        request_id: error.request_id().map(str::to_owned),
+    }
+}
+
+fn by_code(code: &str, status: Option<u16>) -> Fault {
+    match code {
+        "ProvisionedThroughputExceededException"
+        | "ThrottlingException"
+        | "Throttling"
+        | "LimitExceededException"
+        | "RequestLimitExceeded"
+        | "SlowDown"
+        | "KMSThrottlingException"
+        | "TooManyRequestsException" => Fault::Throttled,
+        "ExpiredIteratorException" => Fault::ExpiredIterator,
+        "ResourceNotFoundException"
+        | "NoSuchBucket"
+        | "NoSuchKey"
+        | "NoSuchUpload"
+        | "NotFound" => Fault::NotFound,
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "UnrecognizedClientException"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidSignatureException"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "MissingAuthenticationTokenException"
+        | "KMSAccessDeniedException"
+        | "PermanentRedirect"
+        | "AllAccessDisabled" => Fault::Denied,
+        // A skewed clock heals by itself: the SDK corrects it from the reply.
+        "RequestTimeTooSkewed"
+        | "RequestExpired"
+        | "RequestTimeout"
+        | "InternalFailure"
+        | "InternalServerError"
+        | "ServiceUnavailable"
+        | "ConditionalRequestConflict"
+        | "OperationAborted"
+        | "ResourceInUseException" => Fault::Unavailable,
+        _ => match status {
+            Some(429) => Fault::Throttled,
+            Some(401 | 403) => Fault::Denied,
+            Some(404) => Fault::NotFound,
+            Some(400..=499) => Fault::Invalid,
+            _ => Fault::Unavailable,
+        },
+    }
+}

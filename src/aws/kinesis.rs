@@ -1,0 +1,222 @@
+//! Kinesis Data Streams, in our words.
+
+use std::sync::Arc;
+
+use aws_sdk_kinesis::primitives::DateTime;
+use aws_sdk_kinesis::types::{self, ShardIteratorType, StreamStatus};
+
+use crate::aws::fault::describe;
+use crate::fault::{CallError, Fault};
+use crate::ids::{SequenceNumber, ShardId};
+use crate::stream::position::{Position, StartAt};
+use crate::stream::{Page, Record, ShardInfo, StreamInfo};
+
+/// One stream.
+#[derive(Clone, Debug)]
+pub struct Kinesis {
+    client: aws_sdk_kinesis::Client,
+}
+
+impl Kinesis {
+    /// Wraps a client.
+    pub fn new(client: aws_sdk_kinesis::Client) -> Self {
+        Self { client }
+    }
+
+    /// DescribeStreamSummary of a name or an ARN.
+    ///
+    /// # Errors
+    /// [`CallError`]; `NotFound` when there is no such stream.
+    pub async fn describe(&self, name_or_arn: &str) -> Result<StreamInfo, CallError> {
+        let call = self.client.describe_stream_summary();
+        let call = if name_or_arn.starts_with("arn:") {
+            call.stream_arn(name_or_arn)
+        } else {
+            call.stream_name(name_or_arn)
+        };
+        let reply = call
+            .send()
+            .await
+            .map_err(|e| describe("DescribeStreamSummary", &e))?;
+        let summary = reply
+            .stream_description_summary()
+            .ok_or_else(|| malformed("DescribeStreamSummary", "no description"))?;
+        Ok(StreamInfo {
+            name: summary.stream_name().to_owned(),
+            arn: summary.stream_arn().to_owned(),
+            created_ms: millis(summary.stream_creation_timestamp()),
+            retention_ms: i64::from(summary.retention_period_hours()) * 3_600_000,
+            readable: matches!(
+                summary.stream_status(),
+                StreamStatus::Active | StreamStatus::Updating
+            ),
+        })
+    }
+
+    /// Every page of ListShards.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn list_shards(&self, arn: &str) -> Result<Vec<ShardInfo>, CallError> {
+        let mut shards = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            // A token already names the stream; both together are refused.
+            let call = match token.take() {
+                Some(token) => self.client.list_shards().next_token(token),
+                None => self.client.list_shards().stream_arn(arn),
+            };
+            let reply = call.send().await.map_err(|e| describe("ListShards", &e))?;
+            for shard in reply.shards() {
+                shards.push(shard_info(shard)?);
+            }
+            token = reply.next_token;
+            if token.is_none() {
+                return Ok(shards);
+            }
+        }
+    }
+
+    /// GetShardIterator.
+    ///
+    /// # Errors
+    /// [`CallError`]; `Invalid` for a sequence number that is not of this shard.
+    pub async fn iterator(
+        &self,
+        arn: &str,
+        shard: &ShardId,
+        start: &StartAt,
+    ) -> Result<String, CallError> {
+        let call = self
+            .client
+            .get_shard_iterator()
+            .stream_arn(arn)
+            .shard_id(shard.as_str());
+        let call = match start {
+            StartAt::TrimHorizon => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            StartAt::Latest => call.shard_iterator_type(ShardIteratorType::Latest),
+            StartAt::Timestamp(ms) => call
+                .shard_iterator_type(ShardIteratorType::AtTimestamp)
+                .timestamp(DateTime::from_millis(*ms)),
+            StartAt::At(sequence) => call
+                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
+                .starting_sequence_number(sequence.as_str()),
+            StartAt::After(sequence) => call
+                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+                .starting_sequence_number(sequence.as_str()),
+        };
+        let reply = call
+            .send()
+            .await
+            .map_err(|e| describe("GetShardIterator", &e))?;
+        reply
+            .shard_iterator
+            .ok_or_else(|| malformed("GetShardIterator", "no iterator"))
+    }
+
+    /// GetRecords.
+    ///
+    /// # Errors
+    /// [`CallError`]; `ExpiredIterator` when a new iterator is needed.
+    pub async fn get_records(
+        &self,
+        arn: &str,
+        iterator: &str,
+        limit: i32,
+    ) -> Result<Page, CallError> {
+        let reply = self
+            .client
+            .get_records()
+            .stream_arn(arn)
+            .shard_iterator(iterator)
+            .limit(limit)
+            .send()
+            .await
+            .map_err(|e| describe("GetRecords", &e))?;
+        let mut page = Page {
+            records: Vec::with_capacity(reply.records.len()),
+            next: reply.next_shard_iterator,
+            behind_ms: reply.millis_behind_latest,
+            children: Vec::new(),
+        };
+        for child in reply.child_shards.unwrap_or_default() {
+            page.children.push(ShardInfo {
+                id: ShardId::new(child.shard_id),
+                parents: child.parent_shards.into_iter().map(ShardId::new).collect(),
+                hash_range: child
+                    .hash_key_range
+                    .map(|r| (r.starting_hash_key, r.ending_hash_key)),
+                starts: None,
+                closed: false,
+            });
+        }
+        for record in reply.records {
+            let sequence = SequenceNumber::parse(&record.sequence_number)
+                .map_err(|e| malformed("GetRecords", &e.to_string()))?;
+            page.records.push(Record {
+                position: Position::plain(sequence),
+                arrival_ms: record
+                    .approximate_arrival_timestamp
+                    .as_ref()
+                    .map(|t| millis(t)),
+                partition_key: record
+                    .partition_key
+                    .filter(|key| !key.is_empty())
+                    .map(|key| Arc::from(key.as_str())),
+                data: record.data.into_inner().into(),
+            });
+        }
+        Ok(page)
+    }
+}
+
+/// Milliseconds, rounded: the SDK reads fractional seconds through floating point, so .024 s may
+/// come out as .023999 s; cutting it off would move records between partitions.
+fn millis(time: &DateTime) -> i64 {
+    time.secs() * 1000 + (i64::from(time.subsec_nanos()) + 500_000) / 1_000_000
+}
+
+fn shard_info(shard: &types::Shard) -> Result<ShardInfo, CallError> {
+    let parse = |text: &str| {
+        SequenceNumber::parse(text).map_err(|e| malformed("ListShards", &e.to_string()))
+    };
+    let range = shard.sequence_number_range();
+    let parents = [shard.parent_shard_id(), shard.adjacent_parent_shard_id()];
+    Ok(ShardInfo {
+        id: ShardId::new(shard.shard_id()),
+        parents: parents.into_iter().flatten().map(ShardId::new).collect(),
+        hash_range: shard.hash_key_range().map(|r| {
+            (
+                r.starting_hash_key().to_owned(),
+                r.ending_hash_key().to_owned(),
+            )
+        }),
+        starts: range
+            .map(|r| parse(r.starting_sequence_number()))
+            .transpose()?,
+        closed: range.is_some_and(|r| r.ending_sequence_number().is_some()),
+    })
+}
+
+fn malformed(operation: &'static str, what: &str) -> CallError {
+    CallError {
+        operation,
+        fault: Fault::Unavailable,
+        code: "MalformedReply".into(),
+        message: what.to_owned(),
+        request_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_to_the_millisecond_they_mean() {
+        for ms in [1_772_003_600_024_i64, 1_772_003_600_999, 1_772_003_600_000] {
+            let through_float = DateTime::from_secs_f64(ms as f64 / 1000.0);
+            assert_eq!(millis(&through_float), ms);
+        }
+    }
+}

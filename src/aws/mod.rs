@@ -1,0 +1,7 @@
+//! The only place that names the AWS SDK.
+
+pub mod clients;
+pub mod dynamodb;
+mod fault;
+pub mod kinesis;
+pub mod s3;

@@ -1,0 +1,152 @@
+//! ▶ Finishes what another owner announced.
+//!
+//! An intent found in the row names a range and how to encode it. Its objects may all exist, some
+//! of them, or none, and its author may still be putting them. So the range is read again, exactly
+//! and to its last record, encoded with the *recorded* settings, and put create-only: whatever is
+//! there already is left alone.
+//!
+//! If part of the range has left retention, no object can be completed under its full key any
+//! more. Objects that exist are whole and stay; records that can still be read and whose object
+//! does not exist are kept in the dead letters; what is gone is named there, in the log and in the
+//! metrics.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::checkpoint::intent::Intent;
+use crate::delivery::batch::{Gap, Kind, Object, Open, Recipe, gap_report};
+use crate::delivery::budget::Permit;
+use crate::delivery::encode::EncodeError;
+use crate::delivery::object_key::BadTemplate;
+use crate::fault::{CallError, Fault};
+use crate::ids::ShardId;
+use crate::stream::poll::{self, Fetched, Range};
+use crate::stream::position::{Checkpoint, StartAt};
+use crate::worker::shared::Shared;
+
+/// Replies at the tip of the shard, without the end of the range, after which it counts as gone.
+const TIPS: u32 = 3;
+
+/// A batch ready to be put again.
+pub struct Recovered {
+    /// Its objects.
+    pub objects: Vec<Object>,
+    /// Memory of the objects.
+    pub permit: Permit,
+    /// Part of the range is gone.
+    pub gap: Option<Gap>,
+}
+
+/// Why an intent cannot be finished here and now.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// A call failed for good.
+    #[error("re-reading an announced batch failed: {0}")]
+    Call(#[from] CallError),
+    /// Encoding failed.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The recorded template cannot be parsed: written by another version.
+    #[error("the settings of an announced batch cannot be used: {0}")]
+    Settings(#[from] BadTemplate),
+}
+
+/// Reads (`after`, `intent.last`] again and rebuilds its objects.
+///
+/// # Errors
+/// [`RecoveryError`]
+pub async fn recover(
+    shared: &Shared,
+    shard: &ShardId,
+    after: &Checkpoint,
+    start: StartAt,
+    intent: &Intent,
+) -> Result<Recovered, RecoveryError> {
+    let recipe = Arc::new(Recipe::new(Arc::clone(&intent.settings))?);
+    let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
+    let mut open = Open::new(
+        Arc::clone(&recipe),
+        shard.clone(),
+        intent.stamp_ms,
+        recorded_gap,
+    );
+    let mut permit = shared.budget.overdraw(0);
+    let (send, mut receive) = mpsc::channel(1);
+    let range = Range {
+        start,
+        after: after.position().cloned(),
+        until: Some(intent.last.clone()),
+    };
+    let reading = shared.tasks.spawn(
+        "recovery",
+        poll::read(shared.reader(), shard.clone(), range, send),
+    );
+    let mut tips = 0;
+    while let Some(fetched) = receive.recv().await {
+        match fetched {
+            Fetched::Page {
+                records, behind_ms, ..
+            } => {
+                tips = if records.is_empty() && behind_ms == Some(0) {
+                    tips + 1
+                } else {
+                    0
+                };
+                for record in records {
+                    open.push(record)?;
+                }
+                permit.resize(open.memory());
+                if tips >= TIPS {
+                    break;
+                }
+            }
+            Fetched::End { .. } => break,
+            // The whole shard is gone, and with it the range.
+            Fetched::Failed(error) if error.fault == Fault::NotFound => break,
+            Fetched::Failed(error) => return Err(error.into()),
+        }
+    }
+    drop(reading);
+    let found = open.first().cloned();
+    let sealed = open.seal_as(intent.first.clone(), intent.last.clone())?;
+    let whole = found.as_ref() == Some(&intent.first)
+        && sealed.intent.records == intent.records
+        && sealed.intent.bytes == intent.bytes;
+    if whole {
+        return Ok(Recovered {
+            objects: sealed.objects,
+            permit,
+            gap: None,
+        });
+    }
+    let gap = Gap::new(after, found.as_ref().unwrap_or(&intent.last));
+    let mut objects = Vec::new();
+    for object in sealed.objects.into_iter().filter(|o| o.records > 0) {
+        if !shared.store.exists(&object.bucket, &object.key).await? {
+            let settings = &recipe.settings;
+            let errors = recipe
+                .errors
+                .render(intent.stamp_ms, &settings.stream, shard, "gap");
+            objects.push(Object {
+                key: format!("{errors}{}", object.key),
+                kind: Kind::DeadLetter,
+                ..object
+            });
+        }
+    }
+    let name = format!("{}-{}", intent.first, intent.last);
+    objects.push(gap_report(
+        &recipe.settings,
+        &recipe.errors,
+        shard,
+        &name,
+        intent.stamp_ms,
+        &gap,
+    ));
+    Ok(Recovered {
+        objects,
+        permit,
+        gap: Some(gap),
+    })
+}

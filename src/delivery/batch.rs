@@ -1,0 +1,515 @@
+//! ◆ A batch under construction, and the objects it becomes.
+//!
+//! The objects of a batch depend on its records, their settings and the batch's time stamp, and on
+//! nothing else: two workers that are given the same range arrive at the same objects.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::checkpoint::intent::Intent;
+use crate::delivery::encode::{Body, EncodeError, Encoder};
+use crate::delivery::object_key::{Template, object_name};
+use crate::delivery::route::{Route, route};
+use crate::delivery::settings::Settings;
+use crate::ids::ShardId;
+use crate::stream::Record;
+use crate::stream::position::{Checkpoint, Position};
+
+/// Settings with their templates parsed: what encoding needs at hand.
+#[derive(Debug)]
+pub struct Recipe {
+    /// What goes into the intent.
+    pub settings: Arc<Settings>,
+    prefix: Template,
+    /// Where dead letters go.
+    pub errors: Template,
+}
+
+impl Recipe {
+    /// Parses the templates.
+    ///
+    /// # Errors
+    /// The template that is wrong, and why.
+    pub fn new(settings: Arc<Settings>) -> Result<Self, crate::delivery::object_key::BadTemplate> {
+        Ok(Self {
+            prefix: Template::parse(&settings.prefix, false)?,
+            errors: Template::parse(&settings.errors, true)?,
+            settings,
+        })
+    }
+}
+
+/// When a batch is full.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Raw payload, bytes.
+    pub bytes: u64,
+    /// Records.
+    pub records: u64,
+    /// Age of its oldest record in this worker.
+    pub age: Duration,
+}
+
+/// Why a batch was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// `batch_bytes` reached.
+    Size,
+    /// `batch_records` reached.
+    Count,
+    /// `batch_seconds` passed.
+    Time,
+    /// The byte budget ran short.
+    Pressure,
+    /// The shard ended.
+    ShardEnd,
+    /// The worker is stopping or handing the lease over.
+    Drain,
+}
+
+impl Cause {
+    /// Label of the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Count => "count",
+            Self::Time => "time",
+            Self::Pressure => "pressure",
+            Self::ShardEnd => "shard_end",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// Kind of an object, for metrics and conflict rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Records of one partition.
+    Archive,
+    /// Dead letters of one kind.
+    DeadLetter,
+}
+
+/// One object to put, create-only.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Destination bucket.
+    pub bucket: String,
+    /// Full key.
+    pub key: String,
+    /// What is in it.
+    pub kind: Kind,
+    /// Its bytes.
+    pub body: Body,
+    /// Content type.
+    pub content_type: String,
+    /// User metadata.
+    pub metadata: Vec<(String, String)>,
+    /// Records in it.
+    pub records: u64,
+}
+
+/// Records missing between two positions: they left retention before anybody delivered them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gap {
+    /// Delivered up to here.
+    pub after: String,
+    /// The first record found.
+    pub before: String,
+}
+
+impl Gap {
+    /// Between a checkpoint and the first record found.
+    pub fn new(after: &Checkpoint, before: &Position) -> Self {
+        Self {
+            after: after.to_string(),
+            before: before.to_string(),
+        }
+    }
+}
+
+/// A batch that takes records.
+#[derive(Debug)]
+pub struct Open {
+    recipe: Arc<Recipe>,
+    shard: ShardId,
+    stamp_ms: i64,
+    gap: Option<Gap>,
+    first: Option<Position>,
+    last: Option<Position>,
+    records: u64,
+    bytes: u64,
+    partitions: BTreeMap<String, (Encoder, u64)>,
+    dead: BTreeMap<&'static str, (Encoder, u64)>,
+    /// The time slot and prefix of the last record: consecutive records usually share them.
+    slot: Option<(i64, String)>,
+}
+
+/// A finished batch.
+#[derive(Debug)]
+pub struct Sealed {
+    /// What to announce.
+    pub intent: Intent,
+    /// What to put, in key order.
+    pub objects: Vec<Object>,
+    /// Dead letters by kind.
+    pub dead: Vec<(&'static str, u64)>,
+}
+
+impl Open {
+    /// An empty batch. `stamp_ms` is used where a record has no arrival time.
+    pub fn new(recipe: Arc<Recipe>, shard: ShardId, stamp_ms: i64, gap: Option<Gap>) -> Self {
+        Self {
+            recipe,
+            shard,
+            stamp_ms,
+            gap,
+            first: None,
+            last: None,
+            records: 0,
+            bytes: 0,
+            partitions: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            slot: None,
+        }
+    }
+
+    /// No record yet.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Raw payload so far, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Memory held, bytes.
+    pub fn memory(&self) -> usize {
+        let encoders = self.partitions.values().chain(self.dead.values());
+        encoders.map(|(encoder, _)| encoder.memory()).sum()
+    }
+
+    /// Takes records from the front of `queue` until it is empty or the batch is full.
+    ///
+    /// # Errors
+    /// [`EncodeError`]
+    pub fn fill(
+        &mut self,
+        queue: &mut VecDeque<Record>,
+        limits: &Limits,
+    ) -> Result<Option<Cause>, EncodeError> {
+        while let Some(record) = queue.pop_front() {
+            self.push(record)?;
+            if self.bytes >= limits.bytes {
+                return Ok(Some(Cause::Size));
+            }
+            if self.records >= limits.records {
+                return Ok(Some(Cause::Count));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes one record.
+    ///
+    /// # Errors
+    /// [`EncodeError`]
+    pub fn push(&mut self, record: Record) -> Result<(), EncodeError> {
+        let settings = Arc::clone(&self.recipe.settings);
+        match route(&record, &settings) {
+            Route::Archive => {
+                let prefix = self.prefix(&record);
+                let (encoder, count) = self
+                    .partitions
+                    .entry(prefix)
+                    .or_insert_with(|| (Encoder::archive(&settings), 0));
+                encoder.push(&record, &settings.stream, &self.shard, None)?;
+                *count += 1;
+            }
+            Route::Dead(reject) => {
+                let (encoder, count) = self
+                    .dead
+                    .entry(reject.kind)
+                    .or_insert_with(|| (Encoder::dead_letters(&settings), 0));
+                encoder.push(&record, &settings.stream, &self.shard, Some(&reject))?;
+                *count += 1;
+            }
+        }
+        self.records += 1;
+        self.bytes += record.data.len() as u64;
+        if self.first.is_none() {
+            self.first = Some(record.position.clone());
+        }
+        self.last = Some(record.position);
+        Ok(())
+    }
+
+    /// The first record taken.
+    pub fn first(&self) -> Option<&Position> {
+        self.first.as_ref()
+    }
+
+    /// Closes the batch; `None` if it is empty.
+    ///
+    /// # Errors
+    /// [`EncodeError`]
+    pub fn seal(self) -> Result<Option<Sealed>, EncodeError> {
+        match (self.first.clone(), self.last.clone()) {
+            (Some(first), Some(last)) => Ok(Some(self.seal_as(first, last)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Closes the batch under the name of another range: for what is left of a batch that was
+    /// announced with that range.
+    ///
+    /// # Errors
+    /// [`EncodeError`]
+    pub fn seal_as(self, first: Position, last: Position) -> Result<Sealed, EncodeError> {
+        let settings = Arc::clone(&self.recipe.settings);
+        let dead: Vec<_> = self.dead.iter().map(|(kind, (_, n))| (*kind, *n)).collect();
+        let name = object_name(&settings.stream, &self.shard, &first, &last);
+        let range = [
+            ("catchment-shard".to_owned(), self.shard.to_string()),
+            ("catchment-first".to_owned(), first.to_string()),
+            ("catchment-last".to_owned(), last.to_string()),
+        ];
+        let mut objects = Vec::with_capacity(self.partitions.len() + self.dead.len());
+        let object = |key, kind, body, content_type: &str, records| Object {
+            bucket: settings.bucket.clone(),
+            key,
+            kind,
+            body,
+            content_type: content_type.to_owned(),
+            metadata: range
+                .iter()
+                .cloned()
+                .chain([("catchment-records".to_owned(), u64::to_string(&records))])
+                .collect(),
+            records,
+        };
+        let codec = settings.codec.extension();
+        for (prefix, (encoder, records)) in self.partitions {
+            let key = format!("{prefix}{name}.{}{codec}", settings.format.extension());
+            let content_type = settings.format.content_type();
+            objects.push(object(
+                key,
+                Kind::Archive,
+                encoder.finish()?,
+                content_type,
+                records,
+            ));
+        }
+        for (kind, (encoder, records)) in self.dead {
+            let prefix =
+                self.recipe
+                    .errors
+                    .render(self.stamp_ms, &settings.stream, &self.shard, kind);
+            let key = format!("{prefix}{name}.ndjson{codec}");
+            let body = encoder.finish()?;
+            objects.push(object(
+                key,
+                Kind::DeadLetter,
+                body,
+                "application/x-ndjson",
+                records,
+            ));
+        }
+        if let Some(gap) = &self.gap {
+            let range = format!("{first}-{last}");
+            let errors = &self.recipe.errors;
+            objects.push(gap_report(
+                &settings,
+                errors,
+                &self.shard,
+                &range,
+                self.stamp_ms,
+                gap,
+            ));
+        }
+        Ok(Sealed {
+            intent: Intent {
+                first,
+                last,
+                records: self.records,
+                bytes: self.bytes,
+                stamp_ms: self.stamp_ms,
+                gap: self.gap.is_some(),
+                settings,
+            },
+            objects,
+            dead,
+        })
+    }
+
+    fn prefix(&mut self, record: &Record) -> String {
+        let ms = record.arrival_ms.unwrap_or(self.stamp_ms);
+        let slot = self
+            .recipe
+            .prefix
+            .granularity_ms()
+            .map_or(0, |g| ms.div_euclid(g));
+        match &self.slot {
+            Some((at, prefix)) if *at == slot => prefix.clone(),
+            _ => {
+                let stream = &self.recipe.settings.stream;
+                let prefix = self.recipe.prefix.render(ms, stream, &self.shard, "");
+                self.slot = Some((slot, prefix.clone()));
+                prefix
+            }
+        }
+    }
+}
+
+/// A dead letter that names records nobody can deliver any more.
+pub fn gap_report(
+    settings: &Settings,
+    errors: &Template,
+    shard: &ShardId,
+    range: &str,
+    stamp_ms: i64,
+    gap: &Gap,
+) -> Object {
+    let line = serde_json::json!({
+        "stream": settings.stream, "shard": shard, "kind": "gap",
+        "reason": "records between these positions left the stream's retention undelivered",
+        "after": gap.after, "before": gap.before,
+    });
+    let prefix = errors.render(stamp_ms, &settings.stream, shard, "gap");
+    Object {
+        bucket: settings.bucket.clone(),
+        key: format!("{prefix}{}-{shard}-{range}.gap.json", settings.stream),
+        kind: Kind::DeadLetter,
+        body: Body::of(format!("{line}\n")),
+        content_type: "application/json".into(),
+        metadata: Vec::new(),
+        records: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::delivery::settings::Format;
+    use crate::ids::SequenceNumber;
+
+    const DAY: i64 = 86_400_000;
+
+    fn record(n: u64, arrival_ms: Option<i64>, data: &str) -> Record {
+        Record {
+            position: Position::plain(SequenceNumber::parse(&n.to_string()).unwrap()),
+            arrival_ms,
+            partition_key: None,
+            data: Bytes::copy_from_slice(data.as_bytes()),
+        }
+    }
+
+    fn open(settings: Settings) -> Open {
+        let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
+        Open::new(recipe, ShardId::new("shardId-000000000000"), 5 * DAY, None)
+    }
+
+    fn seal(open: Open) -> Sealed {
+        open.seal().unwrap().unwrap()
+    }
+
+    #[test]
+    fn days_become_objects_of_one_batch() {
+        let mut open = open(Settings::sample());
+        for (n, ms) in [(1, Some(0)), (2, Some(DAY)), (3, Some(1)), (4, None)] {
+            open.push(record(n, ms, "x")).unwrap();
+        }
+        let sealed = seal(open);
+        let keys: Vec<_> = sealed
+            .objects
+            .iter()
+            .map(|o| (o.key.as_str(), o.records))
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                (
+                    "events/dt=1970-01-01/events-shardId-000000000000-1-4.ndjson",
+                    2
+                ),
+                (
+                    "events/dt=1970-01-02/events-shardId-000000000000-1-4.ndjson",
+                    1
+                ),
+                (
+                    "events/dt=1970-01-06/events-shardId-000000000000-1-4.ndjson",
+                    1
+                ),
+            ]
+        );
+        assert_eq!((sealed.intent.records, sealed.intent.bytes), (4, 4));
+    }
+
+    #[test]
+    fn the_same_range_gives_the_same_objects_however_it_came() {
+        let records: Vec<_> = (1..50)
+            .map(|n| record(n, Some(n as i64 * 3_600_000), "abc"))
+            .collect();
+        let all = Limits {
+            bytes: u64::MAX,
+            records: u64::MAX,
+            age: Duration::MAX,
+        };
+        let mut one = open(Settings::sample());
+        one.fill(&mut records.clone().into(), &all).unwrap();
+        let mut other = open(Settings::sample());
+        for chunk in records.chunks(7) {
+            other.fill(&mut chunk.to_vec().into(), &all).unwrap();
+        }
+        let bytes = |s: Sealed| -> Vec<_> {
+            s.objects
+                .into_iter()
+                .map(|o| (o.key, o.body.concat()))
+                .collect()
+        };
+        assert_eq!(bytes(seal(one)), bytes(seal(other)));
+    }
+
+    #[test]
+    fn limits_cut_after_the_record_that_reaches_them() {
+        let mut queue: VecDeque<_> = (1..10).map(|n| record(n, None, "1234")).collect();
+        let limits = Limits {
+            bytes: 8,
+            records: 100,
+            age: Duration::MAX,
+        };
+        let mut batch = open(Settings::sample());
+        assert_eq!(batch.fill(&mut queue, &limits).unwrap(), Some(Cause::Size));
+        assert_eq!(queue.len(), 7);
+        assert_eq!(seal(batch).intent.records, 2);
+        assert!(open(Settings::sample()).seal().unwrap().is_none());
+    }
+
+    #[test]
+    fn dead_letters_and_gaps_are_objects_of_the_same_plan() {
+        let settings = Settings {
+            format: Format::JsonArray,
+            ..Settings::sample()
+        };
+        let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
+        let gap = Gap {
+            after: "1".into(),
+            before: "7".into(),
+        };
+        let mut open = Open::new(recipe, ShardId::new("shardId-000000000000"), 0, Some(gap));
+        open.push(record(7, Some(0), "{}")).unwrap();
+        open.push(record(8, Some(0), "{")).unwrap();
+        let sealed = seal(open);
+        let keys: Vec<_> = sealed.objects.iter().map(|o| o.key.as_str()).collect();
+        assert!(keys[1].starts_with("errors/invalid-json/"), "{keys:?}");
+        assert!(keys[2].starts_with("errors/gap/") && keys[2].ends_with("-7-8.gap.json"));
+        assert_eq!(sealed.dead, [("invalid-json", 1)]);
+        assert!(sealed.intent.gap);
+    }
+}

@@ -1,0 +1,9 @@
+//! From records to durable objects.
+
+pub mod batch;
+pub mod budget;
+pub mod encode;
+pub mod object_key;
+pub mod route;
+pub mod settings;
+pub mod uploader;

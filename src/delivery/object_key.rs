@@ -1,0 +1,363 @@
+//! ◆ Object keys from a template, the shard and the range: never from a clock.
+//!
+//! Templates speak Firehose's dialect (`!{timestamp:yyyy/MM/dd/HH}`) and the short one of Kinesis
+//! channels (`!{yyyy}/!{MM}`); Hive style is literal text around them
+//! (`dt=!{timestamp:yyyy-MM-dd}/`). Times are arrival times, UTC.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use crate::ids::ShardId;
+use crate::stream::position::Position;
+
+/// Longest key S3 takes, bytes.
+pub const MAX_KEY: usize = 1024;
+/// Longest rendered prefix: leaves room for the object name.
+const MAX_PREFIX: usize = 512;
+
+/// A parsed key template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+    granularity_ms: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Time(Field),
+    Stream,
+    Shard,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Year,
+    Year2,
+    Month,
+    Day,
+    DayOfYear,
+    Hour,
+    Minute,
+    Second,
+}
+
+impl Field {
+    fn parse(letters: &str) -> Option<Self> {
+        Some(match letters {
+            "yyyy" => Self::Year,
+            "yy" => Self::Year2,
+            "MM" => Self::Month,
+            "dd" => Self::Day,
+            "DDD" => Self::DayOfYear,
+            "HH" => Self::Hour,
+            "mm" => Self::Minute,
+            "ss" => Self::Second,
+            _ => return None,
+        })
+    }
+
+    fn granularity_ms(self) -> i64 {
+        match self {
+            Self::Year | Self::Year2 | Self::Month | Self::Day | Self::DayOfYear => 86_400_000,
+            Self::Hour => 3_600_000,
+            Self::Minute => 60_000,
+            Self::Second => 1_000,
+        }
+    }
+
+    fn write(self, to: &mut String, t: &DateTime) {
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Self::Year => write!(to, "{:04}", t.year()),
+            Self::Year2 => write!(to, "{:02}", t.year().rem_euclid(100)),
+            Self::Month => write!(to, "{:02}", t.month()),
+            Self::Day => write!(to, "{:02}", t.day()),
+            Self::DayOfYear => write!(to, "{:03}", t.day_of_year()),
+            Self::Hour => write!(to, "{:02}", t.hour()),
+            Self::Minute => write!(to, "{:02}", t.minute()),
+            Self::Second => write!(to, "{:02}", t.second()),
+        };
+    }
+}
+
+/// A template that cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum BadTemplate {
+    /// `!{` without `}`.
+    #[error("`!{{` at byte {0} is never closed by `}}`")]
+    Unclosed(usize),
+    /// Not one of ours.
+    #[error(
+        "`!{{{0}}}` is no known variable; known are !{{timestamp:PATTERN}}, !{{yyyy}}, !{{MM}}, \
+         !{{dd}}, !{{HH}}, !{{mm}}, !{{stream}}, !{{shard}}, and !{{error}} in the error prefix"
+    )]
+    Unknown(String),
+    /// Firehose has it, exactly-once forbids it.
+    #[error("`!{{{0}}}` {1}")]
+    Refused(String, &'static str),
+    /// A date pattern letter we do not format.
+    #[error(
+        "time pattern letters `{0}` are not supported; use yyyy, yy, MM, dd, DDD, HH, mm, ss and \
+         quote literal letters as 'T'"
+    )]
+    Letters(String),
+    /// The literal text cannot start an S3 key that every tool can read.
+    #[error("{0}")]
+    Text(&'static str),
+}
+
+impl Template {
+    /// Parses a template; `errors` allows `!{error}`.
+    ///
+    /// # Errors
+    /// [`BadTemplate`]
+    pub fn parse(template: &str, errors: bool) -> Result<Self, BadTemplate> {
+        let mut parts = Vec::new();
+        let mut rest = template;
+        while let Some(start) = rest.find("!{") {
+            text(&mut parts, &rest[..start]);
+            let end = rest[start..]
+                .find('}')
+                .ok_or(BadTemplate::Unclosed(template.len() - rest.len() + start))?;
+            variable(&mut parts, &rest[start + 2..start + end], errors)?;
+            rest = &rest[start + end + 1..];
+        }
+        text(&mut parts, rest);
+        let granularity_ms = parts
+            .iter()
+            .filter_map(|p| {
+                if let Part::Time(f) = p {
+                    Some(f.granularity_ms())
+                } else {
+                    None
+                }
+            })
+            .min();
+        let this = Self {
+            parts,
+            granularity_ms,
+        };
+        let shown = this.render(0, "stream", &ShardId::new("shardId-000000000000"), "error");
+        if shown.starts_with('/') || shown.contains("//") {
+            return Err(BadTemplate::Text(
+                "a key must not start with `/` or hold `//`",
+            ));
+        }
+        if shown.split('/').any(|s| s == "." || s == "..") {
+            return Err(BadTemplate::Text(
+                "a key must not hold `.` or `..` segments",
+            ));
+        }
+        if shown.chars().any(char::is_control) {
+            return Err(BadTemplate::Text("a key must not hold control characters"));
+        }
+        if shown.len() > MAX_PREFIX {
+            return Err(BadTemplate::Text(
+                "a prefix may be 512 bytes long at the most",
+            ));
+        }
+        Ok(this)
+    }
+
+    /// Records whose arrival times fall into the same multiple of this many milliseconds share a
+    /// partition; `None` when the template has no time in it.
+    pub fn granularity_ms(&self) -> Option<i64> {
+        self.granularity_ms
+    }
+
+    /// The prefix of a record that arrived at `ms`; `error` is the kind of a dead letter.
+    pub fn render(&self, ms: i64, stream: &str, shard: &ShardId, error: &str) -> String {
+        let time = Timestamp::from_millisecond(ms).unwrap_or_default();
+        let time = TimeZone::UTC.to_datetime(time);
+        let mut key = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => key.push_str(text),
+                Part::Time(field) => field.write(&mut key, &time),
+                Part::Stream => key.push_str(stream),
+                Part::Shard => key.push_str(shard.as_str()),
+                Part::Error => key.push_str(error),
+            }
+        }
+        key
+    }
+}
+
+fn text(parts: &mut Vec<Part>, text: &str) {
+    if !text.is_empty() {
+        parts.push(Part::Text(text.to_owned()));
+    }
+}
+
+fn variable(parts: &mut Vec<Part>, name: &str, errors: bool) -> Result<(), BadTemplate> {
+    match name {
+        "stream" => parts.push(Part::Stream),
+        "shard" => parts.push(Part::Shard),
+        "error" | "firehose:error-output-type" if errors => parts.push(Part::Error),
+        "firehose:random-string" => {
+            return Err(BadTemplate::Refused(
+                name.to_owned(),
+                "is refused: a random key could be written twice; object names are unique without it",
+            ));
+        }
+        _ if name.starts_with("partitionKeyFrom") => {
+            return Err(BadTemplate::Refused(
+                name.to_owned(),
+                "is not supported: objects are partitioned by arrival time",
+            ));
+        }
+        _ => {
+            if let Some(field) = Field::parse(name) {
+                parts.push(Part::Time(field));
+            } else if let Some(pattern) = name.strip_prefix("timestamp:") {
+                time_pattern(parts, pattern)?;
+            } else {
+                return Err(BadTemplate::Unknown(name.to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Java's DateTimeFormatter, as much of it as keys need.
+fn time_pattern(parts: &mut Vec<Part>, pattern: &str) -> Result<(), BadTemplate> {
+    let mut rest = pattern;
+    while let Some(c) = rest.chars().next() {
+        if c == '\'' {
+            let quoted = &rest[1..];
+            let end = quoted
+                .find('\'')
+                .ok_or(BadTemplate::Letters(rest.to_owned()))?;
+            text(parts, if end == 0 { "'" } else { &quoted[..end] });
+            rest = &quoted[end + 1..];
+        } else if c.is_ascii_alphabetic() {
+            let run = rest.chars().take_while(|x| *x == c).count();
+            let letters = &rest[..run];
+            let field =
+                Field::parse(letters).ok_or_else(|| BadTemplate::Letters(letters.to_owned()))?;
+            parts.push(Part::Time(field));
+            rest = &rest[run..];
+        } else {
+            text(parts, &rest[..c.len_utf8()]);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    Ok(())
+}
+
+/// The file name of the objects of one batch: unique per shard and range, the same for everyone
+/// who delivers that range.
+pub fn object_name(stream: &str, shard: &ShardId, first: &Position, last: &Position) -> String {
+    format!("{stream}-{shard}-{first}-{last}")
+}
+
+/// Shard and range back from an object key written by [`object_name`].
+pub fn parse_object_name(key: &str) -> Option<(ShardId, Position, Position)> {
+    let name = key.rsplit('/').next()?;
+    let at = name.find("shardId-")?;
+    let mut parts = name[at..].splitn(4, '-');
+    let shard = format!("{}-{}", parts.next()?, parts.next()?);
+    let first = parse_position(parts.next()?)?;
+    let rest = parts.next()?;
+    // `<digits>[.<sub>].<extension>`: extensions never start with a digit.
+    let digits = rest
+        .split('.')
+        .take_while(|p| p.bytes().all(|b| b.is_ascii_digit()));
+    let last = parse_position(&digits.collect::<Vec<_>>().join("."))?;
+    Some((ShardId::new(shard), first, last))
+}
+
+fn parse_position(text: &str) -> Option<Position> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SequenceNumber;
+
+    /// 2026-11-23T07:05:09.123Z
+    const T: i64 = 1_795_417_509_123;
+
+    fn render(template: &str) -> String {
+        Template::parse(template, true).unwrap().render(
+            T,
+            "clicks",
+            &ShardId::new("shardId-000000000007"),
+            "too-large",
+        )
+    }
+
+    #[test]
+    fn firehose_and_hive_and_channel_dialects() {
+        assert_eq!(
+            render("raw/!{timestamp:yyyy/MM/dd/HH}/"),
+            "raw/2026/11/23/07/"
+        );
+        assert_eq!(
+            render("!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{HH}/"),
+            "clicks/dt=2026-11-23/hour=07/"
+        );
+        assert_eq!(
+            render("!{timestamp:yyyy-MM-dd'T'HHmmss}/"),
+            "2026-11-23T070509/"
+        );
+        assert_eq!(
+            render("!{yy}!{DDD}/!{shard}/"),
+            "26327/shardId-000000000007/"
+        );
+        assert_eq!(
+            render("errors/!{firehose:error-output-type}/"),
+            "errors/too-large/"
+        );
+        assert_eq!(render(""), "");
+    }
+
+    #[test]
+    fn granularity_is_the_finest_field() {
+        let of = |t| Template::parse(t, false).unwrap().granularity_ms();
+        assert_eq!(of("a/"), None);
+        assert_eq!(of("!{yyyy}/!{MM}/"), Some(86_400_000));
+        assert_eq!(of("!{timestamp:yyyy/MM/dd/HH}/"), Some(3_600_000));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_a_reason() {
+        for (template, part) in [
+            ("a/!{timestamp:yyyy", "never closed"),
+            ("!{year}/", "known are"),
+            ("!{timestamp:YYYY}/", "YYYY"),
+            ("!{timestamp:hh}/", "hh"),
+            ("!{firehose:random-string}/", "random"),
+            ("!{partitionKeyFromQuery:id}/", "not supported"),
+            ("!{error}/", "known are"),
+            ("/a/", "start with"),
+            ("a//b", "//"),
+            ("a/../b", ".."),
+            ("a\n", "control"),
+        ] {
+            let error = Template::parse(template, false).unwrap_err().to_string();
+            assert!(error.contains(part), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_read_back() {
+        let shard = ShardId::new("shardId-000000000007");
+        let p = |t, sub| Position {
+            sequence: SequenceNumber::parse(t).unwrap(),
+            sub,
+        };
+        for (first, last) in [(p("12", 0), p("34", 0)), (p("12", 3), p("34", 5))] {
+            let name = object_name("my-stream.x", &shard, &first, &last);
+            let key = format!("a/dt=1/{name}.envelope.ndjson.zst");
+            assert_eq!(parse_object_name(&key), Some((shard.clone(), first, last)));
+        }
+        assert_eq!(parse_object_name("uploads/x.txt"), None);
+    }
+}

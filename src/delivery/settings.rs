@@ -1,0 +1,157 @@
+//! ◆ Everything that decides which objects a range of records becomes.
+//!
+//! Recorded inside every intent, so that a batch is always finished the way it was announced, also
+//! by a worker that was configured otherwise.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the encoders below. Raise it when the same settings would give other objects; keep
+/// the old code until no intent can name it.
+pub const ENCODER_VERSION: u32 = 1;
+
+/// How records are laid out inside an archive object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Payloads end to end, nothing between them.
+    Raw,
+    /// Each payload followed by a newline unless it ends with one.
+    Ndjson,
+    /// One JSON array; payloads must be JSON.
+    JsonArray,
+    /// A JSON line per record with its metadata and the payload in base64.
+    Envelope,
+}
+
+/// Compression of archive objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Codec {
+    /// As is.
+    None,
+    /// RFC 1952; several members per object.
+    Gzip,
+    /// RFC 8878; several frames per object.
+    Zstd,
+}
+
+impl Format {
+    /// Part of the object name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Ndjson => "ndjson",
+            Self::JsonArray => "json",
+            Self::Envelope => "envelope.ndjson",
+        }
+    }
+
+    /// Content type of an uncompressed object.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Raw => "application/octet-stream",
+            Self::Ndjson | Self::Envelope => "application/x-ndjson",
+            Self::JsonArray => "application/json",
+        }
+    }
+}
+
+impl Codec {
+    /// Last part of the object name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+        }
+    }
+
+    /// Levels the codec knows; the first is the default.
+    pub fn levels(self) -> std::ops::RangeInclusive<i32> {
+        match self {
+            Self::None => 0..=0,
+            Self::Gzip => 1..=9,
+            Self::Zstd => 1..=19,
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "raw" => Self::Raw,
+            "ndjson" => Self::Ndjson,
+            "json-array" => Self::JsonArray,
+            "envelope" => Self::Envelope,
+            _ => return Err("one of raw, ndjson, json-array, envelope is expected".into()),
+        })
+    }
+}
+
+impl FromStr for Codec {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "none" => Self::None,
+            "gzip" => Self::Gzip,
+            "zstd" => Self::Zstd,
+            _ => return Err("one of none, gzip, zstd is expected".into()),
+        })
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Ndjson => "ndjson",
+            Self::JsonArray => "json-array",
+            Self::Envelope => "envelope",
+        })
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// [`ENCODER_VERSION`] of the writer.
+    pub encoder: u32,
+    /// Destination bucket.
+    pub bucket: String,
+    /// Stream name, as it appears in object names.
+    pub stream: String,
+    /// Layout of archive objects.
+    pub format: Format,
+    /// Compression of archive objects.
+    pub codec: Codec,
+    /// Compression level.
+    pub level: i32,
+    /// Key template of archive objects.
+    pub prefix: String,
+    /// Key template of dead letters.
+    pub errors: String,
+    /// Upload events become objects of their own.
+    pub uploads: bool,
+}
+
+impl Settings {
+    /// Plausible settings for tests.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        Self {
+            encoder: ENCODER_VERSION,
+            bucket: "archive".into(),
+            stream: "events".into(),
+            format: Format::Ndjson,
+            codec: Codec::None,
+            level: 0,
+            prefix: "events/dt=!{timestamp:yyyy-MM-dd}/".into(),
+            errors: "errors/!{error}/".into(),
+            uploads: true,
+        }
+    }
+}

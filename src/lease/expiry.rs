@@ -1,0 +1,123 @@
+//! ◆ When a lease has expired, judged by our own monotonic clock alone.
+//!
+//! A lease lives while its counter moves. Nothing in the row tells time, and no two hosts' clocks
+//! are ever compared: what counts is how long *we* have seen the counter stand still.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::ids::{ShardId, WorkerId};
+use crate::lease::row::Lease;
+
+/// What has been seen of one lease.
+#[derive(Debug)]
+struct Seen {
+    counter: u64,
+    owner: Option<WorkerId>,
+    since: Duration,
+}
+
+/// Remembers when each counter last moved.
+#[derive(Debug)]
+pub struct Watch {
+    failover: Duration,
+    seen: BTreeMap<ShardId, Seen>,
+}
+
+impl Watch {
+    /// Leases expire after `failover` without a heartbeat.
+    pub fn new(failover: Duration) -> Self {
+        Self {
+            failover,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a fresh reading of the whole table.
+    pub fn observe(&mut self, now: Duration, leases: &[Lease]) {
+        let mut seen = BTreeMap::new();
+        for lease in leases {
+            let previous = self.seen.remove(&lease.shard);
+            let owner = lease.effective_owner().cloned();
+            let since = match previous {
+                Some(p) if p.counter == lease.counter && p.owner == owner => p.since,
+                // A first sight counts as a heartbeat: we do not know better yet.
+                _ => now,
+            };
+            seen.insert(
+                lease.shard.clone(),
+                Seen {
+                    counter: lease.counter,
+                    owner,
+                    since,
+                },
+            );
+        }
+        self.seen = seen;
+    }
+
+    /// How long the counter has stood still.
+    pub fn age(&self, now: Duration, shard: &ShardId) -> Option<Duration> {
+        self.seen.get(shard).map(|s| now.saturating_sub(s.since))
+    }
+
+    /// Owned, but its owner's heart has stopped.
+    pub fn is_expired(&self, now: Duration, lease: &Lease) -> bool {
+        !lease.is_free()
+            && self
+                .age(now, &lease.shard)
+                .is_some_and(|age| age > self.failover)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::lease::row::{Pending, Progress};
+    use crate::stream::position::Checkpoint;
+
+    pub(crate) fn lease(shard: &str, owner: Option<&str>, counter: u64) -> Lease {
+        Lease {
+            shard: ShardId::new(shard),
+            owner: owner.map(WorkerId::new),
+            counter,
+            checkpoint_owner: None,
+            progress: Progress {
+                checkpoint: Checkpoint::TrimHorizon,
+                pending: Pending::None,
+            },
+            parents: Vec::new(),
+            children: Vec::new(),
+            hash_range: None,
+            throughput_kbps: None,
+            stream: None,
+            started_ms: None,
+            read_through_ms: None,
+        }
+    }
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn only_a_standing_counter_expires() {
+        let mut watch = Watch::new(10 * S);
+        let standing = lease("a", Some("w"), 1);
+        watch.observe(S, &[standing.clone(), lease("b", Some("w"), 1)]);
+        watch.observe(12 * S, &[standing.clone(), lease("b", Some("w"), 2)]);
+        assert!(watch.is_expired(12 * S, &standing));
+        assert!(!watch.is_expired(12 * S, &lease("b", Some("w"), 2)));
+    }
+
+    #[test]
+    fn a_new_owner_and_a_first_sight_start_afresh() {
+        let mut watch = Watch::new(10 * S);
+        watch.observe(S, &[lease("a", Some("w"), 1)]);
+        watch.observe(
+            20 * S,
+            &[lease("a", Some("x"), 1), lease("b", Some("w"), 9)],
+        );
+        assert!(!watch.is_expired(20 * S, &lease("a", Some("x"), 1)));
+        assert!(!watch.is_expired(25 * S, &lease("b", Some("w"), 9)));
+        assert!(!watch.is_expired(25 * S, &lease("unseen", Some("w"), 9)));
+    }
+}

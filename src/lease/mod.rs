@@ -1,0 +1,12 @@
+//! Who reads which shard: the KCL's lease table.
+//!
+//! Leases make the fleet efficient. They do not make it correct: delivery is exactly-once by the
+//! compare-and-set of [`crate::checkpoint`], whoever believes to own what.
+
+pub mod assign;
+pub mod expiry;
+pub mod graph;
+pub mod keeper;
+pub mod owned;
+pub mod row;
+pub mod write;

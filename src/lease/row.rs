@@ -1,0 +1,383 @@
+//! ◆ One item of the lease table, as the Kinesis Client Library lays it out.
+//!
+//! Attribute names and types are the KCL's; our own state stands beside them in attributes that
+//! start with `catchment_`, which every KCL keeps and ignores. Sequence numbers are text: DynamoDB
+//! numbers end at 38 digits, sequence numbers have 56.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::checkpoint::intent::{BadIntent, Intent, IntentList};
+use crate::ids::{ShardId, WorkerId};
+use crate::stream::position::{BadCheckpoint, Checkpoint};
+
+/// A DynamoDB attribute value, as far as lease items use them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attr {
+    /// String.
+    S(String),
+    /// Number, as text.
+    N(String),
+    /// Bytes.
+    B(Vec<u8>),
+    /// Set of strings, never empty.
+    Ss(BTreeSet<String>),
+    /// A type that no lease item has; kept out of our way.
+    Other,
+}
+
+/// A whole item.
+pub type Item = BTreeMap<String, Attr>;
+
+/// Names of the attributes, spelled as the KCL spells them.
+pub mod attr {
+    /// Partition key: the shard id.
+    pub const KEY: &str = "leaseKey";
+    /// Worker that owns the lease; absent when free.
+    pub const OWNER: &str = "leaseOwner";
+    /// Heartbeat.
+    pub const COUNTER: &str = "leaseCounter";
+    /// Owner changes since the last checkpoint.
+    pub const SWITCHES: &str = "ownerSwitchesSinceCheckpoint";
+    /// Checkpoint and its sub-sequence number.
+    pub const CHECKPOINT: &str = "checkpoint";
+    /// See [`CHECKPOINT`].
+    pub const CHECKPOINT_SUB: &str = "checkpointSubSequenceNumber";
+    /// End of the last intent.
+    pub const PENDING: &str = "pendingCheckpoint";
+    /// See [`PENDING`].
+    pub const PENDING_SUB: &str = "pendingCheckpointSubSequenceNumber";
+    /// The intents themselves.
+    pub const PENDING_STATE: &str = "pendingCheckpointState";
+    /// Parent shards.
+    pub const PARENTS: &str = "parentShardId";
+    /// Child shards.
+    pub const CHILDREN: &str = "childShardIds";
+    /// First hash key, decimal.
+    pub const HASH_START: &str = "startingHashKey";
+    /// Last hash key, decimal.
+    pub const HASH_END: &str = "endingHashKey";
+    /// Smoothed throughput.
+    pub const THROUGHPUT: &str = "throughputKBps";
+    /// Previous owner during a graceful handoff.
+    pub const CHECKPOINT_OWNER: &str = "checkpointOwner";
+    /// Kind of item; `LEASE` or absent for leases.
+    pub const ENTITY: &str = "entityType";
+    /// Ours: the stream the lease belongs to, see `StreamInfo::identity`.
+    pub const STREAM: &str = "catchment_stream";
+    /// Ours: the time that LATEST or AT_TIMESTAMP means for this lease, ms since the epoch.
+    pub const STARTED: &str = "catchment_started_ms";
+    /// Ours: when the shard was last known to be read to its tip, ms since the epoch.
+    pub const READ_THROUGH: &str = "catchment_read_through_ms";
+}
+
+/// The pending columns of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// Nothing under way.
+    None,
+    /// Our intents, with the exact bytes that stand in the row.
+    Ours {
+        /// Ordered and contiguous, the first starts at the checkpoint.
+        intents: Vec<Intent>,
+        /// The bytes a compare-and-set names.
+        raw: Vec<u8>,
+    },
+    /// A prepared checkpoint of a KCL application; replaced by our first intent.
+    Foreign {
+        /// `pendingCheckpoint` as it stands.
+        checkpoint: Option<String>,
+        /// `pendingCheckpointState` as it stands.
+        raw: Option<Vec<u8>>,
+    },
+}
+
+impl Pending {
+    /// Our intents, oldest first.
+    pub fn intents(&self) -> &[Intent] {
+        match self {
+            Self::Ours { intents, .. } => intents,
+            Self::None | Self::Foreign { .. } => &[],
+        }
+    }
+}
+
+/// The part of a row that delivery compares and sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Delivered up to here.
+    pub checkpoint: Checkpoint,
+    /// Announced beyond it.
+    pub pending: Pending,
+}
+
+/// A parsed lease.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lease {
+    /// The shard.
+    pub shard: ShardId,
+    /// `leaseOwner`.
+    pub owner: Option<WorkerId>,
+    /// `leaseCounter`.
+    pub counter: u64,
+    /// `checkpointOwner`: set while the previous owner is draining.
+    pub checkpoint_owner: Option<WorkerId>,
+    /// Checkpoint and intents.
+    pub progress: Progress,
+    /// `parentShardId`.
+    pub parents: Vec<ShardId>,
+    /// `childShardIds`.
+    pub children: Vec<ShardId>,
+    /// `startingHashKey`, `endingHashKey`.
+    pub hash_range: Option<(String, String)>,
+    /// `throughputKBps`.
+    pub throughput_kbps: Option<f64>,
+    /// `catchment_stream`.
+    pub stream: Option<String>,
+    /// `catchment_started_ms`.
+    pub started_ms: Option<i64>,
+    /// `catchment_read_through_ms`.
+    pub read_through_ms: Option<i64>,
+}
+
+/// Why an item cannot be used as a lease.
+#[derive(Debug, thiserror::Error)]
+pub enum BadLease {
+    /// A column every KCL writes is missing or of another type.
+    #[error("lease `{key}`: attribute `{attribute}` is missing or not of type {expected}")]
+    Attribute {
+        /// The item.
+        key: String,
+        /// The column.
+        attribute: &'static str,
+        /// The expected DynamoDB type.
+        expected: &'static str,
+    },
+    /// The checkpoint column cannot be read.
+    #[error("lease `{key}`: {source}")]
+    Checkpoint {
+        /// The item.
+        key: String,
+        /// What is wrong.
+        source: BadCheckpoint,
+    },
+    /// An intent of ours that this version cannot finish.
+    #[error("lease `{key}`: {source}")]
+    Intent {
+        /// The item.
+        key: String,
+        /// What is wrong.
+        source: BadIntent,
+    },
+}
+
+impl Lease {
+    /// Reads an item; `None` for items of the table that are not leases.
+    ///
+    /// # Errors
+    /// [`BadLease`] names the item and what about it cannot be read.
+    pub fn parse(item: &Item) -> Result<Option<Self>, BadLease> {
+        if let Some(Attr::S(entity)) = item.get(attr::ENTITY)
+            && entity != "LEASE"
+        {
+            return Ok(None);
+        }
+        let key = text(item, attr::KEY).unwrap_or_default();
+        let missing = |attribute, expected| BadLease::Attribute {
+            key: key.clone(),
+            attribute,
+            expected,
+        };
+        if key.is_empty() {
+            return Err(missing(attr::KEY, "S"));
+        }
+        let counter = number(item, attr::COUNTER).ok_or_else(|| missing(attr::COUNTER, "N"))?;
+        let checkpoint =
+            text(item, attr::CHECKPOINT).ok_or_else(|| missing(attr::CHECKPOINT, "S"))?;
+        let sub = number(item, attr::CHECKPOINT_SUB).unwrap_or(0);
+        let checkpoint =
+            Checkpoint::parse(&checkpoint, sub).map_err(|source| BadLease::Checkpoint {
+                key: key.clone(),
+                source,
+            })?;
+        let pending = pending(item).map_err(|source| BadLease::Intent {
+            key: key.clone(),
+            source,
+        })?;
+        let range = (text(item, attr::HASH_START), text(item, attr::HASH_END));
+        Ok(Some(Self {
+            owner: text(item, attr::OWNER).map(WorkerId::new),
+            counter,
+            checkpoint_owner: text(item, attr::CHECKPOINT_OWNER).map(WorkerId::new),
+            progress: Progress {
+                checkpoint,
+                pending,
+            },
+            parents: shards(item, attr::PARENTS),
+            children: shards(item, attr::CHILDREN),
+            hash_range: if let (Some(a), Some(b)) = range {
+                Some((a, b))
+            } else {
+                None
+            },
+            throughput_kbps: number(item, attr::THROUGHPUT),
+            stream: text(item, attr::STREAM),
+            started_ms: number(item, attr::STARTED),
+            read_through_ms: number(item, attr::READ_THROUGH),
+            shard: ShardId::new(key),
+        }))
+    }
+
+    /// Nobody owns it and nobody is handing it over.
+    pub fn is_free(&self) -> bool {
+        self.owner.is_none()
+    }
+
+    /// Delivered to its end.
+    pub fn is_finished(&self) -> bool {
+        self.progress.checkpoint == Checkpoint::ShardEnd
+    }
+
+    /// The worker that may still deliver: the old one during a handoff.
+    pub fn effective_owner(&self) -> Option<&WorkerId> {
+        self.checkpoint_owner.as_ref().or(self.owner.as_ref())
+    }
+}
+
+fn text(item: &Item, name: &str) -> Option<String> {
+    match item.get(name) {
+        Some(Attr::S(text)) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
+    match item.get(name) {
+        Some(Attr::N(text)) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+fn shards(item: &Item, name: &str) -> Vec<ShardId> {
+    match item.get(name) {
+        Some(Attr::Ss(ids)) => ids.iter().map(|id| ShardId::new(id.as_str())).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn pending(item: &Item) -> Result<Pending, BadIntent> {
+    let raw = match item.get(attr::PENDING_STATE) {
+        Some(Attr::B(raw)) => Some(raw.clone()),
+        _ => None,
+    };
+    let checkpoint = text(item, attr::PENDING);
+    Ok(match raw {
+        Some(raw) if IntentList::is_ours(&raw) => Pending::Ours {
+            intents: IntentList::decode(&raw)?,
+            raw,
+        },
+        None if checkpoint.is_none() => Pending::None,
+        raw => Pending::Foreign { checkpoint, raw },
+    })
+}
+
+/// A lease about to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewLease {
+    /// The shard.
+    pub shard: ShardId,
+    /// Where it starts: a sentinel.
+    pub checkpoint: Checkpoint,
+    /// The time that LATEST or AT_TIMESTAMP means, ms since the epoch; LATEST without it means the
+    /// moment the lease is made.
+    pub pin_ms: Option<i64>,
+    /// Its parents.
+    pub parents: Vec<ShardId>,
+    /// Its range.
+    pub hash_range: Option<(String, String)>,
+}
+
+impl NewLease {
+    /// The item to put (KCL operation 1: createLeaseIfNotExists).
+    pub fn item(&self, stream: &str, now_ms: i64) -> Item {
+        let mut item = Item::from([
+            (attr::KEY.into(), Attr::S(self.shard.as_str().into())),
+            (attr::COUNTER.into(), Attr::N("0".into())),
+            (attr::SWITCHES.into(), Attr::N("0".into())),
+            (
+                attr::CHECKPOINT.into(),
+                Attr::S(self.checkpoint.text().into()),
+            ),
+            (attr::CHECKPOINT_SUB.into(), Attr::N("0".into())),
+            (attr::STREAM.into(), Attr::S(stream.into())),
+        ]);
+        let pin = match self.checkpoint {
+            Checkpoint::Latest => Some(self.pin_ms.unwrap_or(now_ms)),
+            Checkpoint::AtTimestamp => self.pin_ms,
+            Checkpoint::TrimHorizon | Checkpoint::At(_) | Checkpoint::ShardEnd => None,
+        };
+        if let Some(pin) = pin {
+            item.insert(attr::STARTED.into(), Attr::N(pin.to_string()));
+        }
+        if !self.parents.is_empty() {
+            let parents = self.parents.iter().map(|p| p.as_str().to_owned()).collect();
+            item.insert(attr::PARENTS.into(), Attr::Ss(parents));
+        }
+        if let Some((start, end)) = &self.hash_range {
+            item.insert(attr::HASH_START.into(), Attr::S(start.clone()));
+            item.insert(attr::HASH_END.into(), Attr::S(end.clone()));
+        }
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> Item {
+        NewLease {
+            shard: ShardId::new("shardId-000000000001"),
+            checkpoint: Checkpoint::Latest,
+            pin_ms: None,
+            parents: vec![ShardId::new("shardId-000000000000")],
+            hash_range: Some(("0".into(), "340282366920938463463374607431768211455".into())),
+        }
+        .item("arn@1", 7)
+    }
+
+    #[test]
+    fn a_new_lease_reads_back() {
+        let lease = Lease::parse(&fresh()).unwrap().unwrap();
+        assert_eq!(lease.progress.checkpoint, Checkpoint::Latest);
+        assert_eq!(lease.parents, [ShardId::new("shardId-000000000000")]);
+        assert_eq!(lease.started_ms, Some(7));
+        assert!(lease.is_free());
+    }
+
+    #[test]
+    fn other_items_of_the_table_are_passed_over() {
+        let mut item = fresh();
+        item.insert(attr::ENTITY.into(), Attr::S("LEADER".into()));
+        assert!(Lease::parse(&item).unwrap().is_none());
+        item.insert(attr::ENTITY.into(), Attr::S("LEASE".into()));
+        assert!(Lease::parse(&item).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_broken_item_is_named() {
+        let mut item = fresh();
+        item.remove(attr::COUNTER);
+        let error = Lease::parse(&item).unwrap_err().to_string();
+        assert!(error.contains("shardId-000000000001") && error.contains("leaseCounter"));
+    }
+
+    #[test]
+    fn a_prepared_checkpoint_of_the_kcl_is_foreign() {
+        let mut item = fresh();
+        item.insert(attr::PENDING.into(), Attr::S("12".into()));
+        item.insert(attr::PENDING_STATE.into(), Attr::B(b"java".to_vec()));
+        let lease = Lease::parse(&item).unwrap().unwrap();
+        assert!(matches!(lease.progress.pending, Pending::Foreign { .. }));
+        assert!(lease.progress.pending.intents().is_empty());
+    }
+}

@@ -1,0 +1,336 @@
+//! ◆ Every write to a lease row, as an update expression with its condition.
+//!
+//! Heartbeats and takes are conditions on the counter, as in the KCL. Progress (intents and
+//! commits) is a compare-and-set of checkpoint and pending columns; it *bumps* the counter, so it
+//! counts as a heartbeat, but does not test it, or a worker's own renewals would fail its commits.
+
+use crate::ids::WorkerId;
+use crate::lease::row::{Attr, Lease, Pending, Progress, attr};
+use crate::stream::position::Checkpoint;
+
+/// An UpdateItem on one lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// UpdateExpression.
+    pub update: String,
+    /// ConditionExpression.
+    pub condition: String,
+    /// ExpressionAttributeValues; names are written out, none of them is reserved.
+    pub values: Vec<(&'static str, Attr)>,
+}
+
+/// What a compare-and-set did, judged by the row image that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The row holds what we wanted: our write landed, now or in an earlier attempt.
+    Done,
+    /// The row still holds what we started from, and is ours: try again.
+    Again,
+    /// The row is another worker's, or went where we did not send it.
+    Lost,
+}
+
+fn n(value: impl ToString) -> Attr {
+    Attr::N(value.to_string())
+}
+
+/// Heartbeat (KCL operations 2 and 3), and how far the shard is read.
+pub fn renew(lease: &Lease, me: &WorkerId, read_through_ms: Option<i64>) -> Update {
+    let mut update = format!("SET {} = :next", attr::COUNTER);
+    let mut values = vec![
+        (":next", n(lease.counter + 1)),
+        (":seen", n(lease.counter)),
+        (":me", Attr::S(me.as_str().into())),
+    ];
+    if let Some(ms) = read_through_ms {
+        update.push_str(&format!(", {} = :read", attr::READ_THROUGH));
+        values.push((":read", n(ms)));
+    }
+    let condition = format!(
+        "{} = :seen AND {} = :me AND attribute_not_exists({})",
+        attr::COUNTER,
+        attr::OWNER,
+        attr::CHECKPOINT_OWNER
+    );
+    Update {
+        update,
+        condition,
+        values,
+    }
+}
+
+/// Takes a free or expired lease (KCL operation 5).
+pub fn take(lease: &Lease, me: &WorkerId) -> Update {
+    let mut update = format!(
+        "SET {} = :next, {} = :me REMOVE {}",
+        attr::COUNTER,
+        attr::OWNER,
+        attr::CHECKPOINT_OWNER
+    );
+    let mut values = vec![
+        (":next", n(lease.counter + 1)),
+        (":seen", n(lease.counter)),
+        (":me", Attr::S(me.as_str().into())),
+    ];
+    if lease.effective_owner().is_some_and(|owner| owner != me) {
+        update.push_str(&format!(" ADD {} :one", attr::SWITCHES));
+        values.push((":one", n(1)));
+    }
+    // The counter alone would do against other takers; the owner is tested too because a release
+    // by an older writer may leave the counter where it was.
+    let condition = match &lease.owner {
+        Some(owner) => {
+            values.push((":owner", Attr::S(owner.as_str().into())));
+            format!("{} = :seen AND {} = :owner", attr::COUNTER, attr::OWNER)
+        }
+        None => format!(
+            "{} = :seen AND attribute_not_exists({})",
+            attr::COUNTER,
+            attr::OWNER
+        ),
+    };
+    Update {
+        update,
+        condition,
+        values,
+    }
+}
+
+/// Gives a lease back (the form of KCL operation 11): a peer need not wait for it to expire.
+pub fn release(me: &WorkerId) -> Update {
+    Update {
+        update: format!("REMOVE {} ADD {} :one", attr::OWNER, attr::COUNTER),
+        condition: format!(
+            "{} = :me AND attribute_not_exists({})",
+            attr::OWNER,
+            attr::CHECKPOINT_OWNER
+        ),
+        values: vec![(":me", Attr::S(me.as_str().into())), (":one", n(1))],
+    }
+}
+
+/// Moves progress from one exact state to the next (delivery protocol rules 1 and 7).
+pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> Update {
+    let mut set = vec![format!("{} = :to", attr::CHECKPOINT)];
+    set.push(format!("{} = :to_sub", attr::CHECKPOINT_SUB));
+    let mut remove = Vec::new();
+    let mut values = vec![
+        (":to", Attr::S(to.checkpoint.text().into())),
+        (":to_sub", n(to.checkpoint.sub())),
+        (":from", Attr::S(from.checkpoint.text().into())),
+        (":from_sub", n(from.checkpoint.sub())),
+        (":me", Attr::S(me.as_str().into())),
+        (":one", n(1)),
+    ];
+    if to.checkpoint != from.checkpoint {
+        set.push(format!("{} = :zero", attr::SWITCHES));
+        values.push((":zero", n(0)));
+    }
+    set.push(format!("{} = :now", attr::READ_THROUGH));
+    values.push((":now", n(now_ms)));
+    match to.pending.intents().last() {
+        Some(last) => {
+            set.push(format!("{} = :pending", attr::PENDING));
+            set.push(format!("{} = :pending_sub", attr::PENDING_SUB));
+            set.push(format!("{} = :state", attr::PENDING_STATE));
+            values.push((":pending", Attr::S(last.last.sequence.as_str().into())));
+            values.push((":pending_sub", n(last.last.sub)));
+            if let Pending::Ours { raw, .. } = &to.pending {
+                values.push((":state", Attr::B(raw.clone())));
+            }
+        }
+        None => {
+            remove.extend([attr::PENDING, attr::PENDING_SUB, attr::PENDING_STATE]);
+        }
+    }
+    // Who owns the lease is tested for economy only: during a handoff it is still the old owner.
+    let mut condition = format!(
+        "({co} = :me OR ({o} = :me AND attribute_not_exists({co}))) AND {} = :from AND {} = :from_sub",
+        attr::CHECKPOINT,
+        attr::CHECKPOINT_SUB,
+        co = attr::CHECKPOINT_OWNER,
+        o = attr::OWNER,
+    );
+    let absent = |name: &str| format!(" AND attribute_not_exists({name})");
+    match &from.pending {
+        Pending::None => {
+            condition.push_str(&absent(attr::PENDING));
+            condition.push_str(&absent(attr::PENDING_STATE));
+        }
+        Pending::Ours { raw, .. } => {
+            condition.push_str(&format!(" AND {} = :held", attr::PENDING_STATE));
+            values.push((":held", Attr::B(raw.clone())));
+        }
+        Pending::Foreign { checkpoint, raw } => {
+            match checkpoint {
+                Some(text) => {
+                    condition.push_str(&format!(" AND {} = :their", attr::PENDING));
+                    values.push((":their", Attr::S(text.clone())));
+                }
+                None => condition.push_str(&absent(attr::PENDING)),
+            }
+            match raw {
+                Some(raw) => {
+                    condition.push_str(&format!(" AND {} = :their_state", attr::PENDING_STATE));
+                    values.push((":their_state", Attr::B(raw.clone())));
+                }
+                None => condition.push_str(&absent(attr::PENDING_STATE)),
+            }
+        }
+    }
+    let mut update = format!("SET {}", set.join(", "));
+    if !remove.is_empty() {
+        update.push_str(&format!(" REMOVE {}", remove.join(", ")));
+    }
+    update.push_str(&format!(" ADD {} :one", attr::COUNTER));
+    Update {
+        update,
+        condition,
+        values,
+    }
+}
+
+/// Names the children of a finished shard (KCL operation 10).
+pub fn children(children: &[crate::ids::ShardId]) -> Update {
+    let ids = children.iter().map(|c| c.as_str().to_owned()).collect();
+    Update {
+        update: format!("SET {} = :children", attr::CHILDREN),
+        condition: format!("attribute_exists({})", attr::KEY),
+        values: vec![(":children", Attr::Ss(ids))],
+    }
+}
+
+/// Condition of deleting a tombstone.
+pub fn delete_finished() -> (String, Vec<(&'static str, Attr)>) {
+    (
+        format!("{} = :end", attr::CHECKPOINT),
+        vec![(":end", Attr::S(Checkpoint::ShardEnd.text().into()))],
+    )
+}
+
+/// Judges a refused heartbeat by the row that refused it: a lost reply must not lose a lease.
+///
+/// The owner column names a process that lives once, so a row that names us is ours, whatever
+/// moved its counter: an earlier attempt of this renewal, or a commit that landed late.
+pub fn judge_renewal(row: Option<&Lease>, me: &WorkerId) -> Verdict {
+    match row {
+        Some(row) if row.owner.as_ref() == Some(me) && row.checkpoint_owner.is_none() => {
+            Verdict::Again
+        }
+        _ => Verdict::Lost,
+    }
+}
+
+/// Judges a progress write of unknown or failed outcome by the row found.
+pub fn judge_progress(
+    row: Option<&Lease>,
+    from: &Progress,
+    to: &Progress,
+    me: &WorkerId,
+) -> Verdict {
+    match row {
+        None => Verdict::Lost,
+        // The state we wanted stands in the row: whoever wrote it, it is the truth.
+        Some(row) if row.progress == *to && row.effective_owner() == Some(me) => Verdict::Done,
+        Some(row) if row.progress == *from && row.effective_owner() == Some(me) => Verdict::Again,
+        Some(_) => Verdict::Lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::expiry::tests::lease;
+
+    fn me() -> WorkerId {
+        WorkerId::new("me")
+    }
+
+    #[test]
+    fn progress_tests_the_whole_state_and_not_the_counter() {
+        let from = Progress {
+            checkpoint: Checkpoint::TrimHorizon,
+            pending: Pending::None,
+        };
+        let to = Progress {
+            checkpoint: Checkpoint::parse("7", 0).unwrap(),
+            pending: Pending::None,
+        };
+        let write = progress(&from, &to, &me(), 1);
+        assert!(
+            write
+                .condition
+                .contains("attribute_not_exists(pendingCheckpointState)")
+        );
+        assert!(write.condition.contains("checkpoint = :from"));
+        assert!(!write.condition.contains(attr::COUNTER));
+        assert!(write.update.contains("ADD leaseCounter :one"));
+    }
+
+    #[test]
+    fn every_placeholder_is_used_and_every_use_has_a_value() {
+        let foreign = Pending::Foreign {
+            checkpoint: Some("3".into()),
+            raw: None,
+        };
+        let from = Progress {
+            checkpoint: Checkpoint::Latest,
+            pending: foreign,
+        };
+        let to = Progress {
+            checkpoint: Checkpoint::Latest,
+            pending: Pending::None,
+        };
+        let held = lease("s", Some("other"), 4);
+        for write in [
+            progress(&from, &to, &me(), 1),
+            progress(&to, &to, &me(), 1),
+            renew(&held, &me(), Some(1)),
+            take(&held, &me()),
+            take(&lease("s", None, 4), &me()),
+            release(&me()),
+            children(&[crate::ids::ShardId::new("c")]),
+        ] {
+            let text = format!("{} {}", write.update, write.condition);
+            let mut used: Vec<&str> = text
+                .split(|c: char| !(c.is_alphanumeric() || c == ':' || c == '_'))
+                .filter(|w| w.starts_with(':'))
+                .collect();
+            used.sort_unstable();
+            used.dedup();
+            let mut given: Vec<&str> = write.values.iter().map(|(name, _)| *name).collect();
+            given.sort_unstable();
+            assert_eq!(used, given, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lost_reply_does_not_lose_a_lease() {
+        assert_eq!(
+            judge_renewal(Some(&lease("s", Some("me"), 9)), &me()),
+            Verdict::Again
+        );
+        assert_eq!(
+            judge_renewal(Some(&lease("s", Some("you"), 9)), &me()),
+            Verdict::Lost
+        );
+        assert_eq!(judge_renewal(None, &me()), Verdict::Lost);
+        let from = Progress {
+            checkpoint: Checkpoint::TrimHorizon,
+            pending: Pending::None,
+        };
+        let to = Progress {
+            checkpoint: Checkpoint::parse("7", 0).unwrap(),
+            pending: Pending::None,
+        };
+        let mut row = lease("s", Some("me"), 9);
+        assert_eq!(
+            judge_progress(Some(&row), &from, &to, &me()),
+            Verdict::Again
+        );
+        row.progress = to.clone();
+        assert_eq!(judge_progress(Some(&row), &from, &to, &me()), Verdict::Done);
+        row.owner = None;
+        assert_eq!(judge_progress(Some(&row), &from, &to, &me()), Verdict::Lost);
+    }
+}

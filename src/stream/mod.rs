@@ -1,0 +1,82 @@
+//! Reading a shard: the vocabulary of pages and records.
+
+pub mod pacing;
+pub mod poll;
+pub mod position;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{SequenceNumber, ShardId};
+use position::Position;
+
+/// One user record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Sequence and sub-sequence.
+    pub position: Position,
+    /// ApproximateArrivalTimestamp, milliseconds since the epoch.
+    pub arrival_ms: Option<i64>,
+    /// Absent on streams with service-managed distribution.
+    pub partition_key: Option<Arc<str>>,
+    /// The payload, up to 10 MiB.
+    pub data: Bytes,
+}
+
+impl Record {
+    /// Memory charged for holding the record, bytes: payload plus the allocations around it.
+    pub fn memory(&self) -> usize {
+        self.data.len() + 256
+    }
+}
+
+/// One answer of the stream.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// In shard order; may be empty while the shard has more.
+    pub records: Vec<Record>,
+    /// Iterator of the next page; `None` at the end of a closed shard.
+    pub next: Option<String>,
+    /// MillisBehindLatest: how far the end of this page is behind the tip of the shard.
+    pub behind_ms: Option<i64>,
+    /// Shards that follow a finished one, when the reply names them.
+    pub children: Vec<ShardInfo>,
+}
+
+/// A shard as ListShards describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardInfo {
+    /// Its id.
+    pub id: ShardId,
+    /// Zero, one (split) or two (merge) parents.
+    pub parents: Vec<ShardId>,
+    /// Inclusive range of 128-bit hash keys, decimal.
+    pub hash_range: Option<(String, String)>,
+    /// First sequence number, where known.
+    pub starts: Option<SequenceNumber>,
+    /// No longer written to.
+    pub closed: bool,
+}
+
+/// What DescribeStreamSummary says that matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Name without the ARN.
+    pub name: String,
+    /// Full ARN.
+    pub arn: String,
+    /// Creation time, milliseconds since the epoch: tells a recreated stream from its namesake.
+    pub created_ms: i64,
+    /// Retention, milliseconds.
+    pub retention_ms: i64,
+    /// The stream can be read (ACTIVE or UPDATING).
+    pub readable: bool,
+}
+
+impl StreamInfo {
+    /// What a lease table is bound to: `<arn>@<creation ms>`.
+    pub fn identity(&self) -> String {
+        format!("{}@{}", self.arn, self.created_ms)
+    }
+}

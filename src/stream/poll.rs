@@ -1,0 +1,260 @@
+//! ▶ Reads one shard by GetRecords, one page ahead of its consumer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::aws::kinesis::Kinesis;
+use crate::clock::{Clock, Jitter};
+use crate::delivery::budget::{Budget, Permit};
+use crate::fault::{CallError, Fault};
+use crate::ids::{SequenceNumber, ShardId};
+use crate::stream::pacing::{Limits, Pacing};
+use crate::stream::position::{Position, StartAt};
+use crate::stream::{Page, Record, ShardInfo};
+use crate::telemetry::metrics::Metrics;
+
+/// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations.
+const LARGEST_REPLY: usize = 26 << 20;
+/// The same at the tip of a shard, which takes in 1 MB per second.
+const TIP_REPLY: usize = 4 << 20;
+/// A page this small says the shard is at its tip even where MillisBehindLatest is absent.
+const TIP_BYTES: usize = 1 << 20;
+
+/// What a reader needs.
+#[derive(Clone)]
+pub struct Means {
+    /// The stream.
+    pub kinesis: Kinesis,
+    /// Its ARN.
+    pub arn: String,
+    /// Pace.
+    pub pace: Limits,
+    /// Records per call.
+    pub page_records: i32,
+    /// Memory.
+    pub budget: Budget,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub jitter: Jitter,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Where and how far to read.
+#[derive(Clone, Debug)]
+pub struct Range {
+    /// First iterator.
+    pub start: StartAt,
+    /// Drop records at or before this.
+    pub after: Option<Position>,
+    /// Stop once a record at or beyond this was read.
+    pub until: Option<Position>,
+}
+
+/// What a reader hands over.
+pub enum Fetched {
+    /// Records, in order, with the permit for their memory.
+    Page {
+        /// New records.
+        records: VecDeque<Record>,
+        /// Memory of the page.
+        permit: Permit,
+        /// MillisBehindLatest.
+        behind_ms: Option<i64>,
+        /// The record that `start` names is gone: retention has passed it.
+        start_gone: bool,
+    },
+    /// The closed shard has no more records.
+    End {
+        /// Its children, if the reply named them.
+        children: Vec<ShardInfo>,
+    },
+    /// Something that trying again does not mend.
+    Failed(CallError),
+}
+
+/// Reads until the end, a lasting failure, or until nobody listens.
+pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<Fetched>) {
+    let mut reader = Reader {
+        pacing: Pacing::new(means.pace),
+        means,
+        shard,
+        iterator: None,
+        resume: range.start.clone(),
+        range,
+        expected: LARGEST_REPLY,
+        first: true,
+    };
+    // A place in the channel first, memory second: a consumer that is behind must not make this
+    // reader sit on budget that others could use.
+    while let Ok(place) = to.reserve().await {
+        let fetched = reader.next().await;
+        let last = !matches!(fetched, Fetched::Page { .. }) || reader.is_done();
+        place.send(fetched);
+        if last {
+            return;
+        }
+    }
+}
+
+struct Reader {
+    means: Means,
+    shard: ShardId,
+    range: Range,
+    /// Where a new iterator starts.
+    resume: StartAt,
+    iterator: Option<String>,
+    pacing: Pacing,
+    expected: usize,
+    /// No record was seen yet.
+    first: bool,
+}
+
+impl Reader {
+    fn is_done(&self) -> bool {
+        match (&self.range.until, &self.resume) {
+            (Some(until), StartAt::After(last)) => *last >= until.sequence,
+            _ => false,
+        }
+    }
+
+    /// The next page with something to say, or the end.
+    async fn next(&mut self) -> Fetched {
+        let clock = self.means.clock.clone();
+        loop {
+            clock.sleep_until(self.pacing.next_call()).await;
+            let mut permit = self.means.budget.acquire(self.expected).await;
+            let page = match self.fetch().await {
+                Ok(page) => page,
+                Err(error) => {
+                    drop(permit);
+                    if let Some(failed) = self.failed(error).await {
+                        return failed;
+                    }
+                    continue;
+                }
+            };
+            let memory = page.records.iter().map(Record::memory).sum();
+            let payload: usize = page.records.iter().map(|r| r.data.len()).sum();
+            permit.resize(memory);
+            let caught_up = page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0)
+                && page.records.len() < 1000;
+            self.expected = if caught_up { TIP_REPLY } else { LARGEST_REPLY };
+            self.pacing.page(clock.now(), payload, caught_up);
+            let label = self.means.metrics.shard(&self.shard);
+            let count = page.records.len() as u64;
+            self.means
+                .metrics
+                .add("catchment_records_read_total", &[label], count);
+            self.means
+                .metrics
+                .add("catchment_bytes_read_total", &[label], payload as u64);
+            let result = if count == 0 { "empty" } else { "records" };
+            self.means
+                .metrics
+                .add("catchment_get_records_total", &[result], 1);
+            let start_gone = self.start_gone(&page);
+            if let Some(last) = page.records.last() {
+                self.resume = StartAt::After(last.position.sequence.clone());
+                self.first = false;
+            }
+            self.iterator = page.next;
+            let records: VecDeque<Record> = page
+                .records
+                .into_iter()
+                .filter(|r| self.wanted(&r.position))
+                .collect();
+            if self.iterator.is_none() && records.is_empty() {
+                return Fetched::End {
+                    children: page.children,
+                };
+            }
+            // An end that comes with records is found again by a read behind the last of them.
+            // An empty page of a shard that has more says nothing; of a shard at its tip it says
+            // that everything is read.
+            if !records.is_empty() || caught_up || self.is_done() {
+                return Fetched::Page {
+                    records,
+                    permit,
+                    behind_ms: page.behind_ms,
+                    start_gone,
+                };
+            }
+        }
+    }
+
+    fn wanted(&self, position: &Position) -> bool {
+        self.range
+            .after
+            .as_ref()
+            .is_none_or(|after| position > after)
+            && self
+                .range
+                .until
+                .as_ref()
+                .is_none_or(|until| position <= until)
+    }
+
+    /// Did reading begin behind the record it was asked to begin at?
+    fn start_gone(&self, page: &Page) -> bool {
+        let asked: &SequenceNumber = match &self.range.start {
+            StartAt::At(sequence) if self.first => sequence,
+            _ => return false,
+        };
+        page.records
+            .first()
+            .is_some_and(|r| r.position.sequence != *asked)
+    }
+
+    async fn fetch(&mut self) -> Result<Page, CallError> {
+        let Means {
+            kinesis,
+            arn,
+            page_records,
+            ..
+        } = &self.means;
+        let iterator = match self.iterator.take() {
+            Some(iterator) => iterator,
+            None => kinesis.iterator(arn, &self.shard, &self.resume).await?,
+        };
+        // Kept for the retry: a failed call does not use an iterator up.
+        self.iterator = Some(iterator.clone());
+        kinesis.get_records(arn, &iterator, *page_records).await
+    }
+
+    /// Waits out what passes; hands over what does not.
+    async fn failed(&mut self, error: CallError) -> Option<Fetched> {
+        let class = error.fault.as_str();
+        self.means
+            .metrics
+            .add("catchment_get_records_total", &[class], 1);
+        self.means.metrics.add(
+            "catchment_call_failures_total",
+            &[error.operation, class],
+            1,
+        );
+        match error.fault {
+            Fault::Throttled => tracing::debug!(shard = %self.shard, %error, "throttled"),
+            Fault::ExpiredIterator => {
+                tracing::debug!(shard = %self.shard, "iterator expired; asking for a new one");
+                self.iterator = None;
+                return None;
+            }
+            Fault::Unavailable => tracing::warn!(shard = %self.shard, %error, "reading failed"),
+            Fault::Denied => tracing::error!(shard = %self.shard, %error, "reading is refused"),
+            Fault::Invalid if self.iterator.take().is_some() => {
+                // Some stores forget iterators; a fresh one tells whether the position is at fault.
+                tracing::warn!(shard = %self.shard, %error, "iterator refused; asking for a new one");
+            }
+            Fault::NotFound | Fault::Invalid => return Some(Fetched::Failed(error)),
+        }
+        self.pacing.throttled(self.means.clock.now());
+        let extra = self.means.jitter.up_to(Duration::from_millis(500));
+        self.means.clock.sleep(extra).await;
+        None
+    }
+}

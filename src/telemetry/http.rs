@@ -1,0 +1,105 @@
+//! ▶ /metrics, /livez, /readyz and /status.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::worker::shared::Shared;
+
+/// A shard that has not moved for this long makes the worker not live. Longer than the upload
+/// deadline: an S3 outage must not get a worker killed that holds data.
+const STUCK: Duration = Duration::from_secs(600);
+
+/// The endpoint cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("telemetry.listen = {address}: {source}; choose another port, or `off`")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Opens the listener, so that a taken port is told before anything starts.
+///
+/// # Errors
+/// [`ListenError`]
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError { address, source })
+}
+
+/// Serves until told to stop.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+    let app = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/healthz", get(livez))
+        .route("/ping", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/ready", get(readyz))
+        .route("/status", get(status))
+        .with_state(shared);
+    let served = axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the HTTP endpoint ended");
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let (limit, used, waiting) = shared.budget.usage();
+    let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    shared
+        .metrics
+        .set("catchment_budget_bytes", &[], gauge(limit));
+    shared
+        .metrics
+        .set("catchment_buffer_bytes", &[], gauge(used));
+    shared
+        .metrics
+        .set("catchment_budget_waiting", &[], gauge(waiting));
+    let text = shared.metrics.render();
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
+}
+
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    let stuck = shared.board.stuck(shared.clock.now(), STUCK);
+    if stuck.is_empty() {
+        return "ok\n".into_response();
+    }
+    let text = format!("no progress for {STUCK:?} on {stuck:?}\n");
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let state = shared.board.snapshot();
+    if state.ready && !state.draining {
+        return "ok\n".into_response();
+    }
+    let why = if state.draining {
+        "draining\n"
+    } else {
+        "the lease table was not read yet\n"
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Json<crate::worker::status::Snapshot> {
+    Json(shared.board.snapshot())
+}

@@ -1,0 +1,5 @@
+//! What the worker shows of itself.
+
+pub mod http;
+pub mod logs;
+pub mod metrics;

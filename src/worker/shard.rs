@@ -1,0 +1,595 @@
+//! ▶ The life of one owned shard: finish what was announced, then read, batch, announce, put and
+//! commit until the shard ends, the lease goes, or the worker stops.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::ledger::{Change, Ledger};
+use crate::checkpoint::recovery::{self, Recovered, RecoveryError};
+use crate::config::OnGap;
+use crate::delivery::batch::{Cause, Gap, Limits, Object, Open, Sealed, gap_report};
+use crate::delivery::budget::Permit;
+use crate::delivery::encode::EncodeError;
+use crate::delivery::uploader::{UploadError, upload};
+use crate::fault::{CallError, Fault};
+use crate::lease::graph;
+use crate::lease::owned::{Lost, Owned};
+use crate::stream::poll::{self, Fetched, Range};
+use crate::stream::position::{Checkpoint, Position, may_have_lost, start_at};
+use crate::stream::{Record, ShardInfo};
+use crate::task::{Handle, TaskDied};
+use crate::worker::shared::Shared;
+
+/// How the work on a shard ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Delivered to SHARD_END.
+    Finished,
+    /// Drained and released.
+    Released,
+    /// The lease went to somebody else.
+    Lost,
+    /// Records were lost to retention and the policy is to stop.
+    Gap(Gap),
+    /// Something failed; the lease was released, somebody tries again.
+    Failed(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("lost")]
+    Lost,
+    #[error("gap")]
+    Gap(Gap),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Task(#[from] TaskDied),
+    #[error(transparent)]
+    Upload(UploadError),
+}
+
+impl From<Lost> for Stop {
+    fn from(_: Lost) -> Self {
+        Self::Lost
+    }
+}
+
+impl From<UploadError> for Stop {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Lost => Self::Lost,
+            deadline @ UploadError::Deadline { .. } => Self::Upload(deadline),
+        }
+    }
+}
+
+/// Works on one shard until it ends. `drain` asks to finish what is in hand and release the lease.
+pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToken) -> Ended {
+    let shard = lease.shard.clone();
+    tracing::info!(%shard, "shard taken");
+    let mut pipeline = match Pipeline::new(Arc::clone(&shared), Arc::clone(&lease)).await {
+        Ok(pipeline) => pipeline,
+        Err(stop) => return end(&shared, &lease, stop).await,
+    };
+    let result = pipeline.run(&drain).await;
+    shared.budget.closed(&shard);
+    drop(pipeline);
+    shared.metrics.forget(&shard);
+    match result {
+        Ok(ended) => {
+            if matches!(ended, Ended::Released) {
+                lease.release().await;
+            }
+            tracing::info!(%shard, ?ended, "shard done");
+            ended
+        }
+        Err(stop) => end(&shared, &lease, stop).await,
+    }
+}
+
+async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
+    let ended = match stop {
+        Stop::Lost => return Ended::Lost,
+        Stop::Gap(gap) => Ended::Gap(gap),
+        error => {
+            tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
+            shared.metrics.add("catchment_shard_failures_total", &[], 1);
+            shared
+                .board
+                .update(|b| b.last_error = Some(format!("{}: {error}", lease.shard)));
+            Ended::Failed(error.to_string())
+        }
+    };
+    lease.release().await;
+    ended
+}
+
+/// A cut batch on its way.
+struct Batch {
+    objects: Arc<Vec<Object>>,
+    _permit: Permit,
+}
+
+type Write = Pin<Box<dyn Future<Output = Result<Change, Lost>> + Send>>;
+type Upload = Pin<Box<dyn Future<Output = Result<Position, Stop>> + Send>>;
+
+struct Pipeline {
+    shared: Arc<Shared>,
+    lease: Arc<Owned>,
+    ledger: Ledger,
+    /// Announced or waiting batches by the end of their range.
+    batches: BTreeMap<Position, Batch>,
+    uploads: FuturesUnordered<Upload>,
+    write: Option<Write>,
+    open: Option<(Open, Permit, Duration)>,
+    cut: Arc<Notify>,
+    pages: mpsc::Receiver<Fetched>,
+    reader: Option<Handle<()>>,
+    /// A checkpoint whose record was not found where reading began.
+    start_gone: bool,
+    /// The oldest record in hand: when it was read.
+    oldest: VecDeque<(Position, Duration)>,
+    ending: bool,
+    draining: bool,
+}
+
+impl Pipeline {
+    async fn new(shared: Arc<Shared>, lease: Arc<Owned>) -> Result<Self, Stop> {
+        let row = lease.row().await;
+        let now = shared.clock.now();
+        shared.board.update(|b| {
+            let entry = b.shards.entry(lease.shard.clone()).or_default();
+            entry.state = "recovering";
+            entry.checkpoint = row.progress.checkpoint.to_string();
+            entry.moved_at = now;
+        });
+        let (_, pages) = mpsc::channel(1);
+        let mut this = Self {
+            ledger: Ledger::new(row.progress, shared.config.delivery.pipeline),
+            batches: BTreeMap::new(),
+            uploads: FuturesUnordered::new(),
+            write: None,
+            open: None,
+            cut: Arc::new(Notify::new()),
+            pages,
+            reader: None,
+            start_gone: false,
+            oldest: VecDeque::new(),
+            ending: false,
+            draining: false,
+            shared,
+            lease,
+        };
+        this.recover(row.started_ms).await?;
+        Ok(this)
+    }
+
+    /// Finishes the intents found in the row, oldest first. Nothing else happens before.
+    async fn recover(&mut self, started_ms: Option<i64>) -> Result<(), Stop> {
+        while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
+            let after = self.ledger.progress().checkpoint.clone();
+            tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
+                "finishing an announced batch");
+            let Some(start) = start_at(&after, started_ms, self.shared.config.stream.start) else {
+                break;
+            };
+            let lost = self.lease.lost.clone();
+            let Recovered {
+                objects,
+                permit: _permit,
+                gap,
+            } = tokio::select! {
+                biased;
+                () = lost.cancelled() => return Err(Stop::Lost),
+                recovered =
+                    recovery::recover(&self.shared, &self.lease.shard, &after, start, &intent) =>
+                    recovered?,
+            };
+            if let Some(gap) = gap {
+                self.gap(&gap)?;
+            }
+            upload(&self.shared, &self.lease, &objects).await?;
+            self.ledger.durable(&intent.last);
+            if let Some(change) = self.ledger.next() {
+                self.lease.progress(&change.from, &change.to).await?;
+                self.written(change);
+            }
+            self.shared
+                .metrics
+                .add("catchment_intents_recovered_total", &[], 1);
+        }
+        Ok(())
+    }
+
+    /// Tells of lost records; stops if the policy says so.
+    fn gap(&self, gap: &Gap) -> Result<(), Stop> {
+        self.shared.metrics.add("catchment_gaps_total", &[], 1);
+        tracing::error!(shard = %self.lease.shard, after = gap.after, before = gap.before,
+            "records left the stream's retention before they were delivered");
+        match self.shared.config.delivery.on_gap {
+            OnGap::Stop => Err(Stop::Gap(gap.clone())),
+            OnGap::Continue => Ok(()),
+        }
+    }
+
+    async fn run(&mut self, drain: &CancellationToken) -> Result<Ended, Stop> {
+        let row = self.lease.row().await;
+        let checkpoint = self.ledger.progress().checkpoint.clone();
+        let Some(start) = start_at(&checkpoint, row.started_ms, self.shared.config.stream.start)
+        else {
+            return Ok(Ended::Finished);
+        };
+        let range = Range {
+            start,
+            after: checkpoint.position().cloned(),
+            until: None,
+        };
+        let (send, pages) = mpsc::channel(1);
+        self.pages = pages;
+        let read = poll::read(self.shared.reader(), self.lease.shard.clone(), range, send);
+        self.reader = Some(self.shared.tasks.spawn("reader", read));
+        self.state("reading");
+        loop {
+            if self.write.is_none()
+                && let Some(change) = self.ledger.next()
+            {
+                self.write = Some(self.begin(change));
+            }
+            if self.write.is_none() && self.ledger.is_idle() && self.open.is_none() {
+                if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
+                    self.shared
+                        .metrics
+                        .add("catchment_shards_finished_total", &[], 1);
+                    return Ok(Ended::Finished);
+                }
+                if self.draining {
+                    return Ok(Ended::Released);
+                }
+            }
+            self.step(drain).await?;
+        }
+    }
+
+    /// Waits for the next thing to happen, and does it.
+    async fn step(&mut self, drain: &CancellationToken) -> Result<(), Stop> {
+        let clock = self.shared.clock.clone();
+        let due = self
+            .open
+            .as_ref()
+            .map(|(_, _, at)| *at + self.shared.config.delivery.limits.age);
+        // Backpressure: one batch open, a bounded number cut. Reading goes on when one is durable.
+        let room = self.ledger.undelivered() <= self.shared.config.delivery.pipeline;
+        let reading = room && !self.draining && !self.ending;
+        let (lost, cut) = (self.lease.lost.clone(), Arc::clone(&self.cut));
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => return Err(Stop::Lost),
+            change = async { match &mut self.write { Some(w) => w.await, None => std::future::pending().await } } => {
+                self.write = None;
+                self.written(change?);
+            }
+            Some(durable) = self.uploads.next(), if !self.uploads.is_empty() => {
+                let last = durable?;
+                self.ledger.durable(&last);
+                if let Some(batch) = self.batches.remove(&last) {
+                    drop(batch);
+                }
+                self.moved();
+            }
+            () = drain.cancelled(), if !self.draining => {
+                self.draining = true;
+                self.reader = None;
+                self.state("draining");
+                self.cut(Cause::Drain).await?;
+            }
+            () = cut.notified(), if self.open.is_some() => self.cut(Cause::Pressure).await?,
+            () = sleep_until(&clock, due), if due.is_some() => self.cut(Cause::Time).await?,
+            fetched = self.pages.recv(), if reading => match fetched {
+                Some(fetched) => self.fetched(fetched).await?,
+                None => return Err(Stop::Call(CallError {
+                    operation: "GetRecords",
+                    fault: Fault::Unavailable,
+                    code: "ReaderStopped".into(),
+                    message: "the reader of the shard ended unexpectedly".into(),
+                    request_id: None,
+                })),
+            },
+        }
+        Ok(())
+    }
+
+    async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
+        match fetched {
+            Fetched::Page {
+                records,
+                permit,
+                behind_ms,
+                start_gone,
+            } => {
+                self.start_gone |= start_gone;
+                let label = self.shared.metrics.shard(&self.lease.shard);
+                if let Some(ms) = behind_ms {
+                    let seconds = ms as f64 / 1000.0;
+                    self.shared.metrics.set_float(
+                        "catchment_behind_latest_seconds",
+                        &[label],
+                        seconds,
+                    );
+                }
+                self.shared
+                    .board
+                    .shard(&self.lease.shard, |s| s.behind_ms = behind_ms);
+                self.moved();
+                if records.is_empty() {
+                    if self.open.is_none() && self.ledger.is_idle() {
+                        self.lease.caught_up(self.shared.clock.wall());
+                    }
+                    return Ok(());
+                }
+                self.take(records, permit).await
+            }
+            Fetched::End { children } => self.shard_end(children).await,
+            Fetched::Failed(error) if error.fault == Fault::NotFound => self.gone(error).await,
+            Fetched::Failed(error) => Err(error.into()),
+        }
+    }
+
+    /// Encodes a page into the open batch, cutting where it is full.
+    async fn take(&mut self, mut records: VecDeque<Record>, permit: Permit) -> Result<(), Stop> {
+        let limits: Limits = self.shared.config.delivery.limits;
+        let now = self.shared.clock.now();
+        if let Some(last) = records.back() {
+            self.oldest.push_back((last.position.clone(), now));
+        }
+        while let Some(first) = records.front() {
+            let (mut open, mut held, at) = match self.open.take() {
+                Some(open) => open,
+                None => {
+                    let gap = self.start_gap(&first.position).await?;
+                    let stamp = self.shared.clock.wall();
+                    let recipe = Arc::clone(&self.shared.recipe);
+                    let open = Open::new(recipe, self.lease.shard.clone(), stamp, gap);
+                    (open, self.shared.budget.overdraw(0), now)
+                }
+            };
+            let work = move || {
+                let cause = open.fill(&mut records, &limits)?;
+                Ok::<_, EncodeError>((open, records, cause))
+            };
+            let (open, rest, cause) = self.shared.tasks.compute(work).await??;
+            records = rest;
+            held.resize(open.memory());
+            self.shared.budget.opened(&self.lease.shard, at, &self.cut);
+            self.open = Some((open, held, at));
+            if let Some(cause) = cause {
+                self.cut(cause).await?;
+            }
+        }
+        drop(permit);
+        Ok(())
+    }
+
+    /// The gap in front of the first batch, if there is one.
+    async fn start_gap(&mut self, first: &Position) -> Result<Option<Gap>, Stop> {
+        if !std::mem::take(&mut self.start_gone) {
+            return Ok(None);
+        }
+        let row = self.lease.row().await;
+        let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
+        if !may_have_lost(row.read_through_ms, now, retention) {
+            return Ok(None);
+        }
+        let gap = Gap::new(&self.ledger.progress().checkpoint, first);
+        self.gap(&gap)?;
+        Ok(Some(gap))
+    }
+
+    /// Closes the open batch and queues its intent.
+    async fn cut(&mut self, cause: Cause) -> Result<(), Stop> {
+        let Some((open, mut permit, _)) = self.open.take() else {
+            return Ok(());
+        };
+        self.shared.budget.closed(&self.lease.shard);
+        let sealed = self.shared.tasks.compute(move || open.seal()).await??;
+        let Some(Sealed {
+            intent,
+            objects,
+            dead,
+        }) = sealed
+        else {
+            return Ok(());
+        };
+        permit.resize(objects.iter().map(|o| o.body.len()).sum());
+        self.shared
+            .metrics
+            .add("catchment_batches_total", &[cause.as_str()], 1);
+        for (kind, count) in dead {
+            self.shared
+                .metrics
+                .add("catchment_dead_letters_total", &[kind], count);
+        }
+        let batch = Batch {
+            objects: Arc::new(objects),
+            _permit: permit,
+        };
+        self.batches.insert(intent.last.clone(), batch);
+        self.ledger.cut(intent);
+        self.undelivered();
+        Ok(())
+    }
+
+    /// The shard is read to its end: its children get their leases before it gets SHARD_END.
+    async fn shard_end(&mut self, named: Vec<ShardInfo>) -> Result<(), Stop> {
+        self.reader = None;
+        self.cut(Cause::ShardEnd).await?;
+        let id = &self.lease.shard;
+        let mut children = named;
+        if children.is_empty() {
+            let shards = self
+                .shared
+                .kinesis
+                .list_shards(&self.shared.stream.arn)
+                .await?;
+            children = shards
+                .into_iter()
+                .filter(|s| s.parents.contains(id))
+                .collect();
+        }
+        for lease in graph::children(&children) {
+            let item = lease.item(&self.shared.stream.identity(), self.shared.clock.wall());
+            if self.shared.table.create(item).await? {
+                self.shared
+                    .metrics
+                    .add("catchment_leases_created_total", &[], 1);
+                tracing::info!(parent = %id, child = %lease.shard, "lease of a child created");
+            }
+        }
+        let ids: Vec<_> = children.iter().map(|c| c.id.clone()).collect();
+        self.lease.name_children(&ids).await;
+        tracing::info!(shard = %id, children = ?ids, "shard read to its end");
+        self.ending = true;
+        self.ledger.end();
+        Ok(())
+    }
+
+    /// The shard is not there. If the stream still is, it left retention as a whole.
+    async fn gone(&mut self, error: CallError) -> Result<(), Stop> {
+        let stream = self
+            .shared
+            .kinesis
+            .describe(&self.shared.stream.arn)
+            .await?;
+        let shards = self.shared.kinesis.list_shards(&stream.arn).await?;
+        let listed = shards.iter().any(|s| s.id == self.lease.shard);
+        if listed || stream.identity() != self.shared.stream.identity() {
+            return Err(error.into());
+        }
+        self.cut(Cause::ShardEnd).await?;
+        let last = self.ledger.progress().checkpoint.to_string();
+        let gap = Gap {
+            after: last.clone(),
+            before: Checkpoint::ShardEnd.to_string(),
+        };
+        self.gap(&gap)?;
+        let recipe = &self.shared.recipe;
+        let range = format!("{last}-{}", Checkpoint::ShardEnd);
+        let stamp = self.shared.stream.created_ms;
+        let report = gap_report(
+            &recipe.settings,
+            &recipe.errors,
+            &self.lease.shard,
+            &range,
+            stamp,
+            &gap,
+        );
+        upload(&self.shared, &self.lease, &[report]).await?;
+        let children: Vec<_> = shards
+            .into_iter()
+            .filter(|s| s.parents.contains(&self.lease.shard))
+            .collect();
+        self.shard_end(children).await
+    }
+
+    fn begin(&self, change: Change) -> Write {
+        let lease = Arc::clone(&self.lease);
+        Box::pin(async move {
+            lease.progress(&change.from, &change.to).await?;
+            Ok(change)
+        })
+    }
+
+    /// A progress write is in the row: count what it committed, upload what it announced.
+    fn written(&mut self, change: Change) {
+        let committed = &change.from.pending.intents()[..change.commits];
+        let (records, bytes) = committed.iter().fold((0, 0), |(r, b), intent| {
+            (r + intent.records, b + intent.bytes)
+        });
+        let label = self.shared.metrics.shard(&self.lease.shard);
+        self.shared
+            .metrics
+            .add("catchment_records_delivered_total", &[label], records);
+        self.shared
+            .metrics
+            .add("catchment_bytes_delivered_total", &[label], bytes);
+        if let Some(last) = committed.last() {
+            while self.oldest.front().is_some_and(|(p, _)| *p <= last.last) {
+                self.oldest.pop_front();
+            }
+        }
+        let checkpoint = change.to.checkpoint.to_string();
+        self.shared.board.update(|b| {
+            b.records += records;
+            b.bytes += bytes;
+            if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
+                entry.checkpoint = checkpoint;
+                entry.records += records;
+                entry.bytes += bytes;
+            }
+        });
+        for last in self.ledger.written(change) {
+            if let Some(batch) = self.batches.get(&last) {
+                let upload = self.upload(Arc::clone(&batch.objects), last);
+                self.uploads.push(upload);
+            }
+        }
+        self.moved();
+        self.undelivered();
+    }
+
+    fn upload(&self, objects: Arc<Vec<Object>>, last: Position) -> Upload {
+        let (shared, lease) = (Arc::clone(&self.shared), Arc::clone(&self.lease));
+        let tasks = self.shared.tasks.clone();
+        Box::pin(async move {
+            let work = async move { upload(&shared, &lease, &objects).await };
+            tasks.spawn("upload", work).join().await??;
+            Ok(last)
+        })
+    }
+
+    fn state(&self, state: &'static str) {
+        self.shared
+            .board
+            .shard(&self.lease.shard, |s| s.state = state);
+    }
+
+    fn moved(&self) {
+        let now = self.shared.clock.now();
+        self.shared
+            .board
+            .shard(&self.lease.shard, |s| s.moved_at = now);
+    }
+
+    fn undelivered(&self) {
+        let undelivered = self.ledger.undelivered();
+        self.shared
+            .board
+            .shard(&self.lease.shard, |s| s.undelivered = undelivered);
+        let age = self.oldest.front().map_or(Duration::ZERO, |(_, at)| {
+            self.shared.clock.now().saturating_sub(*at)
+        });
+        let label = self.shared.metrics.shard(&self.lease.shard);
+        let name = "catchment_oldest_undelivered_seconds";
+        self.shared
+            .metrics
+            .set_float(name, &[label], age.as_secs_f64());
+    }
+}
+
+async fn sleep_until(clock: &crate::clock::Clock, at: Option<Duration>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,79 @@
+//! What every part of one worker shares.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::aws::dynamodb::LeaseTable;
+use crate::aws::kinesis::Kinesis;
+use crate::aws::s3::ObjectStore;
+use crate::clock::{Clock, Jitter};
+use crate::config::Config;
+use crate::delivery::batch::Recipe;
+use crate::delivery::budget::Budget;
+use crate::ids::WorkerId;
+use crate::lease::owned;
+use crate::stream::{StreamInfo, poll};
+use crate::task::Tasks;
+use crate::telemetry::metrics::Metrics;
+use crate::worker::status::Board;
+
+/// See the module.
+pub struct Shared {
+    /// Validated configuration.
+    pub config: Config,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub jitter: Jitter,
+    /// Spawning.
+    pub tasks: Tasks,
+    /// The stream's API.
+    pub kinesis: Kinesis,
+    /// The stream.
+    pub stream: StreamInfo,
+    /// The lease table.
+    pub table: LeaseTable,
+    /// The bucket.
+    pub store: ObjectStore,
+    /// Memory.
+    pub budget: Budget,
+    /// Concurrent puts.
+    pub uploads: Arc<Semaphore>,
+    /// How new batches are encoded.
+    pub recipe: Arc<Recipe>,
+    /// Our id.
+    pub me: WorkerId,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What /status shows.
+    pub board: Arc<Board>,
+}
+
+impl Shared {
+    /// What a shard reader needs.
+    pub fn reader(&self) -> poll::Means {
+        poll::Means {
+            kinesis: self.kinesis.clone(),
+            arn: self.stream.arn.clone(),
+            pace: self.config.stream.pace,
+            page_records: self.config.stream.page_records,
+            budget: self.budget.clone(),
+            clock: self.clock.clone(),
+            jitter: self.jitter.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    /// What an owned lease needs.
+    pub fn lease_means(&self) -> owned::Means {
+        owned::Means {
+            me: self.me.clone(),
+            table: self.table.clone(),
+            clock: self.clock.clone(),
+            jitter: self.jitter.clone(),
+            failover: self.config.lease.failover,
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+}
