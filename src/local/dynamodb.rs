@@ -1,7 +1,6 @@
 //! DynamoDB: the library calls of an embedded engine behind the JSON protocol.
 
 use std::path::Path;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
@@ -12,8 +11,6 @@ use super::LocalError;
 use crate::task::Tasks;
 
 const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
-/// How often items past their time to live are deleted.
-pub(super) const SWEEP: Duration = Duration::from_secs(60);
 
 /// The DynamoDB service. Cheap to clone.
 #[derive(Clone)]
@@ -130,9 +127,14 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, DynoxideError
             DynoxideError::ValidationException(message)
         } else if let Some(message) = marked(&serialization) {
             DynoxideError::SerializationException(message)
-        } else if ["missing field", "unknown variant", "invalid type: null", "AttributeValue"]
-            .iter()
-            .any(|part| bare.contains(part))
+        } else if [
+            "missing field",
+            "unknown variant",
+            "invalid type: null",
+            "AttributeValue",
+        ]
+        .iter()
+        .any(|part| bare.contains(part))
         {
             DynoxideError::ValidationException(bare.to_owned())
         } else {

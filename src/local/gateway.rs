@@ -31,6 +31,8 @@ pub(super) struct Gateway {
     pub(super) streams: Streams,
     pub(super) tables: Tables,
     pub(super) objects: Objects,
+    /// The directories, until the last connection is gone.
+    pub(super) _locks: Vec<std::fs::File>,
 }
 
 impl Gateway {

@@ -19,13 +19,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::{Clock, Jitter};
 use crate::task::Tasks;
+
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// How to start the services.
 #[derive(Clone, Debug)]
@@ -46,7 +49,9 @@ pub struct Options {
 /// The services could not start or stop.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    #[error("the local services answer without authentication and must stay on this machine: listen on 127.0.0.1 or ::1, not on {0}")]
+    #[error(
+        "the local services answer without authentication and must stay on this machine: listen on 127.0.0.1 or ::1, not on {0}"
+    )]
     NotLoopback(IpAddr),
     #[error("port {} on {} is already in use: stop the program that holds it, or pass another port", .0.port(), .0.ip())]
     PortInUse(SocketAddr),
@@ -71,14 +76,12 @@ pub enum LocalError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// The running services.
+/// The running services. Dropping them stops them without waiting.
 pub struct Services {
     address: SocketAddr,
     region: String,
-    stop: CancellationToken,
+    stop: DropGuard,
     running: Vec<JoinHandle<Option<()>>>,
-    /// Released when the services are gone.
-    locks: Vec<File>,
 }
 
 impl Services {
@@ -87,11 +90,7 @@ impl Services {
     /// # Errors
     /// [`LocalError`] when the address is not loopback or in use, a directory is unusable or held
     /// by other local services, or stored data cannot be read.
-    pub async fn start(
-        options: Options,
-        tasks: &Tasks,
-        clock: &Clock,
-    ) -> Result<Self, LocalError> {
+    pub async fn start(options: Options, tasks: &Tasks, clock: &Clock) -> Result<Self, LocalError> {
         if !options.listen.is_loopback() {
             return Err(LocalError::NotLoopback(options.listen));
         }
@@ -129,16 +128,16 @@ impl Services {
         )
         .await?;
         let tables = dynamodb::Tables::open(table_file.as_deref(), tasks)?;
-        let objects =
-            s3::Objects::open(&options.objects, &options.region, tasks, clock, &jitter)?;
+        let objects = s3::Objects::open(&options.objects, &options.region, tasks, clock, &jitter)?;
 
         let stop = CancellationToken::new();
-        let sweeper = sweep(tables.clone(), clock.clone(), stop.clone());
         let gateway = Arc::new(gateway::Gateway {
             streams,
             tables,
             objects,
+            _locks: locks,
         });
+        let sweeper = sweep(gateway.clone(), clock.clone(), stop.clone());
         let server = gateway::serve(listener, gateway, tasks.clone(), stop.clone());
         Ok(Self {
             address,
@@ -147,8 +146,7 @@ impl Services {
                 tasks.spawn("local-gateway", server),
                 tasks.spawn("local-sweeper", sweeper),
             ],
-            stop,
-            locks,
+            stop: stop.drop_guard(),
         })
     }
 
@@ -177,21 +175,25 @@ impl Services {
     /// # Errors
     /// [`LocalError::Task`] when a task had died.
     pub async fn stop(self) -> Result<(), LocalError> {
-        self.stop.cancel();
+        drop(self.stop);
         for task in self.running {
             task.await?;
         }
-        drop(self.locks);
         Ok(())
     }
 }
 
-async fn sweep(tables: dynamodb::Tables, clock: Clock, stop: CancellationToken) {
-    loop {
+/// Deletes items past their time to live, and, less often because it reads them all, records past
+/// their retention.
+async fn sweep(gateway: Arc<gateway::Gateway>, clock: Clock, stop: CancellationToken) {
+    for round in 1u64.. {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = clock.sleep(dynamodb::SWEEP) => tables.sweep().await,
+            () = clock.sleep(SWEEP) => gateway.tables.sweep().await,
+        }
+        if round % 60 == 0 {
+            gateway.streams.sweep().await;
         }
     }
 }

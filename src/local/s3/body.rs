@@ -166,20 +166,23 @@ pub(super) fn read(
     end: u64,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + Sync {
     let file = tokio::fs::File::from_std(file);
-    futures::stream::try_unfold((file, start, true), move |(mut file, at, first)| async move {
-        if at >= end {
-            return Ok(None);
-        }
-        if first && at > 0 {
-            file.seek(io::SeekFrom::Start(at)).await?;
-        }
-        let want = usize::try_from(PIECE.min(end - at)).unwrap_or(usize::MAX);
-        let mut piece = vec![0; want];
-        let got = file.read(&mut piece).await?;
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        piece.truncate(got);
-        Ok(Some((Bytes::from(piece), (file, at + got as u64, false))))
-    })
+    futures::stream::try_unfold(
+        (file, start, true),
+        move |(mut file, at, first)| async move {
+            if at >= end {
+                return Ok(None);
+            }
+            if first && at > 0 {
+                file.seek(io::SeekFrom::Start(at)).await?;
+            }
+            let want = usize::try_from(PIECE.min(end - at)).unwrap_or(usize::MAX);
+            let mut piece = vec![0; want];
+            let got = file.read(&mut piece).await?;
+            if got == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            piece.truncate(got);
+            Ok(Some((Bytes::from(piece), (file, at + got as u64, false))))
+        },
+    )
 }

@@ -80,9 +80,8 @@ impl Decoder {
                     if self.buffer.is_empty() && !self.fill().await? {
                         return Err(ended());
                     }
-                    let take = usize::try_from(left).map_or(self.buffer.len(), |left| {
-                        left.min(self.buffer.len())
-                    });
+                    let take = usize::try_from(left)
+                        .map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
                     let left = left - take as u64;
                     self.phase = if left == 0 {
                         Phase::AfterData
@@ -182,7 +181,8 @@ mod tests {
 
     #[tokio::test]
     async fn any_split_of_the_wire_decodes() {
-        let wire = b"5;chunk-signature=ab\r\nhello\r\n3\r\n, x\r\n0\r\nx-amz-checksum-crc32:AAAA\r\n\r\n";
+        let wire =
+            b"5;chunk-signature=ab\r\nhello\r\n3\r\n, x\r\n0\r\nx-amz-checksum-crc32:AAAA\r\n\r\n";
         for piece in 1..wire.len() {
             let (body, trailers) = run(wire, piece).await;
             assert_eq!(body.unwrap(), b"hello, x");

@@ -393,12 +393,30 @@ mod tests {
         let long = "x".repeat(1025);
         let segment = "x".repeat(256);
         for key in [
-            "", "/", "/etc/passwd", "..", "../x", "a/../../x", "a/./b", "a//b", "a/", "a\0b",
-            &long, &segment,
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../../x",
+            "a/./b",
+            "a//b",
+            "a/",
+            "a\0b",
+            &long,
+            &segment,
         ] {
             assert!(relative_path(key).is_err(), "{key:?}");
         }
-        for key in ["a", "a/b.c", "...", "a/..b", ".hidden", "ü/日本", "a\\..\\b"] {
+        for key in [
+            "a",
+            "a/b.c",
+            "...",
+            "a/..b",
+            ".hidden",
+            "ü/日本",
+            "a\\..\\b",
+        ] {
             assert_eq!(relative_path(key).unwrap(), Path::new(key));
         }
     }

@@ -209,7 +209,9 @@ fn choose(have: &[Part], named: &[Named]) -> S3Result<Vec<Part>> {
                 .is_none_or(|etag| etag == hex(&part.md5));
             same_etag
                 && wanted.checksums.iter().all(|(name, value)| {
-                    part.checksums.get(*name).is_none_or(|stored| stored == value)
+                    part.checksums
+                        .get(*name)
+                        .is_none_or(|stored| stored == value)
                 })
         });
         chosen.push(part.cloned().ok_or_else(|| {
