@@ -3,8 +3,12 @@
 mod api;
 mod body;
 mod chunked;
+mod fields;
 mod files;
+mod keys;
+mod listing;
 mod multipart;
+mod multipart_api;
 
 use std::path::Path;
 use std::sync::Arc;

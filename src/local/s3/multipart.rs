@@ -10,7 +10,8 @@ use s3s::{S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 
 use super::body::{Digests, Received, bad_digest, hex};
-use super::files::{Condition, Files, Meta, internal, relative_path};
+use super::files::{Condition, Files, Meta, internal};
+use super::keys::relative_path;
 
 /// S3's smallest part, except for the last one.
 const MIN_PART: u64 = 5 * 1024 * 1024;
