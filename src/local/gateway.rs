@@ -31,6 +31,7 @@ pub(super) struct Gateway {
     pub(super) streams: Streams,
     pub(super) tables: Tables,
     pub(super) objects: Objects,
+    pub(super) tasks: Tasks,
     /// The directories, until the last connection is gone.
     pub(super) _locks: Vec<std::fs::File>,
 }
@@ -50,7 +51,7 @@ impl Gateway {
                 .get("content-type")
                 .is_some_and(|value| value.as_bytes().starts_with(b"application/x-amz-cbor"));
             match collect(request).await {
-                Ok(body) => self.streams.handle(operation, cbor, &body).await,
+                Ok(body) => self.to_streams(operation.to_owned(), cbor, body).await,
                 Err(refusal) => refusal,
             }
         } else if let Some(operation) = target.strip_prefix("DynamoDB_20120810.") {
@@ -66,6 +67,21 @@ impl Gateway {
                 "UnknownOperationException",
                 &format!("`{target}` is not served here: only Kinesis, DynamoDB and S3 are"),
             )
+        }
+    }
+
+    /// In a task of its own: a client that hangs up must not stop a write between the log and
+    /// the store.
+    async fn to_streams(&self, operation: String, cbor: bool, body: Bytes) -> Response {
+        let streams = self.streams.clone();
+        let work = async move { streams.handle(&operation, cbor, &body).await };
+        match self.tasks.spawn("local-kinesis", work).await {
+            Ok(Some(response)) => response,
+            _ => error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalFailure",
+                "the request died in the local Kinesis; this is a bug",
+            ),
         }
     }
 }
@@ -97,12 +113,7 @@ pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Response {
 }
 
 /// Accepts connections until `stop`, then lets each finish the request it is serving.
-pub(super) async fn serve(
-    listener: TcpListener,
-    gateway: Arc<Gateway>,
-    tasks: Tasks,
-    stop: CancellationToken,
-) {
+pub(super) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut connections = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -112,7 +123,7 @@ pub(super) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let task = connection(stream, gateway.clone(), stop.clone());
-                    connections.push(tasks.spawn("local-connection", task));
+                    connections.push(gateway.tasks.spawn("local-connection", task));
                 }
                 Err(error) => {
                     // Out of file descriptors, or the peer is gone already: both pass.

@@ -2,10 +2,15 @@
 //!
 //! For development and tests. Nothing outside this folder knows whether it talks to these services
 //! or to AWS, so everything an emulator gets wrong is put right here, never in product code.
-//! What still differs from AWS: requests are never authenticated or throttled, only HTTP/1.1 and
-//! the JSON protocols are spoken (clients that prefer CBOR for Kinesis must switch it off), object
-//! keys must be valid relative paths that do not run through other objects, and shards are
-//! resharded at once, without an UPDATING phase.
+//! What still differs from AWS:
+//!
+//! - Requests are never authenticated, authorised or throttled.
+//! - Only HTTP/1.1 and the JSON protocols are spoken; clients that prefer CBOR for Kinesis must
+//!   switch it off.
+//! - Streams are created, resharded and deleted at once, without a CREATING or UPDATING phase.
+//! - Object keys must be relative paths that do not run through other objects. No versions, tags,
+//!   encryption or copies; a listing of uploads is one page.
+//! - Streams survive a kill of the process but not a power cut; tables survive both.
 
 mod dynamodb;
 mod gateway;
@@ -135,10 +140,11 @@ impl Services {
             streams,
             tables,
             objects,
+            tasks: tasks.clone(),
             _locks: locks,
         });
         let sweeper = sweep(gateway.clone(), clock.clone(), stop.clone());
-        let server = gateway::serve(listener, gateway, tasks.clone(), stop.clone());
+        let server = gateway::serve(listener, gateway, stop.clone());
         Ok(Self {
             address,
             region: options.region,

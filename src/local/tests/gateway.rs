@@ -74,3 +74,37 @@ async fn another_service_is_refused_by_name() {
     assert!(text.starts_with("HTTP/1.1 400"), "{text}");
     assert!(text.contains("AmazonSQS.SendMessage"), "{text}");
 }
+
+#[tokio::test]
+async fn an_open_subscription_does_not_hold_the_stop_up() {
+    let run = fresh().await;
+    let kinesis = &run.clients.kinesis;
+    let create = kinesis.create_stream().stream_name("events").shard_count(1);
+    create.send().await.unwrap();
+    let about = kinesis
+        .describe_stream_summary()
+        .stream_name("events")
+        .send();
+    let about = about.await.unwrap();
+    let arn = about.stream_description_summary().unwrap().stream_arn();
+    let register = kinesis.register_stream_consumer().stream_arn(arn);
+    let consumer = register.consumer_name("c").send().await.unwrap();
+    let start = kds::types::StartingPosition::builder()
+        .r#type(kds::types::ShardIteratorType::Latest)
+        .build()
+        .unwrap();
+    let subscription = kinesis
+        .subscribe_to_shard()
+        .consumer_arn(consumer.consumer().unwrap().consumer_arn())
+        .shard_id("shardId-000000000000")
+        .starting_position(start)
+        .send()
+        .await
+        .unwrap();
+    let limit = std::time::Duration::from_secs(5);
+    tokio::time::timeout(limit, run.services.stop())
+        .await
+        .unwrap()
+        .unwrap();
+    drop(subscription);
+}
