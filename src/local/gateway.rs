@@ -1,0 +1,162 @@
+//! One port for the three services: every request goes where its headers say.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::dynamodb::Tables;
+use super::kinesis::Streams;
+use super::s3::Objects;
+use crate::task::Tasks;
+
+/// Largest JSON request: 500 records of base64 text plus their keys fit well.
+const MAX_JSON: usize = 32 * 1024 * 1024;
+/// How long connections may take to finish their request at stop.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// The three services behind one port.
+pub(super) struct Gateway {
+    pub(super) streams: Streams,
+    pub(super) tables: Tables,
+    pub(super) objects: Objects,
+    pub(super) tasks: Tasks,
+    /// The directories, until the last connection is gone.
+    pub(super) _locks: Vec<std::fs::File>,
+}
+
+impl Gateway {
+    async fn handle(&self, request: Request<Incoming>) -> Response {
+        let request = request.map(Body::new);
+        let target = request
+            .headers()
+            .get("x-amz-target")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        if let Some(operation) = target.strip_prefix("Kinesis_20131202.") {
+            let cbor = request
+                .headers()
+                .get("content-type")
+                .is_some_and(|value| value.as_bytes().starts_with(b"application/x-amz-cbor"));
+            match collect(request).await {
+                Ok(body) => self.to_streams(operation.to_owned(), cbor, body).await,
+                Err(refusal) => refusal,
+            }
+        } else if let Some(operation) = target.strip_prefix("DynamoDB_20120810.") {
+            match collect(request).await {
+                Ok(body) => self.tables.handle(operation, body).await,
+                Err(refusal) => refusal,
+            }
+        } else if target.is_empty() {
+            self.objects.handle(request).await
+        } else {
+            error(
+                StatusCode::BAD_REQUEST,
+                "UnknownOperationException",
+                &format!("`{target}` is not served here: only Kinesis, DynamoDB and S3 are"),
+            )
+        }
+    }
+
+    /// In a task of its own: a client that hangs up must not stop a write between the log and
+    /// the store.
+    async fn to_streams(&self, operation: String, cbor: bool, body: Bytes) -> Response {
+        let streams = self.streams.clone();
+        let work = async move { streams.handle(&operation, cbor, &body).await };
+        match self.tasks.spawn("local-kinesis", work).await {
+            Ok(Some(response)) => response,
+            _ => error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalFailure",
+                "the request died in the local Kinesis; this is a bug",
+            ),
+        }
+    }
+}
+
+async fn collect(request: Request<Body>) -> Result<Bytes, Response> {
+    axum::body::to_bytes(request.into_body(), MAX_JSON)
+        .await
+        .map_err(|e| {
+            error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "SerializationException",
+                &format!("the request is over {MAX_JSON} bytes or broke off: {e}"),
+            )
+        })
+}
+
+/// An error in the AWS JSON protocols.
+pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Response {
+    let body = serde_json::json!({ "__type": kind, "message": message }).to_string();
+    (
+        status,
+        [
+            ("content-type", "application/x-amz-json-1.1"),
+            ("x-amzn-errortype", kind),
+        ],
+        body,
+    )
+        .into_response()
+}
+
+/// Accepts connections until `stop`, then lets each finish the request it is serving.
+pub(super) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, stop: CancellationToken) {
+    let mut connections = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.next(), if !connections.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let task = connection(stream, gateway.clone(), stop.clone());
+                    connections.push(gateway.tasks.spawn("local-connection", task));
+                }
+                Err(error) => {
+                    // Out of file descriptors, or the peer is gone already: both pass.
+                    tracing::warn!(%error, "the local gateway could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while connections.next().await.is_some() {}
+}
+
+async fn connection(stream: TcpStream, gateway: Arc<Gateway>, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let gateway = gateway.clone();
+        async move { Ok::<_, Infallible>(gateway.handle(request).await) }
+    });
+    let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let mut serving = std::pin::pin!(serving);
+    let result = tokio::select! {
+        biased;
+        result = &mut serving => result,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            match tokio::time::timeout(DRAIN, &mut serving).await {
+                Ok(result) => result,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a local connection broke off");
+    }
+}
