@@ -25,6 +25,7 @@ pub mod delivery;
 pub mod checkpoint;
 
 pub mod aws;
+pub mod cli;
 pub mod clock;
 pub mod fault;
 pub mod ids;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `catchment` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    catchment::cli::main()
+}

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio_util::task::AbortOnDropHandle;
 
@@ -39,21 +40,26 @@ pub struct TaskDied(String);
 pub struct Handle<T>(AbortOnDropHandle<Option<T>>);
 
 impl<T> Handle<T> {
-    /// Waits for the result.
-    ///
-    /// # Errors
-    /// [`TaskDied`] when the task panicked or was ended.
-    pub async fn join(self) -> Result<T, TaskDied> {
-        match self.0.await {
-            Ok(Some(value)) => Ok(value),
-            Ok(None) => Err(TaskDied("its node went down".into())),
-            Err(error) => Err(TaskDied(error.to_string())),
-        }
+    /// Lets the task run to its end even if nobody waits for it any more.
+    pub async fn detached(self) -> Result<T, TaskDied> {
+        outcome(self.0.detach().await)
     }
+}
 
-    /// Has it ended?
-    pub fn is_finished(&self) -> bool {
-        self.0.is_finished()
+/// Waits for the result; [`TaskDied`] when the task panicked or was ended.
+impl<T> Future for Handle<T> {
+    type Output = Result<T, TaskDied>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(outcome)
+    }
+}
+
+fn outcome<T>(joined: Result<Option<T>, tokio::task::JoinError>) -> Result<T, TaskDied> {
+    match joined {
+        Ok(Some(value)) => Ok(value),
+        Ok(None) => Err(TaskDied("its node went down".into())),
+        Err(error) => Err(TaskDied(error.to_string())),
     }
 }
 

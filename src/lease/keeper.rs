@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 
 use crate::aws::dynamodb::Written;
 use crate::fault::CallError;
@@ -158,13 +159,9 @@ impl Keeper {
             .filter(|l| take.contains(&l.shard) && !held.contains(&l.shard))
             .filter(|l| !self.cooling.contains_key(&l.shard))
             .collect();
-        let won = futures::stream::iter(wanted)
-            .map(|lease| self.take(lease))
-            .buffer_unordered(PARALLEL)
-            .filter_map(std::future::ready)
-            .collect()
-            .await;
-        Ok(won)
+        // At most TAKE_PER_ROUND of them.
+        let won = join_all(wanted.into_iter().map(|lease| self.take(lease))).await;
+        Ok(won.into_iter().flatten().collect())
     }
 
     async fn take(&self, lease: &Lease) -> Option<Arc<Owned>> {
@@ -243,20 +240,17 @@ impl Keeper {
                 .count()
                 .max(1);
             let (now, later) = rest.split_at(generation);
-            let results: Vec<_> = futures::stream::iter(now)
-                .map(|lease| {
-                    self.shared
-                        .table
-                        .create(lease.item(&identity, self.shared.clock.wall()))
-                })
-                .buffer_unordered(PARALLEL)
-                .collect()
-                .await;
-            for created in results {
-                if created? {
-                    self.shared
-                        .metrics
-                        .add("catchment_leases_created_total", &[], 1);
+            for some in now.chunks(PARALLEL) {
+                let wall = self.shared.clock.wall();
+                let writes = some
+                    .iter()
+                    .map(|l| self.shared.table.create(l.item(&identity, wall)));
+                for created in join_all(writes).await {
+                    if created? {
+                        self.shared
+                            .metrics
+                            .add("catchment_leases_created_total", &[], 1);
+                    }
                 }
             }
             rest = later;

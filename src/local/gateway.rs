@@ -75,9 +75,9 @@ impl Gateway {
     async fn to_streams(&self, operation: String, cbor: bool, body: Bytes) -> Response {
         let streams = self.streams.clone();
         let work = async move { streams.handle(&operation, cbor, &body).await };
-        match self.tasks.spawn("local-kinesis", work).await {
-            Ok(Some(response)) => response,
-            _ => error(
+        match self.tasks.spawn("local-kinesis", work).detached().await {
+            Ok(response) => response,
+            Err(_) => error(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "InternalFailure",
                 "the request died in the local Kinesis; this is a bug",

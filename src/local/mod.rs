@@ -27,11 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::{Clock, Jitter};
-use crate::task::Tasks;
+use crate::task::{Handle, TaskDied, Tasks};
 
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -78,15 +77,15 @@ pub enum LocalError {
     #[error("cannot open the tables {}: {reason}; move the file away to start with empty tables", path.display())]
     Tables { path: PathBuf, reason: String },
     #[error("a task of the local services died: {0}")]
-    Task(#[from] tokio::task::JoinError),
+    Task(#[from] TaskDied),
 }
 
-/// The running services. Dropping them stops them without waiting.
+/// The running services. Dropping them ends them at once.
 pub struct Services {
     address: SocketAddr,
     region: String,
     stop: DropGuard,
-    running: Vec<JoinHandle<Option<()>>>,
+    running: Vec<Handle<()>>,
 }
 
 impl Services {

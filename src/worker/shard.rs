@@ -553,7 +553,7 @@ impl Pipeline {
         let tasks = self.shared.tasks.clone();
         Box::pin(async move {
             let work = async move { upload(&shared, &lease, &objects).await };
-            tasks.spawn("upload", work).join().await??;
+            tasks.spawn("upload", work).await??;
             Ok(last)
         })
     }

@@ -131,8 +131,7 @@ impl Supervisor {
         );
         let handle = self.shared.tasks.spawn("shard", work);
         self.leases.insert(id.clone(), lease);
-        self.running
-            .push(async move { (id, handle.join().await) }.boxed());
+        self.running.push(async move { (id, handle.await) }.boxed());
         self.count();
     }
 

@@ -1,0 +1,341 @@
+//! `catchment local`: embedded AWS and workers in one process.
+
+mod send;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::aws::clients::Clients;
+use crate::aws::kinesis::Kinesis;
+use crate::aws::objects::Objects;
+use crate::aws::producer::Producer;
+use crate::clock::{Clock, Jitter};
+use crate::config::Config;
+use crate::config::raw::{Layers, Source};
+use crate::ids::{SequenceNumber, ShardId};
+use crate::lease::row::Lease;
+use crate::local::Services;
+use crate::shutdown::Shutdown;
+use crate::stream::position::Position;
+use crate::task::{Handle, Tasks};
+use crate::telemetry::{http, logs};
+use crate::worker::supervisor::{self, Exit};
+use crate::worker::{self, Node};
+
+use super::run::judge;
+use super::{Failure, Settings, runtime};
+
+/// Region of the embedded services.
+const REGION: &str = "us-east-1";
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    settings: Settings,
+    /// Send each line of this file as a record; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    input: Option<String>,
+    /// Stop when everything sent is durable and checkpointed, and check the result.
+    #[arg(long, requires = "input")]
+    once: bool,
+    /// Keep everything here: objects as plain files under DIR/<bucket>/, stream and leases under
+    /// DIR/.catchment. A run that was killed goes on where it was.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Shards of the stream, when it is created.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    shards: i32,
+    /// Workers in this process; 0 runs the embedded services alone.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Port of the embedded services; a free one if not given.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Print one last line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Settings that suit a laptop; everything can be overridden as usual.
+fn defaults(options: &Options) -> Layers {
+    let mut layers = Layers::default();
+    for (key, value) in [
+        ("stream.name", "local"),
+        ("stream.idle", "100ms"),
+        ("stream.calls_per_second", "100"),
+        ("stream.bytes_per_second", "0B"),
+        ("delivery.bucket", "archive"),
+        ("delivery.batch_age", if options.once { "1s" } else { "5s" }),
+        ("lease.scan", "200ms"),
+        ("aws.path_style", "true"),
+        (
+            "telemetry.listen",
+            if options.once {
+                "off"
+            } else {
+                "127.0.0.1:9464"
+            },
+        ),
+        ("telemetry.logs", "text"),
+    ] {
+        layers.set(key, value.to_owned(), Source::Default);
+    }
+    layers
+}
+
+pub(super) fn run(options: Options) -> Result<(), Failure> {
+    let config = options.settings.load(defaults(&options))?;
+    if options.once && options.workers == 0 {
+        return Err(Failure::new(
+            2,
+            "--once needs a worker: leave --workers out, or at 1 or more",
+        ));
+    }
+    let quiet = options.once && std::io::stderr().is_terminal();
+    logs::install(
+        config.telemetry.logs,
+        if quiet || options.once {
+            "warn"
+        } else {
+            "info"
+        },
+    );
+    let (runtime, tasks) = runtime(config.threads)?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::default();
+        let _signals = tasks.spawn("signals", shutdown.clone().on_signals());
+        tokio::select! {
+            biased;
+            ended = session(&options, config, &tasks, &shutdown) => ended,
+            () = shutdown.abort.cancelled() => Err(Failure::new(1, "left at once on a second signal")),
+        }
+    })
+}
+
+/// Starts everything, does what was asked, stops everything.
+async fn session(
+    options: &Options,
+    config: Config,
+    tasks: &Tasks,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    let node = Node {
+        clock: Clock::system(),
+        jitter: Jitter::system(),
+        tasks: tasks.clone(),
+    };
+    // Objects of a run without a directory of its own stay where the summary says.
+    let objects = options.data_dir.clone().unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("catchment-{}", node.jitter.uuid().simple()))
+    });
+    let services = Services::start(
+        crate::local::Options {
+            data_dir: options.data_dir.clone(),
+            objects: objects.clone(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: options.port,
+            region: REGION.to_owned(),
+        },
+        tasks,
+        &node.clock,
+    )
+    .await
+    .map_err(|e| Failure::new(2, e))?;
+    let ended = with_services(options, config, &node, shutdown, &services, &objects).await;
+    services.stop().await.map_err(|e| Failure::new(1, e))?;
+    ended
+}
+
+async fn with_services(
+    options: &Options,
+    config: Config,
+    node: &Node,
+    shutdown: &Shutdown,
+    services: &Services,
+    objects: &std::path::Path,
+) -> Result<(), Failure> {
+    let clients = Clients::at(&services.endpoint(), REGION, &config.aws);
+    let producer = Producer::new(clients.kinesis.clone());
+    let bucket = &config.delivery.bucket;
+    let stream = &config.stream.name;
+    let fail = |e: crate::fault::CallError| Failure::new(1, e);
+    Objects::new(clients.s3.clone())
+        .create_bucket(bucket)
+        .await
+        .map_err(fail)?;
+    let fresh = producer
+        .create_stream(stream, options.shards)
+        .await
+        .map_err(fail)?;
+    if !options.once {
+        introduce(options, &config, services, objects);
+    }
+    let workers_stop = Shutdown::default();
+    let mut workers = Vec::new();
+    for number in 0..options.workers {
+        let listen = config.telemetry.listen.filter(|_| number == 0);
+        workers.push(start(node, &config, &clients, listen, &workers_stop).await?);
+    }
+    let begun = node.clock.now();
+    let done = work(options, &config, node, shutdown, &clients, &producer, fresh).await;
+    workers_stop.drain.cancel();
+    let mut exits = Vec::new();
+    for worker in workers {
+        exits.push(worker.await.map_err(|e| Failure::new(1, e))?);
+    }
+    let sent = done?;
+    exits.iter().try_for_each(judge)?;
+    let Some(sent) = sent else { return Ok(()) };
+    let seconds = (node.clock.now() - begun).as_secs_f64();
+    let report = verify::verify(&config, &Objects::new(clients.s3), &sent, seconds)
+        .await
+        .map_err(|e| Failure::new(1, e))?;
+    report.print(options.json, objects);
+    if report.missing > 0 || report.duplicated > 0 {
+        return Err(Failure::new(1, "records are missing or stored twice"));
+    }
+    Ok(())
+}
+
+async fn start(
+    node: &Node,
+    config: &Config,
+    clients: &Clients,
+    listen: Option<std::net::SocketAddr>,
+    stop: &Shutdown,
+) -> Result<Handle<Exit>, Failure> {
+    let listener = match listen {
+        Some(address) => Some(
+            http::listen(address)
+                .await
+                .map_err(|e| Failure::new(2, e))?,
+        ),
+        None => None,
+    };
+    let shared = worker::prepare(node, config.clone(), clients.clone())
+        .await
+        .map_err(|e| Failure::new(2, e))?;
+    let (tasks, stop) = (node.tasks.clone(), stop.clone());
+    Ok(node.tasks.spawn("worker", async move {
+        match listener {
+            Some(listener) => super::run::serve(&tasks, shared, Some(listener), stop).await,
+            None => supervisor::run(shared, stop).await,
+        }
+    }))
+}
+
+/// Sends the input and, with `--once`, waits until it is delivered; else waits for a signal.
+async fn work(
+    options: &Options,
+    config: &Config,
+    node: &Node,
+    shutdown: &Shutdown,
+    clients: &Clients,
+    producer: &Producer,
+    fresh: bool,
+) -> Result<Option<send::Sent>, Failure> {
+    let Some(input) = &options.input else {
+        shutdown.drain.cancelled().await;
+        return Ok(None);
+    };
+    let bar = progress();
+    let kinesis = Kinesis::new(clients.kinesis.clone());
+    let sending = send::send(node, config, &kinesis, producer, input, fresh, &bar);
+    let sent = tokio::select! {
+        biased;
+        sent = sending => sent?,
+        () = shutdown.drain.cancelled() => return Ok(None),
+    };
+    bar.finish_with_message("sent");
+    if !options.once {
+        eprintln!(
+            "{} records sent; they are delivered as batches fill or age",
+            sent.records
+        );
+        shutdown.drain.cancelled().await;
+        return Ok(None);
+    }
+    let table =
+        crate::aws::dynamodb::LeaseTable::new(clients.dynamodb.clone(), &config.lease.table);
+    tokio::select! {
+        biased;
+        delivered = delivered(&table, &sent.last, &node.clock) => delivered?,
+        () = shutdown.drain.cancelled() => return Ok(None),
+    }
+    Ok(Some(sent))
+}
+
+/// Waits until every shard's checkpoint has reached the last record sent to it.
+async fn delivered(
+    table: &crate::aws::dynamodb::LeaseTable,
+    last: &BTreeMap<ShardId, SequenceNumber>,
+    clock: &Clock,
+) -> Result<(), Failure> {
+    loop {
+        let items = table.scan().await.map_err(|e| Failure::new(1, e))?;
+        let leases: Vec<Lease> = items
+            .iter()
+            .filter_map(|item| Lease::parse(item).ok().flatten())
+            .collect();
+        let reached = last.iter().all(|(shard, sequence)| {
+            let position = Position::plain(sequence.clone());
+            leases.iter().any(|l| {
+                l.shard == *shard
+                    && (l.is_finished()
+                        || l.progress
+                            .checkpoint
+                            .position()
+                            .is_some_and(|at| *at >= position))
+            })
+        });
+        if reached {
+            return Ok(());
+        }
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    let style = "{msg:10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Prints the environment for a shell to `eval`, and what to try next.
+fn introduce(options: &Options, config: &Config, services: &Services, objects: &std::path::Path) {
+    let mut out = std::io::stdout().lock();
+    for (name, value) in services.environment() {
+        let _ = writeln!(out, "export {name}='{value}'");
+    }
+    let _ = out.flush();
+    let (stream, bucket) = (&config.stream.name, &config.delivery.bucket);
+    let status = match config.telemetry.listen {
+        Some(address) if options.workers > 0 => {
+            format!("  curl -s http://{address}/status\n  curl -s http://{address}/metrics\n")
+        }
+        _ => String::new(),
+    };
+    eprintln!(
+        "Embedded Kinesis, DynamoDB and S3 answer at {endpoint}; nothing leaves this machine.\n\
+         Paste the export lines above into another terminal, then try:\n\n  \
+         aws kinesis put-record --stream-name {stream} --partition-key k \
+         --cli-binary-format raw-in-base64-out --data 'hello'\n  \
+         aws s3 ls --recursive s3://{bucket}/\n{status}\n\
+         Objects appear as files under {dir}\nStop with Ctrl-C.",
+        endpoint = services.endpoint(),
+        dir = objects.join(bucket).display(),
+    );
+}

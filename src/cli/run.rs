@@ -1,0 +1,117 @@
+//! `catchment run`: one worker.
+
+use std::sync::Arc;
+
+use crate::aws::clients::Clients;
+use crate::clock::{Clock, Jitter};
+use crate::config::Config;
+use crate::config::raw::Layers;
+use crate::shutdown::Shutdown;
+use crate::task::Tasks;
+use crate::telemetry::{http, logs};
+use crate::worker::shared::Shared;
+use crate::worker::supervisor::Exit;
+use crate::worker::{self, Node, supervisor};
+
+use super::{Failure, Settings, runtime};
+
+pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
+    let config = settings.load(Layers::default())?;
+    logs::install(config.telemetry.logs, "info");
+    let (runtime, tasks) = runtime(config.threads)?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::default();
+        let _signals = tasks.spawn("signals", shutdown.clone().on_signals());
+        let clients = Clients::from_environment(&config.aws).await;
+        let node = Node { clock: Clock::system(), jitter: Jitter::system(), tasks };
+        let exit = tokio::select! {
+            biased;
+            exit = worker(&node, config, clients, shutdown.clone()) => exit?,
+            // A second signal leaves at once, also where nothing listens to the first.
+            () = shutdown.abort.cancelled() => {
+                return Err(Failure::new(1, "left at once on a second signal; announced batches are finished by the next owner"));
+            }
+        };
+        judge(&exit)
+    })
+}
+
+/// Prepares and runs a worker with its HTTP endpoint.
+pub(super) async fn worker(
+    node: &Node,
+    config: Config,
+    clients: Clients,
+    shutdown: Shutdown,
+) -> Result<Exit, Failure> {
+    let listener = match config.telemetry.listen {
+        Some(address) => Some(
+            http::listen(address)
+                .await
+                .map_err(|e| Failure::new(2, e))?,
+        ),
+        None => None,
+    };
+    let prepared = tokio::select! {
+        biased;
+        prepared = worker::prepare(node, config, clients) => prepared,
+        // Stopped before there was anything to drain.
+        () = shutdown.drain.cancelled() => return Ok(Exit::Drained),
+    };
+    let shared = prepared.map_err(|e| Failure::new(2, e))?;
+    Ok(serve(&node.tasks, shared, listener, shutdown).await)
+}
+
+/// Runs a prepared worker, and its endpoint if it has one, to the end.
+pub(super) async fn serve(
+    tasks: &Tasks,
+    shared: Arc<Shared>,
+    listener: Option<tokio::net::TcpListener>,
+    shutdown: Shutdown,
+) -> Exit {
+    let stop = tokio_util::sync::CancellationToken::new();
+    let endpoint = listener.map(|listener| {
+        tasks.spawn(
+            "http",
+            http::serve(listener, Arc::clone(&shared), stop.clone()),
+        )
+    });
+    let (stream, worker) = (&shared.stream.name, &shared.me);
+    tracing::info!(%stream, %worker, table = shared.table.name(), "worker started");
+    let exit = supervisor::run(Arc::clone(&shared), shutdown).await;
+    // The endpoint lives as long as the worker, so that the last figures can be scraped; open
+    // connections must not keep the process.
+    stop.cancel();
+    if let Some(endpoint) = endpoint {
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), endpoint).await;
+    }
+    exit
+}
+
+/// Exit codes of design: 0 drained, 1 failure, 3 data would be skipped.
+pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
+    match exit {
+        Exit::Drained => {
+            tracing::info!("drained");
+            Ok(())
+        }
+        Exit::Late(shards) => Err(Failure::new(
+            1,
+            format!(
+                "the shutdown deadline passed with {} shard(s) not drained: {shards:?}; nothing is \
+                 lost, the next owner finishes their batches. Raise shutdown.deadline (and the \
+                 container's stop timeout above it) if this happens often",
+                shards.len()
+            ),
+        )),
+        Exit::Gap(shard, gap) => Err(Failure::new(
+            3,
+            format!(
+                "records of {shard} after {} and before {} left the stream's retention before they \
+                 were delivered. To record the gap under the error prefix and go on, set \
+                 delivery.on_gap = \"continue\"; to notice earlier, alert on \
+                 catchment_behind_latest_seconds and raise the retention",
+                gap.after, gap.before
+            ),
+        )),
+    }
+}
