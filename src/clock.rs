@@ -28,10 +28,7 @@ impl Clock {
     /// The machine's clocks.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn system() -> Self {
-        Self {
-            origin: tokio::time::Instant::now(),
-            wall: Wall::System,
-        }
+        Self { origin: tokio::time::Instant::now(), wall: Wall::System }
     }
 
     /// A wall clock that starts at `epoch_ms` and advances with tokio's clock: for simulations,
@@ -39,13 +36,7 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn simulated(epoch_ms: i64) -> Self {
         let now = tokio::time::Instant::now();
-        Self {
-            origin: now,
-            wall: Wall::Virtual {
-                start: now,
-                epoch_ms,
-            },
-        }
+        Self { origin: now, wall: Wall::Virtual { start: now, epoch_ms } }
     }
 
     /// Monotonic time since this clock was made.

@@ -68,18 +68,12 @@ impl Tasks {
     /// blocking threads.
     pub fn pooled(threads: usize) -> Self {
         let permits = Arc::new(tokio::sync::Semaphore::new(threads.max(1)));
-        Self {
-            wrap: None,
-            compute: Compute::Pool(permits),
-        }
+        Self { wrap: None, compute: Compute::Pool(permits) }
     }
 
     /// Simulation: tasks go through `wrap`, computation runs where it is called.
     pub fn inline(wrap: Spawner) -> Self {
-        Self {
-            wrap: Some(wrap),
-            compute: Compute::Inline,
-        }
+        Self { wrap: Some(wrap), compute: Compute::Inline }
     }
 
     /// Starts a task; the caller keeps the handle.
@@ -120,13 +114,8 @@ impl Tasks {
         match &self.compute {
             Compute::Inline => Ok(work()),
             Compute::Pool(permits) => {
-                let _permit = permits
-                    .acquire()
-                    .await
-                    .map_err(|e| TaskDied(e.to_string()))?;
-                tokio::task::spawn_blocking(work)
-                    .await
-                    .map_err(|e| TaskDied(e.to_string()))
+                let _permit = permits.acquire().await.map_err(|e| TaskDied(e.to_string()))?;
+                tokio::task::spawn_blocking(work).await.map_err(|e| TaskDied(e.to_string()))
             }
         }
     }

@@ -47,41 +47,24 @@ impl Clients {
             .retry_config(RetryConfig::standard().with_max_attempts(3))
             .region(aws_sdk_s3::config::Region::new(region.to_owned()))
             .endpoint_url(endpoint)
-            .credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(
-                credentials,
-            ))
+            .credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(credentials))
             .build();
-        Self::new(
-            &shared,
-            &config::Aws {
-                path_style: true,
-                ..settings.clone()
-            },
-        )
+        Self::new(&shared, &config::Aws { path_style: true, ..settings.clone() })
     }
 
     fn new(shared: &aws_config::SdkConfig, settings: &config::Aws) -> Self {
         // Each client has its own retry quota: a drained one must not silence the others.
         let partition = |name: &'static str| RetryPartition::custom(name).build();
         let kinesis = aws_sdk_kinesis::config::Builder::from(shared)
-            .timeout_config(timeouts(
-                settings.attempt_timeout,
-                settings.operation_timeout,
-            ))
+            .timeout_config(timeouts(settings.attempt_timeout, settings.operation_timeout))
             .retry_partition(partition("catchment-kinesis"))
             .build();
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(shared)
-            .timeout_config(timeouts(
-                settings.attempt_timeout,
-                settings.operation_timeout,
-            ))
+            .timeout_config(timeouts(settings.attempt_timeout, settings.operation_timeout))
             .retry_partition(partition("catchment-dynamodb"))
             .build();
         let s3 = aws_sdk_s3::config::Builder::from(shared)
-            .timeout_config(timeouts(
-                settings.upload_timeout,
-                settings.upload_timeout * 3,
-            ))
+            .timeout_config(timeouts(settings.upload_timeout, settings.upload_timeout * 3))
             .retry_partition(partition("catchment-s3"))
             .force_path_style(settings.path_style)
             .build();

@@ -71,10 +71,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl LeaseTable {
     /// Wraps a client.
     pub fn new(client: aws_sdk_dynamodb::Client, name: impl Into<String>) -> Self {
-        Self {
-            client,
-            name: name.into(),
-        }
+        Self { client, name: name.into() }
     }
 
     /// The table's name.
@@ -106,19 +103,9 @@ impl LeaseTable {
             };
             let waited = clock.now() - begun;
             if waited > PATIENCE {
-                return Err(TableError::NotActive {
-                    table: self.name.clone(),
-                    status,
-                    waited,
-                });
+                return Err(TableError::NotActive { table: self.name.clone(), status, waited });
             }
-            clock
-                .sleep(Duration::from_millis(if waited.is_zero() {
-                    50
-                } else {
-                    500
-                }))
-                .await;
+            clock.sleep(Duration::from_millis(if waited.is_zero() { 50 } else { 500 })).await;
         }
     }
 
@@ -144,10 +131,7 @@ impl LeaseTable {
             .iter()
             .map(|k| format!("{} {}", k.key_type().as_str(), k.attribute_name()))
             .collect();
-        Err(TableError::Shape {
-            table: self.name.clone(),
-            found: found.join(" + "),
-        })
+        Err(TableError::Shape { table: self.name.clone(), found: found.join(" + ") })
     }
 
     async fn create_table(&self) -> Result<(), CallError> {
@@ -158,9 +142,7 @@ impl LeaseTable {
             message: e.to_string(),
             request_id: None,
         };
-        let key = KeySchemaElement::builder()
-            .attribute_name(attr::KEY)
-            .key_type(KeyType::Hash);
+        let key = KeySchemaElement::builder().attribute_name(attr::KEY).key_type(KeyType::Hash);
         let definition = AttributeDefinition::builder()
             .attribute_name(attr::KEY)
             .attribute_type(ScalarAttributeType::S);
@@ -237,11 +219,7 @@ impl LeaseTable {
             .client
             .put_item()
             .table_name(&self.name)
-            .set_item(Some(
-                item.into_iter()
-                    .filter_map(|(k, v)| Some((k, to_sdk(v)?)))
-                    .collect(),
-            ))
+            .set_item(Some(item.into_iter().filter_map(|(k, v)| Some((k, to_sdk(v)?))).collect()))
             .condition_expression(format!("attribute_not_exists({})", attr::KEY))
             .send()
             .await;
@@ -275,9 +253,7 @@ impl LeaseTable {
             .send()
             .await;
         match reply {
-            Ok(reply) => Ok(Written::Done(from_sdk(
-                reply.attributes.unwrap_or_default(),
-            ))),
+            Ok(reply) => Ok(Written::Done(from_sdk(reply.attributes.unwrap_or_default()))),
             Err(e) => match e.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
                     Ok(Written::Refused(refused.item().cloned().map(from_sdk)))
@@ -316,10 +292,7 @@ impl LeaseTable {
 }
 
 fn values(values: Vec<(&'static str, Attr)>) -> HashMap<String, AttributeValue> {
-    values
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.to_owned(), to_sdk(v)?)))
-        .collect()
+    values.into_iter().filter_map(|(k, v)| Some((k.to_owned(), to_sdk(v)?))).collect()
 }
 
 fn to_sdk(value: Attr) -> Option<AttributeValue> {

@@ -41,13 +41,7 @@ where
         (SdkError::ServiceError(_), Some(message)) => message.to_owned(),
         _ => DisplayErrorContext(error).to_string(),
     };
-    CallError {
-        operation,
-        fault,
-        code,
-        message,
-        request_id: error.request_id().map(str::to_owned),
-    }
+    CallError { operation, fault, code, message, request_id: error.request_id().map(str::to_owned) }
 }
 
 fn by_code(code: &str, status: Option<u16>) -> Fault {

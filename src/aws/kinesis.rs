@@ -34,10 +34,7 @@ impl Kinesis {
         } else {
             call.stream_name(name_or_arn)
         };
-        let reply = call
-            .send()
-            .await
-            .map_err(|e| describe("DescribeStreamSummary", &e))?;
+        let reply = call.send().await.map_err(|e| describe("DescribeStreamSummary", &e))?;
         let summary = reply
             .stream_description_summary()
             .ok_or_else(|| malformed("DescribeStreamSummary", "no description"))?;
@@ -87,11 +84,7 @@ impl Kinesis {
         shard: &ShardId,
         start: &StartAt,
     ) -> Result<String, CallError> {
-        let call = self
-            .client
-            .get_shard_iterator()
-            .stream_arn(arn)
-            .shard_id(shard.as_str());
+        let call = self.client.get_shard_iterator().stream_arn(arn).shard_id(shard.as_str());
         let call = match start {
             StartAt::TrimHorizon => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
             StartAt::Latest => call.shard_iterator_type(ShardIteratorType::Latest),
@@ -105,13 +98,8 @@ impl Kinesis {
                 .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
                 .starting_sequence_number(sequence.as_str()),
         };
-        let reply = call
-            .send()
-            .await
-            .map_err(|e| describe("GetShardIterator", &e))?;
-        reply
-            .shard_iterator
-            .ok_or_else(|| malformed("GetShardIterator", "no iterator"))
+        let reply = call.send().await.map_err(|e| describe("GetShardIterator", &e))?;
+        reply.shard_iterator.ok_or_else(|| malformed("GetShardIterator", "no iterator"))
     }
 
     /// GetRecords.
@@ -143,9 +131,7 @@ impl Kinesis {
             page.children.push(ShardInfo {
                 id: ShardId::new(child.shard_id),
                 parents: child.parent_shards.into_iter().map(ShardId::new).collect(),
-                hash_range: child
-                    .hash_key_range
-                    .map(|r| (r.starting_hash_key, r.ending_hash_key)),
+                hash_range: child.hash_key_range.map(|r| (r.starting_hash_key, r.ending_hash_key)),
                 starts: None,
                 closed: false,
             });
@@ -155,10 +141,7 @@ impl Kinesis {
                 .map_err(|e| malformed("GetRecords", &e.to_string()))?;
             page.records.push(Record {
                 position: Position::plain(sequence),
-                arrival_ms: record
-                    .approximate_arrival_timestamp
-                    .as_ref()
-                    .map(|t| millis(t)),
+                arrival_ms: record.approximate_arrival_timestamp.as_ref().map(|t| millis(t)),
                 partition_key: record
                     .partition_key
                     .filter(|key| !key.is_empty())
@@ -185,15 +168,10 @@ fn shard_info(shard: &types::Shard) -> Result<ShardInfo, CallError> {
     Ok(ShardInfo {
         id: ShardId::new(shard.shard_id()),
         parents: parents.into_iter().flatten().map(ShardId::new).collect(),
-        hash_range: shard.hash_key_range().map(|r| {
-            (
-                r.starting_hash_key().to_owned(),
-                r.ending_hash_key().to_owned(),
-            )
-        }),
-        starts: range
-            .map(|r| parse(r.starting_sequence_number()))
-            .transpose()?,
+        hash_range: shard
+            .hash_key_range()
+            .map(|r| (r.starting_hash_key().to_owned(), r.ending_hash_key().to_owned())),
+        starts: range.map(|r| parse(r.starting_sequence_number())).transpose()?,
         closed: range.is_some_and(|r| r.ending_sequence_number().is_some()),
     })
 }

@@ -68,13 +68,7 @@ impl Objects {
     /// # Errors
     /// [`CallError`]
     pub async fn get(&self, bucket: &str, key: &str) -> Result<Bytes, CallError> {
-        let reply = self
-            .client
-            .get_object()
-            .bucket(bucket)
-            .key(key)
-            .send()
-            .await;
+        let reply = self.client.get_object().bucket(bucket).key(key).send().await;
         let reply = reply.map_err(|e| describe("GetObject", &e))?;
         let body = reply.body.collect().await.map_err(|e| CallError {
             operation: "GetObject",

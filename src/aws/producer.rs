@@ -39,17 +39,11 @@ impl Producer {
     /// # Errors
     /// [`CallError`]
     pub async fn create_stream(&self, name: &str, shards: i32) -> Result<bool, CallError> {
-        let call = self
-            .client
-            .create_stream()
-            .stream_name(name)
-            .shard_count(shards);
+        let call = self.client.create_stream().stream_name(name).shard_count(shards);
         match call.max_record_size_in_kib(10_240).send().await {
             Ok(_) => Ok(true),
             Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|e| e.is_resource_in_use_exception()) =>
+                if error.as_service_error().is_some_and(|e| e.is_resource_in_use_exception()) =>
             {
                 Ok(false)
             }

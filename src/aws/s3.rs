@@ -73,22 +73,11 @@ impl ObjectStore {
     /// # Errors
     /// [`CallError`]
     pub async fn exists(&self, bucket: &str, key: &str) -> Result<bool, CallError> {
-        match self
-            .client
-            .head_object()
-            .bucket(bucket)
-            .key(key)
-            .send()
-            .await
-        {
+        match self.client.head_object().bucket(bucket).key(key).send().await {
             Ok(_) => Ok(true),
             Err(error) => {
                 let told = describe("HeadObject", &error);
-                if told.fault == Fault::NotFound {
-                    Ok(false)
-                } else {
-                    Err(told)
-                }
+                if told.fault == Fault::NotFound { Ok(false) } else { Err(told) }
             }
         }
     }
@@ -138,21 +127,14 @@ impl ObjectStore {
         for (name, value) in &object.metadata {
             call = call.metadata(name, value);
         }
-        let reply = call
-            .send()
-            .await
-            .map_err(|e| describe("CreateMultipartUpload", &e))?;
+        let reply = call.send().await.map_err(|e| describe("CreateMultipartUpload", &e))?;
         let id = reply.upload_id().unwrap_or_default().to_owned();
         let result = self.send_parts(object, part_bytes, &id).await;
         if !matches!(result, Ok(Put::Created)) {
             // Best effort: the bucket's lifecycle rule removes what this misses.
             let abort = self.client.abort_multipart_upload();
-            if let Err(error) = abort
-                .bucket(&object.bucket)
-                .key(&object.key)
-                .upload_id(&id)
-                .send()
-                .await
+            if let Err(error) =
+                abort.bucket(&object.bucket).key(&object.key).upload_id(&id).send().await
             {
                 tracing::debug!(key = object.key, %error, "an unfinished upload was left behind");
             }
@@ -222,9 +204,7 @@ impl ObjectStore {
 
 /// 412: the key exists.
 fn taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<()> {
-    let by_code = error
-        .as_service_error()
-        .and_then(ProvideErrorMetadata::code);
+    let by_code = error.as_service_error().and_then(ProvideErrorMetadata::code);
     let by_status = error.raw_response().map(|r| r.status().as_u16());
     (by_code == Some("PreconditionFailed") || by_status == Some(412)).then_some(())
 }
@@ -303,14 +283,9 @@ mod tests {
     #[test]
     fn parts_keep_every_byte_in_order() {
         let all: Vec<u8> = (0..=255).cycle().take(1000).collect();
-        let body = Body {
-            chunks: all.chunks(70).map(Bytes::copy_from_slice).collect(),
-        };
+        let body = Body { chunks: all.chunks(70).map(Bytes::copy_from_slice).collect() };
         let parts = parts(&body, 300);
-        assert_eq!(
-            parts.iter().map(Body::len).collect::<Vec<_>>(),
-            [300, 300, 300, 100]
-        );
+        assert_eq!(parts.iter().map(Body::len).collect::<Vec<_>>(), [300, 300, 300, 100]);
         let joined: Vec<u8> = parts.iter().flat_map(|p| p.concat().to_vec()).collect();
         assert_eq!(joined, all);
     }

@@ -106,12 +106,7 @@ impl IntentList {
             })
             .collect();
         // Plain data: serialisation has no failing path.
-        serde_json::to_vec(&Self {
-            catchment: LAYOUT,
-            settings,
-            intents,
-        })
-        .unwrap_or_default()
+        serde_json::to_vec(&Self { catchment: LAYOUT, settings, intents }).unwrap_or_default()
     }
 
     /// Reads stored bytes.
@@ -141,11 +136,7 @@ impl IntentList {
             encoder: u32,
         }
         let encoders: Encoders = serde_json::from_slice(raw).map_err(unreadable)?;
-        if let Some(newer) = encoders
-            .settings
-            .iter()
-            .find(|s| s.encoder > ENCODER_VERSION)
-        {
+        if let Some(newer) = encoders.settings.iter().find(|s| s.encoder > ENCODER_VERSION) {
             return Err(BadIntent::Newer {
                 what: "encoder",
                 found: newer.encoder,
@@ -198,27 +189,20 @@ mod tests {
         let raw = IntentList::encode(&list);
         assert!(IntentList::is_ours(&raw));
         assert_eq!(IntentList::decode(&raw).unwrap(), list);
-        assert_eq!(
-            String::from_utf8(raw).unwrap().matches("encoder").count(),
-            1
-        );
+        assert_eq!(String::from_utf8(raw).unwrap().matches("encoder").count(), 1);
     }
 
     #[test]
     fn later_versions_are_refused_with_the_remedy() {
         let raw = IntentList::encode(&[intent("1", "5")]);
         let text = String::from_utf8(raw).unwrap();
-        for (from, to) in [
-            ("\"catchment\":1", "\"catchment\":9"),
-            ("\"encoder\":1", "\"encoder\":9"),
-        ] {
+        for (from, to) in
+            [("\"catchment\":1", "\"catchment\":9"), ("\"encoder\":1", "\"encoder\":9")]
+        {
             let later = text.replace(from, to);
             assert_ne!(later, text);
             let error = IntentList::decode(later.as_bytes()).unwrap_err();
-            assert!(
-                matches!(error, BadIntent::Newer { found: 9, .. }),
-                "{error}"
-            );
+            assert!(matches!(error, BadIntent::Newer { found: 9, .. }), "{error}");
             assert!(error.to_string().contains("upgrade"));
         }
         assert!(IntentList::decode(&text.as_bytes()[..20]).is_err());

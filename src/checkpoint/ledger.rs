@@ -39,13 +39,7 @@ impl Ledger {
     /// Starts from a row; `depth` bounds how many intents stand in it at once.
     pub fn new(progress: Progress, depth: usize) -> Self {
         let durable = progress.pending.intents().iter().map(|_| false).collect();
-        Self {
-            progress,
-            durable,
-            cut: VecDeque::new(),
-            depth: depth.max(1),
-            ending: false,
-        }
+        Self { progress, durable, cut: VecDeque::new(), depth: depth.max(1), ending: false }
     }
 
     /// What the row holds, as far as we know.
@@ -107,25 +101,16 @@ impl Ledger {
                 None => self.progress.checkpoint.clone(),
             }
         };
-        let after: Vec<Intent> = left
-            .iter()
-            .chain(self.cut.iter().take(announces))
-            .cloned()
-            .collect();
+        let after: Vec<Intent> =
+            left.iter().chain(self.cut.iter().take(announces)).cloned().collect();
         let pending = if after.is_empty() {
             Pending::None
         } else {
-            Pending::Ours {
-                raw: IntentList::encode(&after),
-                intents: after,
-            }
+            Pending::Ours { raw: IntentList::encode(&after), intents: after }
         };
         Some(Change {
             from: self.progress.clone(),
-            to: Progress {
-                checkpoint,
-                pending,
-            },
+            to: Progress { checkpoint, pending },
             commits,
             announces,
         })
@@ -172,10 +157,7 @@ mod tests {
     }
 
     fn fresh(depth: usize) -> Ledger {
-        let progress = Progress {
-            checkpoint: Checkpoint::TrimHorizon,
-            pending: Pending::None,
-        };
+        let progress = Progress { checkpoint: Checkpoint::TrimHorizon, pending: Pending::None };
         Ledger::new(progress, depth)
     }
 
@@ -207,10 +189,7 @@ mod tests {
         ledger.durable(&position(2));
         assert!(ledger.next().is_none());
         ledger.durable(&position(1));
-        assert_eq!(
-            write(&mut ledger).0.to.checkpoint,
-            Checkpoint::At(position(2))
-        );
+        assert_eq!(write(&mut ledger).0.to.checkpoint, Checkpoint::At(position(2)));
         assert!(ledger.is_idle());
     }
 

@@ -65,34 +65,17 @@ pub async fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let recipe = Arc::new(Recipe::new(Arc::clone(&intent.settings))?);
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
-    let mut open = Open::new(
-        Arc::clone(&recipe),
-        shard.clone(),
-        intent.stamp_ms,
-        recorded_gap,
-    );
+    let mut open = Open::new(Arc::clone(&recipe), shard.clone(), intent.stamp_ms, recorded_gap);
     let mut permit = shared.budget.overdraw(0);
     let (send, mut receive) = mpsc::channel(1);
-    let range = Range {
-        start,
-        after: after.position().cloned(),
-        until: Some(intent.last.clone()),
-    };
-    let reading = shared.tasks.spawn(
-        "recovery",
-        poll::read(shared.reader(), shard.clone(), range, send),
-    );
+    let range = Range { start, after: after.position().cloned(), until: Some(intent.last.clone()) };
+    let reading =
+        shared.tasks.spawn("recovery", poll::read(shared.reader(), shard.clone(), range, send));
     let mut tips = 0;
     while let Some(fetched) = receive.recv().await {
         match fetched {
-            Fetched::Page {
-                records, behind_ms, ..
-            } => {
-                tips = if records.is_empty() && behind_ms == Some(0) {
-                    tips + 1
-                } else {
-                    0
-                };
+            Fetched::Page { records, behind_ms, .. } => {
+                tips = if records.is_empty() && behind_ms == Some(0) { tips + 1 } else { 0 };
                 for record in records {
                     open.push(record)?;
                 }
@@ -114,20 +97,14 @@ pub async fn recover(
         && sealed.intent.records == intent.records
         && sealed.intent.bytes == intent.bytes;
     if whole {
-        return Ok(Recovered {
-            objects: sealed.objects,
-            permit,
-            gap: None,
-        });
+        return Ok(Recovered { objects: sealed.objects, permit, gap: None });
     }
     let gap = Gap::new(after, found.as_ref().unwrap_or(&intent.last));
     let mut objects = Vec::new();
     for object in sealed.objects.into_iter().filter(|o| o.records > 0) {
         if !shared.store.exists(&object.bucket, &object.key).await? {
             let settings = &recipe.settings;
-            let errors = recipe
-                .errors
-                .render(intent.stamp_ms, &settings.stream, shard, "gap");
+            let errors = recipe.errors.render(intent.stamp_ms, &settings.stream, shard, "gap");
             objects.push(Object {
                 key: format!("{errors}{}", object.key),
                 kind: Kind::DeadLetter,
@@ -136,17 +113,6 @@ pub async fn recover(
         }
     }
     let name = format!("{}-{}", intent.first, intent.last);
-    objects.push(gap_report(
-        &recipe.settings,
-        &recipe.errors,
-        shard,
-        &name,
-        intent.stamp_ms,
-        &gap,
-    ));
-    Ok(Recovered {
-        objects,
-        permit,
-        gap: Some(gap),
-    })
+    objects.push(gap_report(&recipe.settings, &recipe.errors, shard, &name, intent.stamp_ms, &gap));
+    Ok(Recovered { objects, permit, gap: Some(gap) })
 }

@@ -1,14 +1,12 @@
 //! The command line. The only place that prints.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is the command line"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 
 mod healthcheck;
 #[cfg(feature = "local")]
 mod local;
 mod run;
+#[cfg(feature = "local")]
+mod send;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,14 +33,13 @@ enum Command {
     /// Run everything on this machine, without AWS: embedded Kinesis, DynamoDB and S3, and a worker.
     #[cfg(feature = "local")]
     Local(local::Options),
+    /// Send the lines of a file to a stream, each exactly once.
+    #[cfg(feature = "local")]
+    Send(send::Options),
     /// Ask a running worker whether it is live; for container health checks.
     Healthcheck {
         /// Address of the worker's telemetry endpoint.
-        #[arg(
-            long,
-            default_value = "127.0.0.1:9464",
-            env = "CATCHMENT_TELEMETRY_LISTEN"
-        )]
+        #[arg(long, default_value = "127.0.0.1:9464", env = "CATCHMENT_TELEMETRY_LISTEN")]
         address: SocketAddr,
     },
 }
@@ -69,10 +66,7 @@ impl Settings {
         if let Some(path) = &self.config {
             let text = std::fs::read_to_string(path).map_err(|error| Failure {
                 code: 2,
-                message: format!(
-                    "--config {}: {error}; name a readable TOML file",
-                    path.display()
-                ),
+                message: format!("--config {}: {error}; name a readable TOML file", path.display()),
             })?;
             layers.file(&path.display().to_string(), &text);
         }
@@ -90,11 +84,7 @@ impl Settings {
             layers.set("stream.name", name.clone(), Source::Flag("--stream".into()));
         }
         if let Some(name) = &self.bucket {
-            layers.set(
-                "delivery.bucket",
-                name.clone(),
-                Source::Flag("--bucket".into()),
-            );
+            layers.set("delivery.bucket", name.clone(), Source::Flag("--bucket".into()));
         }
         Ok(Config::from_layers(layers)?)
     }
@@ -109,10 +99,7 @@ struct Failure {
 
 impl Failure {
     fn new(code: u8, error: impl std::fmt::Display) -> Self {
-        Self {
-            code,
-            message: error.to_string(),
-        }
+        Self { code, message: error.to_string() }
     }
 }
 
@@ -128,6 +115,8 @@ pub fn main() -> ExitCode {
         Command::Run(settings) => run::run(&settings),
         #[cfg(feature = "local")]
         Command::Local(options) => local::run(options),
+        #[cfg(feature = "local")]
+        Command::Send(options) => send::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
     };
     match result {

@@ -44,11 +44,7 @@ pub(super) async fn worker(
     shutdown: Shutdown,
 ) -> Result<Exit, Failure> {
     let listener = match config.telemetry.listen {
-        Some(address) => Some(
-            http::listen(address)
-                .await
-                .map_err(|e| Failure::new(2, e))?,
-        ),
+        Some(address) => Some(http::listen(address).await.map_err(|e| Failure::new(2, e))?),
         None => None,
     };
     let prepared = tokio::select! {
@@ -70,10 +66,7 @@ pub(super) async fn serve(
 ) -> Exit {
     let stop = tokio_util::sync::CancellationToken::new();
     let endpoint = listener.map(|listener| {
-        tasks.spawn(
-            "http",
-            http::serve(listener, Arc::clone(&shared), stop.clone()),
-        )
+        tasks.spawn("http", http::serve(listener, Arc::clone(&shared), stop.clone()))
     });
     let (stream, worker) = (&shared.stream.name, &shared.me);
     tracing::info!(%stream, %worker, table = shared.table.name(), "worker started");

@@ -17,10 +17,7 @@ pub struct Key {
 impl Key {
     /// `CATCHMENT_SECTION_NAME`.
     pub fn environment(&self) -> String {
-        format!(
-            "CATCHMENT_{}",
-            self.name.replace('.', "_").to_ascii_uppercase()
-        )
+        format!("CATCHMENT_{}", self.name.replace('.', "_").to_ascii_uppercase())
     }
 }
 
@@ -86,16 +83,8 @@ pub const KEYS: &[Key] = &[
         default: "60s",
         help: "How often shards are compared with leases.",
     },
-    Key {
-        name: "lease.max",
-        default: "5000",
-        help: "Most leases one worker holds.",
-    },
-    Key {
-        name: "delivery.bucket",
-        default: "",
-        help: "Destination bucket. Required.",
-    },
+    Key { name: "lease.max", default: "5000", help: "Most leases one worker holds." },
+    Key { name: "delivery.bucket", default: "", help: "Destination bucket. Required." },
     Key {
         name: "delivery.prefix",
         default: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/",
@@ -111,11 +100,7 @@ pub const KEYS: &[Key] = &[
         default: "ndjson",
         help: "`raw`, `ndjson`, `json-array` or `envelope`.",
     },
-    Key {
-        name: "delivery.compression",
-        default: "zstd",
-        help: "`none`, `gzip` or `zstd`.",
-    },
+    Key { name: "delivery.compression", default: "zstd", help: "`none`, `gzip` or `zstd`." },
     Key {
         name: "delivery.level",
         default: "1",
@@ -171,11 +156,7 @@ pub const KEYS: &[Key] = &[
         default: "256MiB",
         help: "Bytes of records held at once, whatever the number of shards.",
     },
-    Key {
-        name: "runtime.threads",
-        default: "0",
-        help: "Worker threads; 0 for one per core.",
-    },
+    Key { name: "runtime.threads", default: "0", help: "Worker threads; 0 for one per core." },
     Key {
         name: "aws.attempt_timeout",
         default: "10s",
@@ -231,9 +212,6 @@ mod tests {
     fn names_are_unique_also_as_environment() {
         let names: std::collections::BTreeSet<_> = KEYS.iter().map(Key::environment).collect();
         assert_eq!(names.len(), KEYS.len());
-        assert_eq!(
-            find("lease.table").unwrap().environment(),
-            "CATCHMENT_LEASE_TABLE"
-        );
+        assert_eq!(find("lease.table").unwrap().environment(), "CATCHMENT_LEASE_TABLE");
     }
 }

@@ -177,11 +177,7 @@ impl Config {
         let problems = std::mem::take(&mut layers.problems);
         let mut read = Reader { layers, problems };
         let config = read.config();
-        if read.problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(Invalid(read.problems))
-        }
+        if read.problems.is_empty() { Ok(config) } else { Err(Invalid(read.problems)) }
     }
 }
 
@@ -209,10 +205,7 @@ impl Reader {
         let attempt_timeout = self.duration("aws.attempt_timeout", 100, 300_000);
         let operation_timeout = self.duration("aws.operation_timeout", 100, 600_000);
         if operation_timeout < attempt_timeout {
-            self.problem(
-                "aws.operation_timeout",
-                "must not be below aws.attempt_timeout",
-            );
+            self.problem("aws.operation_timeout", "must not be below aws.attempt_timeout");
         }
         Config {
             stream: Stream {
@@ -272,11 +265,7 @@ impl Reader {
                 },
                 logs: self.choice(
                     "telemetry.logs",
-                    &[
-                        ("auto", Logs::Auto),
-                        ("json", Logs::Json),
-                        ("text", Logs::Text),
-                    ],
+                    &[("auto", Logs::Auto), ("json", Logs::Json), ("text", Logs::Text)],
                 ),
                 shard_labels: self.parse("telemetry.shard_labels", true),
             },
@@ -287,12 +276,7 @@ impl Reader {
     fn problem(&mut self, name: &'static str, reason: impl Into<String>) {
         let (value, source) = self.layers.get(name);
         let value = value.to_owned();
-        self.problems.push(Problem {
-            key: name.into(),
-            value,
-            reason: reason.into(),
-            source,
-        });
+        self.problems.push(Problem { key: name.into(), value, reason: reason.into(), source });
     }
 
     fn parse<T: std::str::FromStr>(&mut self, name: &'static str, fallback: T) -> T
@@ -356,10 +340,8 @@ impl Reader {
         match humantime::parse_duration(self.layers.get(name).0) {
             Ok(value) if value >= min && value <= max => value,
             _ => {
-                let (min_text, max_text) = (
-                    humantime::format_duration(min),
-                    humantime::format_duration(max),
-                );
+                let (min_text, max_text) =
+                    (humantime::format_duration(min), humantime::format_duration(max));
                 self.problem(
                     name,
                     format!("a duration such as `10s` from {min_text} to {max_text} is expected"),
@@ -390,10 +372,7 @@ impl Reader {
         };
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if value.is_empty() {
-            self.problem(
-                "stream.name",
-                "is required: the name or ARN of a Kinesis data stream",
-            );
+            self.problem("stream.name", "is required: the name or ARN of a Kinesis data stream");
         } else if !name.is_some_and(|n| !n.is_empty() && n.len() <= 128 && n.chars().all(legal)) {
             self.problem(
                 "stream.name",
@@ -500,11 +479,8 @@ mod tests {
 
     #[test]
     fn arns_are_stream_names() {
-        let name = |n: &str| {
-            load(&format!(
-                "[stream]\nname = \"{n}\"\n[delivery]\nbucket = \"abc\"\n"
-            ))
-        };
+        let name =
+            |n: &str| load(&format!("[stream]\nname = \"{n}\"\n[delivery]\nbucket = \"abc\"\n"));
         assert!(name("arn:aws:kinesis:eu-west-1:123456789012:stream/clicks").is_ok());
         assert!(name("arn:aws:kinesis:eu-west-1:123456789012:clicks").is_err());
         assert!(name("a b").is_err());

@@ -46,11 +46,7 @@ impl std::fmt::Display for Problem {
         if self.value.is_empty() {
             write!(f, "{}: {} ({})", self.key, self.reason, self.source)
         } else {
-            write!(
-                f,
-                "{} = {:?}: {} ({})",
-                self.key, self.value, self.reason, self.source
-            )
+            write!(f, "{} = {:?}: {} ({})", self.key, self.value, self.reason, self.source)
         }
     }
 }
@@ -65,29 +61,21 @@ pub struct Layers {
 
 impl Default for Layers {
     fn default() -> Self {
-        let values = KEYS
-            .iter()
-            .map(|k| (k.name, (k.default.to_owned(), Source::Default)))
-            .collect();
-        Self {
-            values,
-            problems: Vec::new(),
-        }
+        let values =
+            KEYS.iter().map(|k| (k.name, (k.default.to_owned(), Source::Default))).collect();
+        Self { values, problems: Vec::new() }
     }
 }
 
 impl Layers {
     /// The text of a key and where it came from.
     pub fn get(&self, name: &'static str) -> (&str, Source) {
-        self.values
-            .get(name)
-            .map_or(("", Source::Default), |(v, s)| (v.as_str(), s.clone()))
+        self.values.get(name).map_or(("", Source::Default), |(v, s)| (v.as_str(), s.clone()))
     }
 
     /// All values, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Key, &str, &Source)> {
-        KEYS.iter()
-            .filter_map(|k| self.values.get(k.name).map(|(v, s)| (k, v.as_str(), s)))
+        KEYS.iter().filter_map(|k| self.values.get(k.name).map(|(v, s)| (k, v.as_str(), s)))
     }
 
     /// Sets one key; unknown names become problems.
@@ -161,9 +149,8 @@ impl Layers {
             match key {
                 Some(key) => self.set(key.name, value, source),
                 None => {
-                    let guess = name["CATCHMENT_".len()..]
-                        .to_ascii_lowercase()
-                        .replacen('_', ".", 1);
+                    let guess =
+                        name["CATCHMENT_".len()..].to_ascii_lowercase().replacen('_', ".", 1);
                     self.problems.push(Problem {
                         key: name,
                         value,
@@ -215,10 +202,7 @@ mod tests {
             ("PATH".into(), "x".into()),
         ]);
         assert_eq!(layers.get("stream.name").0, "b");
-        assert_eq!(
-            layers.get("stream.page_records"),
-            ("7", Source::File("c.toml".into()))
-        );
+        assert_eq!(layers.get("stream.page_records"), ("7", Source::File("c.toml".into())));
         assert_eq!(layers.get("lease.failover"), ("10s", Source::Default));
         assert!(layers.problems.is_empty());
     }
@@ -226,21 +210,12 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_with_a_guess() {
         let mut layers = Layers::default();
-        layers.file(
-            "c.toml",
-            "top = 1\n[stream]\nnmae = \"a\"\n[lease]\nmax = [1]\n",
-        );
+        layers.file("c.toml", "top = 1\n[stream]\nnmae = \"a\"\n[lease]\nmax = [1]\n");
         layers.environment([("CATCHMENT_LEASE_FAILOVR".into(), "1s".into())]);
         let text: Vec<_> = layers.problems.iter().map(ToString::to_string).collect();
         assert_eq!(text.len(), 4, "{text:?}");
-        assert!(
-            text.iter()
-                .any(|t| t.contains("did you mean `stream.name`"))
-        );
-        assert!(
-            text.iter()
-                .any(|t| t.contains("did you mean `lease.failover`"))
-        );
+        assert!(text.iter().any(|t| t.contains("did you mean `stream.name`")));
+        assert!(text.iter().any(|t| t.contains("did you mean `lease.failover`")));
         assert!(text.iter().any(|t| t.starts_with("lease.max")));
     }
 
@@ -249,9 +224,6 @@ mod tests {
         let mut layers = Layers::default();
         layers.file("c.toml", "[stream\n");
         let problem = layers.problems[0].to_string();
-        assert!(
-            problem.contains("c.toml") && problem.contains("line 1"),
-            "{problem}"
-        );
+        assert!(problem.contains("c.toml") && problem.contains("line 1"), "{problem}");
     }
 }

@@ -124,10 +124,7 @@ pub struct Gap {
 impl Gap {
     /// Between a checkpoint and the first record found.
     pub fn new(after: &Checkpoint, before: &Position) -> Self {
-        Self {
-            after: after.to_string(),
-            before: before.to_string(),
-        }
+        Self { after: after.to_string(), before: before.to_string() }
     }
 }
 
@@ -296,40 +293,19 @@ impl Open {
         for (prefix, (encoder, records)) in self.partitions {
             let key = format!("{prefix}{name}.{}{codec}", settings.format.extension());
             let content_type = settings.format.content_type();
-            objects.push(object(
-                key,
-                Kind::Archive,
-                encoder.finish()?,
-                content_type,
-                records,
-            ));
+            objects.push(object(key, Kind::Archive, encoder.finish()?, content_type, records));
         }
         for (kind, (encoder, records)) in self.dead {
             let prefix =
-                self.recipe
-                    .errors
-                    .render(self.stamp_ms, &settings.stream, &self.shard, kind);
+                self.recipe.errors.render(self.stamp_ms, &settings.stream, &self.shard, kind);
             let key = format!("{prefix}{name}.ndjson{codec}");
             let body = encoder.finish()?;
-            objects.push(object(
-                key,
-                Kind::DeadLetter,
-                body,
-                "application/x-ndjson",
-                records,
-            ));
+            objects.push(object(key, Kind::DeadLetter, body, "application/x-ndjson", records));
         }
         if let Some(gap) = &self.gap {
             let range = format!("{first}-{last}");
             let errors = &self.recipe.errors;
-            objects.push(gap_report(
-                &settings,
-                errors,
-                &self.shard,
-                &range,
-                self.stamp_ms,
-                gap,
-            ));
+            objects.push(gap_report(&settings, errors, &self.shard, &range, self.stamp_ms, gap));
         }
         Ok(Sealed {
             intent: Intent {
@@ -348,11 +324,7 @@ impl Open {
 
     fn prefix(&mut self, record: &Record) -> String {
         let ms = record.arrival_ms.unwrap_or(self.stamp_ms);
-        let slot = self
-            .recipe
-            .prefix
-            .granularity_ms()
-            .map_or(0, |g| ms.div_euclid(g));
+        let slot = self.recipe.prefix.granularity_ms().map_or(0, |g| ms.div_euclid(g));
         match &self.slot {
             Some((at, prefix)) if *at == slot => prefix.clone(),
             _ => {
@@ -426,26 +398,13 @@ mod tests {
             open.push(record(n, ms, "x")).unwrap();
         }
         let sealed = seal(open);
-        let keys: Vec<_> = sealed
-            .objects
-            .iter()
-            .map(|o| (o.key.as_str(), o.records))
-            .collect();
+        let keys: Vec<_> = sealed.objects.iter().map(|o| (o.key.as_str(), o.records)).collect();
         assert_eq!(
             keys,
             [
-                (
-                    "events/dt=1970-01-01/events-shardId-000000000000-1-4.ndjson",
-                    2
-                ),
-                (
-                    "events/dt=1970-01-02/events-shardId-000000000000-1-4.ndjson",
-                    1
-                ),
-                (
-                    "events/dt=1970-01-06/events-shardId-000000000000-1-4.ndjson",
-                    1
-                ),
+                ("events/dt=1970-01-01/events-shardId-000000000000-1-4.ndjson", 2),
+                ("events/dt=1970-01-02/events-shardId-000000000000-1-4.ndjson", 1),
+                ("events/dt=1970-01-06/events-shardId-000000000000-1-4.ndjson", 1),
             ]
         );
         assert_eq!((sealed.intent.records, sealed.intent.bytes), (4, 4));
@@ -453,14 +412,9 @@ mod tests {
 
     #[test]
     fn the_same_range_gives_the_same_objects_however_it_came() {
-        let records: Vec<_> = (1..50)
-            .map(|n| record(n, Some(n as i64 * 3_600_000), "abc"))
-            .collect();
-        let all = Limits {
-            bytes: u64::MAX,
-            records: u64::MAX,
-            age: Duration::MAX,
-        };
+        let records: Vec<_> =
+            (1..50).map(|n| record(n, Some(n as i64 * 3_600_000), "abc")).collect();
+        let all = Limits { bytes: u64::MAX, records: u64::MAX, age: Duration::MAX };
         let mut one = open(Settings::sample());
         one.fill(&mut records.clone().into(), &all).unwrap();
         let mut other = open(Settings::sample());
@@ -468,10 +422,7 @@ mod tests {
             other.fill(&mut chunk.to_vec().into(), &all).unwrap();
         }
         let bytes = |s: Sealed| -> Vec<_> {
-            s.objects
-                .into_iter()
-                .map(|o| (o.key, o.body.concat()))
-                .collect()
+            s.objects.into_iter().map(|o| (o.key, o.body.concat())).collect()
         };
         assert_eq!(bytes(seal(one)), bytes(seal(other)));
     }
@@ -479,11 +430,7 @@ mod tests {
     #[test]
     fn limits_cut_after_the_record_that_reaches_them() {
         let mut queue: VecDeque<_> = (1..10).map(|n| record(n, None, "1234")).collect();
-        let limits = Limits {
-            bytes: 8,
-            records: 100,
-            age: Duration::MAX,
-        };
+        let limits = Limits { bytes: 8, records: 100, age: Duration::MAX };
         let mut batch = open(Settings::sample());
         assert_eq!(batch.fill(&mut queue, &limits).unwrap(), Some(Cause::Size));
         assert_eq!(queue.len(), 7);
@@ -493,15 +440,9 @@ mod tests {
 
     #[test]
     fn dead_letters_and_gaps_are_objects_of_the_same_plan() {
-        let settings = Settings {
-            format: Format::JsonArray,
-            ..Settings::sample()
-        };
+        let settings = Settings { format: Format::JsonArray, ..Settings::sample() };
         let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
-        let gap = Gap {
-            after: "1".into(),
-            before: "7".into(),
-        };
+        let gap = Gap { after: "1".into(), before: "7".into() };
         let mut open = Open::new(recipe, ShardId::new("shardId-000000000000"), 0, Some(gap));
         open.push(record(7, Some(0), "{}")).unwrap();
         open.push(record(8, Some(0), "{")).unwrap();

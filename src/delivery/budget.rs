@@ -67,10 +67,7 @@ impl Budget {
             let mut state = self.state();
             if state.waiting.is_empty() && state.fits(bytes) {
                 state.used += bytes;
-                return Permit {
-                    budget: self.clone(),
-                    bytes,
-                };
+                return Permit { budget: self.clone(), bytes };
             }
             let (send, receive) = oneshot::channel();
             state.waiting.push_back((bytes, send));
@@ -88,10 +85,7 @@ impl Budget {
     /// Takes without waiting, over the limit if need be: for bytes that exist already.
     pub fn overdraw(&self, bytes: usize) -> Permit {
         self.state().used += bytes;
-        Permit {
-            budget: self.clone(),
-            bytes,
-        }
+        Permit { budget: self.clone(), bytes }
     }
 
     /// Registers an open batch; `cut` is notified when it should be cut early.
@@ -128,10 +122,7 @@ impl Budget {
                 }
             };
             let Some((bytes, send)) = granted else { return };
-            let _ = send.send(Permit {
-                budget: self.clone(),
-                bytes,
-            });
+            let _ = send.send(Permit { budget: self.clone(), bytes });
         }
     }
 }
@@ -142,11 +133,7 @@ impl State {
     }
 
     fn ask_oldest(&mut self) {
-        let oldest = self
-            .open
-            .iter()
-            .min_by_key(|(_, (at, _))| *at)
-            .map(|(id, _)| id.clone());
+        let oldest = self.open.iter().min_by_key(|(_, (at, _))| *at).map(|(id, _)| id.clone());
         if let Some((_, cut)) = oldest.and_then(|id| self.open.remove(&id)) {
             self.cuts_asked += 1;
             cut.notify_one();
@@ -193,10 +180,7 @@ mod tests {
         let mut big = Box::pin(budget.acquire(50));
         let mut small = Box::pin(budget.acquire(10));
         assert!(big.as_mut().now_or_never().is_none());
-        assert!(
-            small.as_mut().now_or_never().is_none(),
-            "behind the big one"
-        );
+        assert!(small.as_mut().now_or_never().is_none(), "behind the big one");
         drop(first);
         let big = big.now_or_never().unwrap();
         let small = small.now_or_never().unwrap();

@@ -39,9 +39,7 @@ impl Body {
 
     /// One piece.
     pub fn of(bytes: impl Into<Bytes>) -> Self {
-        Self {
-            chunks: vec![bytes.into()],
-        }
+        Self { chunks: vec![bytes.into()] }
     }
 
     /// All bytes in one piece; copies unless there is only one.
@@ -132,10 +130,7 @@ impl Encoder {
         if format == Format::JsonArray
             && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&record.data)
         {
-            return Err(Reject {
-                kind: "invalid-json",
-                reason: error.to_string(),
-            });
+            return Err(Reject { kind: "invalid-json", reason: error.to_string() });
         }
         Ok(())
     }
@@ -180,11 +175,7 @@ impl Encoder {
             }
         }
         self.records += 1;
-        if self.open.len() >= FRAME {
-            self.close_frame()
-        } else {
-            Ok(())
-        }
+        if self.open.len() >= FRAME { self.close_frame() } else { Ok(()) }
     }
 
     /// Memory held, bytes.
@@ -198,16 +189,13 @@ impl Encoder {
     /// [`EncodeError`]
     pub fn finish(mut self) -> Result<Body, EncodeError> {
         if self.format == Format::JsonArray {
-            self.open
-                .extend_from_slice(if self.records == 0 { b"[]" } else { b"]" });
+            self.open.extend_from_slice(if self.records == 0 { b"[]" } else { b"]" });
         }
         // An object with no bytes at all is still a valid file of its codec.
         if !self.open.is_empty() || self.frames.is_empty() {
             self.close_frame()?;
         }
-        Ok(Body {
-            chunks: self.frames,
-        })
+        Ok(Body { chunks: self.frames })
     }
 
     fn close_frame(&mut self) -> Result<(), EncodeError> {
@@ -278,17 +266,10 @@ mod tests {
     }
 
     fn encode(format: Format, codec: Codec, records: &[&[u8]]) -> Vec<u8> {
-        let settings = Settings {
-            format,
-            codec,
-            level: 1,
-            ..Settings::sample()
-        };
+        let settings = Settings { format, codec, level: 1, ..Settings::sample() };
         let mut encoder = Encoder::archive(&settings);
         for data in records {
-            encoder
-                .push(&record(data), "s", &ShardId::new("shardId-0"), None)
-                .unwrap();
+            encoder.push(&record(data), "s", &ShardId::new("shardId-0"), None).unwrap();
         }
         let body = encoder.finish().unwrap();
         assert_eq!(body.len(), body.concat().len());
@@ -300,9 +281,7 @@ mod tests {
         match codec {
             Codec::None => out.extend_from_slice(bytes),
             Codec::Gzip => {
-                flate2::read::MultiGzDecoder::new(bytes)
-                    .read_to_end(&mut out)
-                    .unwrap();
+                flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut out).unwrap();
             }
             Codec::Zstd => zstd::stream::copy_decode(bytes, &mut out).unwrap(),
         }
@@ -312,15 +291,9 @@ mod tests {
     #[test]
     fn formats() {
         let records: &[&[u8]] = &[b"{\"a\":1}", b"", b"2\n"];
-        assert_eq!(
-            encode(Format::Ndjson, Codec::None, records),
-            b"{\"a\":1}\n\n2\n"
-        );
+        assert_eq!(encode(Format::Ndjson, Codec::None, records), b"{\"a\":1}\n\n2\n");
         assert_eq!(encode(Format::Raw, Codec::None, records), b"{\"a\":1}2\n");
-        assert_eq!(
-            encode(Format::JsonArray, Codec::Zstd, &[b"1", b"2"]),
-            b"[1,2]"
-        );
+        assert_eq!(encode(Format::JsonArray, Codec::Zstd, &[b"1", b"2"]), b"[1,2]");
         let line = encode(Format::Envelope, Codec::Gzip, &[b"\xff"]);
         let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(line["data"], "/w==");
@@ -338,15 +311,10 @@ mod tests {
     #[test]
     fn dead_letters_carry_their_reason() {
         let mut encoder = Encoder::dead_letters(&Settings::sample());
-        let reject = Reject {
-            kind: "invalid-json",
-            reason: "eof".into(),
-        };
+        let reject = Reject { kind: "invalid-json", reason: "eof".into() };
         let mut keyed = record(b"x");
         keyed.partition_key = Some(Arc::from("k"));
-        encoder
-            .push(&keyed, "s", &ShardId::new("shardId-0"), Some(&reject))
-            .unwrap();
+        encoder.push(&keyed, "s", &ShardId::new("shardId-0"), Some(&reject)).unwrap();
         let line: serde_json::Value =
             serde_json::from_slice(&encoder.finish().unwrap().concat()).unwrap();
         assert_eq!(line["kind"], "invalid-json");

@@ -130,36 +130,21 @@ impl Template {
         text(&mut parts, rest);
         let granularity_ms = parts
             .iter()
-            .filter_map(|p| {
-                if let Part::Time(f) = p {
-                    Some(f.granularity_ms())
-                } else {
-                    None
-                }
-            })
+            .filter_map(|p| if let Part::Time(f) = p { Some(f.granularity_ms()) } else { None })
             .min();
-        let this = Self {
-            parts,
-            granularity_ms,
-        };
+        let this = Self { parts, granularity_ms };
         let shown = this.render(0, "stream", &ShardId::new("shardId-000000000000"), "error");
         if shown.starts_with('/') || shown.contains("//") {
-            return Err(BadTemplate::Text(
-                "a key must not start with `/` or hold `//`",
-            ));
+            return Err(BadTemplate::Text("a key must not start with `/` or hold `//`"));
         }
         if shown.split('/').any(|s| s == "." || s == "..") {
-            return Err(BadTemplate::Text(
-                "a key must not hold `.` or `..` segments",
-            ));
+            return Err(BadTemplate::Text("a key must not hold `.` or `..` segments"));
         }
         if shown.chars().any(char::is_control) {
             return Err(BadTemplate::Text("a key must not hold control characters"));
         }
         if shown.len() > MAX_PREFIX {
-            return Err(BadTemplate::Text(
-                "a prefix may be 512 bytes long at the most",
-            ));
+            return Err(BadTemplate::Text("a prefix may be 512 bytes long at the most"));
         }
         Ok(this)
     }
@@ -230,9 +215,7 @@ fn time_pattern(parts: &mut Vec<Part>, pattern: &str) -> Result<(), BadTemplate>
     while let Some(c) = rest.chars().next() {
         if c == '\'' {
             let quoted = &rest[1..];
-            let end = quoted
-                .find('\'')
-                .ok_or(BadTemplate::Letters(rest.to_owned()))?;
+            let end = quoted.find('\'').ok_or(BadTemplate::Letters(rest.to_owned()))?;
             text(parts, if end == 0 { "'" } else { &quoted[..end] });
             rest = &quoted[end + 1..];
         } else if c.is_ascii_alphabetic() {
@@ -265,9 +248,7 @@ pub fn parse_object_name(key: &str) -> Option<(ShardId, Position, Position)> {
     let first = parse_position(parts.next()?)?;
     let rest = parts.next()?;
     // `<digits>[.<sub>].<extension>`: extensions never start with a digit.
-    let digits = rest
-        .split('.')
-        .take_while(|p| p.bytes().all(|b| b.is_ascii_digit()));
+    let digits = rest.split('.').take_while(|p| p.bytes().all(|b| b.is_ascii_digit()));
     let last = parse_position(&digits.collect::<Vec<_>>().join("."))?;
     Some((ShardId::new(shard), first, last))
 }
@@ -295,26 +276,14 @@ mod tests {
 
     #[test]
     fn firehose_and_hive_and_channel_dialects() {
-        assert_eq!(
-            render("raw/!{timestamp:yyyy/MM/dd/HH}/"),
-            "raw/2026/11/23/07/"
-        );
+        assert_eq!(render("raw/!{timestamp:yyyy/MM/dd/HH}/"), "raw/2026/11/23/07/");
         assert_eq!(
             render("!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{HH}/"),
             "clicks/dt=2026-11-23/hour=07/"
         );
-        assert_eq!(
-            render("!{timestamp:yyyy-MM-dd'T'HHmmss}/"),
-            "2026-11-23T070509/"
-        );
-        assert_eq!(
-            render("!{yy}!{DDD}/!{shard}/"),
-            "26327/shardId-000000000007/"
-        );
-        assert_eq!(
-            render("errors/!{firehose:error-output-type}/"),
-            "errors/too-large/"
-        );
+        assert_eq!(render("!{timestamp:yyyy-MM-dd'T'HHmmss}/"), "2026-11-23T070509/");
+        assert_eq!(render("!{yy}!{DDD}/!{shard}/"), "26327/shardId-000000000007/");
+        assert_eq!(render("errors/!{firehose:error-output-type}/"), "errors/too-large/");
         assert_eq!(render(""), "");
     }
 
@@ -349,10 +318,7 @@ mod tests {
     #[test]
     fn names_read_back() {
         let shard = ShardId::new("shardId-000000000007");
-        let p = |t, sub| Position {
-            sequence: SequenceNumber::parse(t).unwrap(),
-            sub,
-        };
+        let p = |t, sub| Position { sequence: SequenceNumber::parse(t).unwrap(), sub };
         for (first, last) in [(p("12", 0), p("34", 0)), (p("12", 3), p("34", 5))] {
             let name = object_name("my-stream.x", &shard, &first, &last);
             let key = format!("a/dt=1/{name}.envelope.ndjson.zst");

@@ -84,14 +84,8 @@ async fn put(shared: &Shared, lease: &Arc<Owned>, object: &Object) -> Result<(),
             }
             Err(error) => {
                 let class = error.fault.as_str();
-                shared
-                    .metrics
-                    .add("catchment_put_retries_total", &[class], 1);
-                shared.metrics.add(
-                    "catchment_call_failures_total",
-                    &[error.operation, class],
-                    1,
-                );
+                shared.metrics.add("catchment_put_retries_total", &[class], 1);
+                shared.metrics.add("catchment_call_failures_total", &[error.operation, class], 1);
                 tracing::warn!(key = object.key, %error, "storing an object failed; trying again");
                 if waited > shared.config.delivery.upload_deadline {
                     return Err(UploadError::Deadline {
@@ -133,24 +127,14 @@ fn note(shared: &Shared, object: &Object, put: Put, took: Duration) {
                 Kind::Archive => "archive",
                 Kind::DeadLetter => "dead_letter",
             };
-            shared
-                .metrics
-                .add("catchment_objects_written_total", &[kind], 1);
-            shared
-                .metrics
-                .observe("catchment_object_bytes", object.body.len() as f64);
-            shared
-                .metrics
-                .observe("catchment_put_seconds", took.as_secs_f64());
-            shared
-                .board
-                .object(&object.key, object.records, object.body.len());
+            shared.metrics.add("catchment_objects_written_total", &[kind], 1);
+            shared.metrics.observe("catchment_object_bytes", object.body.len() as f64);
+            shared.metrics.observe("catchment_put_seconds", took.as_secs_f64());
+            shared.board.object(&object.key, object.records, object.body.len());
             tracing::debug!(key = object.key, records = object.records, "object stored");
         }
         Put::Existed => {
-            shared
-                .metrics
-                .add("catchment_objects_existed_total", &[], 1);
+            shared.metrics.add("catchment_objects_existed_total", &[], 1);
             tracing::info!(key = object.key, "object was there already; left alone");
         }
     }

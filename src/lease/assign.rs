@@ -44,10 +44,7 @@ pub fn decide(
         .filter_map(|l| l.effective_owner())
         .collect();
     workers.insert(me);
-    let mine = active
-        .iter()
-        .filter(|l| l.effective_owner() == Some(me))
-        .count();
+    let mine = active.iter().filter(|l| l.effective_owner() == Some(me)).count();
     let ready: Vec<&Lease> = active
         .iter()
         .copied()
@@ -63,11 +60,7 @@ pub fn decide(
     let target = load.div_ceil(workers.len()).min(max_leases);
     let room = target.saturating_sub(mine).min(TAKE_PER_ROUND);
     Round {
-        take: ready
-            .into_iter()
-            .take(room)
-            .map(|l| l.shard.clone())
-            .collect(),
+        take: ready.into_iter().take(room).map(|l| l.shard.clone()).collect(),
         workers: workers.len(),
         active: active.len(),
         target,
@@ -91,13 +84,7 @@ mod tests {
     #[test]
     fn takes_its_fair_share_and_no_more() {
         let leases: Vec<_> = (0..6)
-            .map(|n| {
-                lease(
-                    &format!("s{n}"),
-                    if n < 3 { Some("other") } else { None },
-                    1,
-                )
-            })
+            .map(|n| lease(&format!("s{n}"), if n < 3 { Some("other") } else { None }, 1))
             .collect();
         let round = round(&leases, "me");
         assert_eq!((round.workers, round.target, round.take.len()), (2, 3, 3));
@@ -129,11 +116,6 @@ mod tests {
         let leases: Vec<_> = (0..10).map(|n| lease(&format!("s{n}"), None, 0)).collect();
         let mut watch = Watch::new(10 * S);
         watch.observe(S, &leases);
-        assert_eq!(
-            decide(&leases, &watch, &WorkerId::new("me"), 4, S)
-                .take
-                .len(),
-            4
-        );
+        assert_eq!(decide(&leases, &watch, &WorkerId::new("me"), 4, S).take.len(), 4);
     }
 }

@@ -27,10 +27,7 @@ pub struct Watch {
 impl Watch {
     /// Leases expire after `failover` without a heartbeat.
     pub fn new(failover: Duration) -> Self {
-        Self {
-            failover,
-            seen: BTreeMap::new(),
-        }
+        Self { failover, seen: BTreeMap::new() }
     }
 
     /// Takes in a fresh reading of the whole table.
@@ -44,14 +41,7 @@ impl Watch {
                 // A first sight counts as a heartbeat: we do not know better yet.
                 _ => now,
             };
-            seen.insert(
-                lease.shard.clone(),
-                Seen {
-                    counter: lease.counter,
-                    owner,
-                    since,
-                },
-            );
+            seen.insert(lease.shard.clone(), Seen { counter: lease.counter, owner, since });
         }
         self.seen = seen;
     }
@@ -63,10 +53,7 @@ impl Watch {
 
     /// Owned, but its owner's heart has stopped.
     pub fn is_expired(&self, now: Duration, lease: &Lease) -> bool {
-        !lease.is_free()
-            && self
-                .age(now, &lease.shard)
-                .is_some_and(|age| age > self.failover)
+        !lease.is_free() && self.age(now, &lease.shard).is_some_and(|age| age > self.failover)
     }
 }
 
@@ -82,10 +69,7 @@ pub(crate) mod tests {
             owner: owner.map(WorkerId::new),
             counter,
             checkpoint_owner: None,
-            progress: Progress {
-                checkpoint: Checkpoint::TrimHorizon,
-                pending: Pending::None,
-            },
+            progress: Progress { checkpoint: Checkpoint::TrimHorizon, pending: Pending::None },
             parents: Vec::new(),
             children: Vec::new(),
             hash_range: None,
@@ -112,10 +96,7 @@ pub(crate) mod tests {
     fn a_new_owner_and_a_first_sight_start_afresh() {
         let mut watch = Watch::new(10 * S);
         watch.observe(S, &[lease("a", Some("w"), 1)]);
-        watch.observe(
-            20 * S,
-            &[lease("a", Some("x"), 1), lease("b", Some("w"), 9)],
-        );
+        watch.observe(20 * S, &[lease("a", Some("x"), 1), lease("b", Some("w"), 9)]);
         assert!(!watch.is_expired(20 * S, &lease("a", Some("x"), 1)));
         assert!(!watch.is_expired(25 * S, &lease("b", Some("w"), 9)));
         assert!(!watch.is_expired(25 * S, &lease("unseen", Some("w"), 9)));

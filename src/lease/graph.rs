@@ -44,18 +44,10 @@ pub fn missing(shards: &[ShardInfo], leases: &[Lease], initial: InitialPosition)
         leases.iter().map(|l| (&l.shard, l.started_ms)).collect();
     let mut new = Vec::new();
     for shard in order {
-        let parents: Vec<Option<i64>> = shard
-            .parents
-            .iter()
-            .filter_map(|p| descends.get(p).copied())
-            .collect();
-        let inherited = (!parents.is_empty()).then(|| {
-            parents
-                .iter()
-                .copied()
-                .reduce(|a, b| Some(a?.min(b?)))
-                .flatten()
-        });
+        let parents: Vec<Option<i64>> =
+            shard.parents.iter().filter_map(|p| descends.get(p).copied()).collect();
+        let inherited = (!parents.is_empty())
+            .then(|| parents.iter().copied().reduce(|a, b| Some(a?.min(b?))).flatten());
         if let Some(pin) = inherited {
             descends.entry(&shard.id).or_insert(pin);
         }
@@ -111,19 +103,12 @@ pub fn children(children: &[ShardInfo]) -> Vec<NewLease> {
 
 /// Shards whose leases still have work.
 pub fn unfinished(leases: &[Lease]) -> BTreeSet<&ShardId> {
-    leases
-        .iter()
-        .filter(|l| !l.is_finished())
-        .map(|l| &l.shard)
-        .collect()
+    leases.iter().filter(|l| !l.is_finished()).map(|l| &l.shard).collect()
 }
 
 /// A shard may be read once each of its parents is delivered to the end, or has no lease any more.
 pub fn may_start(lease: &Lease, unfinished: &BTreeSet<&ShardId>) -> bool {
-    lease
-        .parents
-        .iter()
-        .all(|parent| !unfinished.contains(parent))
+    lease.parents.iter().all(|parent| !unfinished.contains(parent))
 }
 
 /// Finished leases that may be deleted: the stream no longer lists the shard, and every child has
@@ -137,9 +122,7 @@ pub fn deletable(shards: &[ShardInfo], leases: &[Lease]) -> Vec<ShardId> {
         .filter(|lease| {
             let children = leases.iter().filter(|l| l.parents.contains(&lease.shard));
             children.clone().next().is_some()
-                && children
-                    .into_iter()
-                    .all(|c| c.progress.checkpoint > Checkpoint::Latest)
+                && children.into_iter().all(|c| c.progress.checkpoint > Checkpoint::Latest)
         })
         .map(|lease| lease.shard.clone())
         .collect()
@@ -173,28 +156,16 @@ mod tests {
 
     #[test]
     fn an_empty_table_leases_everything_parents_first() {
-        let shards = [
-            shard("c", &["p"], false),
-            shard("p", &[], true),
-            shard("q", &[], false),
-        ];
+        let shards = [shard("c", &["p"], false), shard("p", &[], true), shard("q", &[], false)];
         assert_eq!(
             plan(&shards, &[], InitialPosition::Latest),
-            [
-                pair("p", "LATEST"),
-                pair("c", "LATEST"),
-                pair("q", "LATEST")
-            ]
+            [pair("p", "LATEST"), pair("c", "LATEST"), pair("q", "LATEST")]
         );
     }
 
     #[test]
     fn descendants_of_a_leased_shard_start_at_their_first_record() {
-        let shards = [
-            shard("p", &[], true),
-            shard("c", &["p"], true),
-            shard("g", &["c"], false),
-        ];
+        let shards = [shard("p", &[], true), shard("c", &["p"], true), shard("g", &["c"], false)];
         assert_eq!(
             plan(&shards, &[lease("p", None, 1)], InitialPosition::Latest),
             [pair("c", "TRIM_HORIZON"), pair("g", "TRIM_HORIZON")]
@@ -205,44 +176,20 @@ mod tests {
     fn a_descendant_inherits_the_pin_of_its_ancestor() {
         let mut pinned = lease("p", None, 1);
         pinned.started_ms = Some(7);
-        let shards = [
-            shard("p", &[], true),
-            shard("c", &["p"], true),
-            shard("g", &["c"], false),
-        ];
+        let shards = [shard("p", &[], true), shard("c", &["p"], true), shard("g", &["c"], false)];
         let new = missing(&shards, &[pinned.clone()], InitialPosition::TrimHorizon);
-        let pins: Vec<_> = new
-            .iter()
-            .map(|l| (l.checkpoint.clone(), l.pin_ms))
-            .collect();
-        assert_eq!(
-            pins,
-            [(Checkpoint::Latest, Some(7)), (Checkpoint::Latest, Some(7))]
-        );
+        let pins: Vec<_> = new.iter().map(|l| (l.checkpoint.clone(), l.pin_ms)).collect();
+        assert_eq!(pins, [(Checkpoint::Latest, Some(7)), (Checkpoint::Latest, Some(7))]);
         // One parent read from its first record: so is the child.
         let merged = [shard("m", &["p", "q"], false)];
-        let new = missing(
-            &merged,
-            &[pinned, lease("q", None, 1)],
-            InitialPosition::Latest,
-        );
-        assert_eq!(
-            (&new[0].checkpoint, new[0].pin_ms),
-            (&Checkpoint::TrimHorizon, None)
-        );
+        let new = missing(&merged, &[pinned, lease("q", None, 1)], InitialPosition::Latest);
+        assert_eq!((&new[0].checkpoint, new[0].pin_ms), (&Checkpoint::TrimHorizon, None));
     }
 
     #[test]
     fn a_finished_parent_that_was_cleaned_up_is_not_read_again() {
         let shards = [shard("p", &[], true), shard("c", &["p"], false)];
-        assert!(
-            plan(
-                &shards,
-                &[lease("c", None, 1)],
-                InitialPosition::TrimHorizon
-            )
-            .is_empty()
-        );
+        assert!(plan(&shards, &[lease("c", None, 1)], InitialPosition::TrimHorizon).is_empty());
     }
 
     #[test]
@@ -250,10 +197,7 @@ mod tests {
         let mut parent = lease("p", None, 1);
         parent.progress.checkpoint = Checkpoint::ShardEnd;
         let shards = [shard("c", &["p"], false)];
-        assert_eq!(
-            plan(&shards, &[parent], InitialPosition::Latest),
-            [pair("c", "TRIM_HORIZON")]
-        );
+        assert_eq!(plan(&shards, &[parent], InitialPosition::Latest), [pair("c", "TRIM_HORIZON")]);
     }
 
     #[test]
@@ -281,13 +225,7 @@ mod tests {
         assert!(deletable(&gone, &[parent.clone(), child.clone()]).is_empty());
         child.progress.checkpoint = Checkpoint::parse("7", 0).unwrap();
         assert!(deletable(&listed, &[parent.clone(), child.clone()]).is_empty());
-        assert_eq!(
-            deletable(&gone, &[parent.clone(), child]),
-            [ShardId::new("p")]
-        );
-        assert!(
-            deletable(&gone, &[parent]).is_empty(),
-            "no child seen: keep"
-        );
+        assert_eq!(deletable(&gone, &[parent.clone(), child]), [ShardId::new("p")]);
+        assert!(deletable(&gone, &[parent]).is_empty(), "no child seen: keep");
     }
 }

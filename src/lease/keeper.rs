@@ -62,10 +62,7 @@ pub async fn heartbeat(shared: Arc<Shared>, registry: Registry) {
                 }
             })
             .await;
-        shared
-            .clock
-            .sleep_until(begun + shared.jitter.spread(period, 0.1))
-            .await;
+        shared.clock.sleep_until(begun + shared.jitter.spread(period, 0.1)).await;
     }
 }
 
@@ -82,19 +79,12 @@ impl Keeper {
     /// Nothing seen yet.
     pub fn new(shared: Arc<Shared>, registry: Registry) -> Self {
         let watch = Watch::new(shared.config.lease.failover);
-        Self {
-            shared,
-            registry,
-            watch,
-            cooling: BTreeMap::new(),
-            unreadable: BTreeSet::new(),
-        }
+        Self { shared, registry, watch, cooling: BTreeMap::new(), unreadable: BTreeSet::new() }
     }
 
     /// A shard failed here: let others try first.
     pub fn cool(&mut self, shard: &ShardId) {
-        self.cooling
-            .insert(shard.clone(), self.shared.clock.now() + COOL_DOWN);
+        self.cooling.insert(shard.clone(), self.shared.clock.now() + COOL_DOWN);
     }
 
     /// The readable leases of the table. What cannot be read is told once, counted, and left alone.
@@ -117,9 +107,7 @@ impl Keeper {
             tracing::error!(%error, "an item of the lease table cannot be read; it is left alone");
         }
         let count = i64::try_from(unreadable.len()).unwrap_or(i64::MAX);
-        self.shared
-            .metrics
-            .set("catchment_leases_unreadable", &[], count);
+        self.shared.metrics.set("catchment_leases_unreadable", &[], count);
         self.unreadable = unreadable;
         Ok(leases)
     }
@@ -135,18 +123,8 @@ impl Keeper {
         self.cooling.retain(|_, until| *until > now);
         // Each worker looks in its own order, or all would race for the same leases.
         self.shared.jitter.shuffle(&mut leases);
-        let held: BTreeSet<ShardId> = self
-            .registry
-            .all()
-            .iter()
-            .map(|o| o.shard.clone())
-            .collect();
-        let Round {
-            take,
-            workers,
-            active,
-            ..
-        } = assign::decide(
+        let held: BTreeSet<ShardId> = self.registry.all().iter().map(|o| o.shard.clone()).collect();
+        let Round { take, workers, active, .. } = assign::decide(
             &leases,
             &self.watch,
             &self.shared.me,
@@ -181,9 +159,7 @@ impl Keeper {
         if row.owner.as_ref() != Some(&self.shared.me) || row.checkpoint_owner.is_some() {
             return None;
         }
-        self.shared
-            .metrics
-            .add("catchment_leases_taken_total", &[], 1);
+        self.shared.metrics.add("catchment_leases_taken_total", &[], 1);
         let owned = Arc::new(Owned::new(self.shared.lease_means(), row, asked));
         self.registry.insert(&owned);
         Some(owned)
@@ -208,11 +184,7 @@ impl Keeper {
     /// [`CallError`]
     pub async fn sync(&mut self) -> Result<(), CallError> {
         // Shards first: a lease that disappears in between belongs to a shard that is gone.
-        let shards = self
-            .shared
-            .kinesis
-            .list_shards(&self.shared.stream.arn)
-            .await?;
+        let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
         let leases = self.leases().await?;
         let missing = graph::missing(&shards, &leases, self.shared.config.stream.start);
         self.create(missing).await?;
@@ -242,14 +214,10 @@ impl Keeper {
             let (now, later) = rest.split_at(generation);
             for some in now.chunks(PARALLEL) {
                 let wall = self.shared.clock.wall();
-                let writes = some
-                    .iter()
-                    .map(|l| self.shared.table.create(l.item(&identity, wall)));
+                let writes = some.iter().map(|l| self.shared.table.create(l.item(&identity, wall)));
                 for created in join_all(writes).await {
                     if created? {
-                        self.shared
-                            .metrics
-                            .add("catchment_leases_created_total", &[], 1);
+                        self.shared.metrics.add("catchment_leases_created_total", &[], 1);
                     }
                 }
             }

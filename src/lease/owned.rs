@@ -142,8 +142,7 @@ impl Owned {
                 Ok(Written::Done(item)) => {
                     self.adopt(&mut row, &item);
                     self.alive(asked);
-                    self.metrics
-                        .add("catchment_lease_renewals_total", &["ok"], 1);
+                    self.metrics.add("catchment_lease_renewals_total", &["ok"], 1);
                     return;
                 }
                 Ok(Written::Refused(image)) => {
@@ -153,12 +152,10 @@ impl Owned {
                             if let Some(seen) = seen {
                                 *row = seen;
                             }
-                            self.metrics
-                                .add("catchment_lease_renewals_total", &["retry"], 1);
+                            self.metrics.add("catchment_lease_renewals_total", &["retry"], 1);
                         }
                         Verdict::Lost => {
-                            self.metrics
-                                .add("catchment_lease_renewals_total", &["lost"], 1);
+                            self.metrics.add("catchment_lease_renewals_total", &["lost"], 1);
                             self.lose("another worker holds it");
                             return;
                         }
@@ -234,11 +231,7 @@ impl Owned {
         if self.lost.is_cancelled() {
             return;
         }
-        match self
-            .table
-            .update(&self.shard, write::release(&self.me))
-            .await
-        {
+        match self.table.update(&self.shard, write::release(&self.me)).await {
             Ok(_) => self.metrics.add("catchment_leases_released_total", &[], 1),
             Err(error) => self.note(&error, "releasing a lease failed; it will expire"),
         }
@@ -250,11 +243,7 @@ impl Owned {
         if children.is_empty() {
             return;
         }
-        if let Err(error) = self
-            .table
-            .update(&self.shard, write::children(children))
-            .await
-        {
+        if let Err(error) = self.table.update(&self.shard, write::children(children)).await {
             self.note(&error, "recording child shards failed");
         }
     }

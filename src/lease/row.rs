@@ -182,11 +182,8 @@ impl Lease {
             return Ok(None);
         }
         let key = text(item, attr::KEY).unwrap_or_default();
-        let missing = |attribute, expected| BadLease::Attribute {
-            key: key.clone(),
-            attribute,
-            expected,
-        };
+        let missing =
+            |attribute, expected| BadLease::Attribute { key: key.clone(), attribute, expected };
         if key.is_empty() {
             return Err(missing(attr::KEY, "S"));
         }
@@ -194,31 +191,19 @@ impl Lease {
         let checkpoint =
             text(item, attr::CHECKPOINT).ok_or_else(|| missing(attr::CHECKPOINT, "S"))?;
         let sub = number(item, attr::CHECKPOINT_SUB).unwrap_or(0);
-        let checkpoint =
-            Checkpoint::parse(&checkpoint, sub).map_err(|source| BadLease::Checkpoint {
-                key: key.clone(),
-                source,
-            })?;
-        let pending = pending(item).map_err(|source| BadLease::Intent {
-            key: key.clone(),
-            source,
-        })?;
+        let checkpoint = Checkpoint::parse(&checkpoint, sub)
+            .map_err(|source| BadLease::Checkpoint { key: key.clone(), source })?;
+        let pending =
+            pending(item).map_err(|source| BadLease::Intent { key: key.clone(), source })?;
         let range = (text(item, attr::HASH_START), text(item, attr::HASH_END));
         Ok(Some(Self {
             owner: text(item, attr::OWNER).map(WorkerId::new),
             counter,
             checkpoint_owner: text(item, attr::CHECKPOINT_OWNER).map(WorkerId::new),
-            progress: Progress {
-                checkpoint,
-                pending,
-            },
+            progress: Progress { checkpoint, pending },
             parents: shards(item, attr::PARENTS),
             children: shards(item, attr::CHILDREN),
-            hash_range: if let (Some(a), Some(b)) = range {
-                Some((a, b))
-            } else {
-                None
-            },
+            hash_range: if let (Some(a), Some(b)) = range { Some((a, b)) } else { None },
             throughput_kbps: number(item, attr::THROUGHPUT),
             stream: text(item, attr::STREAM),
             started_ms: number(item, attr::STARTED),
@@ -271,10 +256,9 @@ fn pending(item: &Item) -> Result<Pending, BadIntent> {
     };
     let checkpoint = text(item, attr::PENDING);
     Ok(match raw {
-        Some(raw) if IntentList::is_ours(&raw) => Pending::Ours {
-            intents: IntentList::decode(&raw)?,
-            raw,
-        },
+        Some(raw) if IntentList::is_ours(&raw) => {
+            Pending::Ours { intents: IntentList::decode(&raw)?, raw }
+        }
         None if checkpoint.is_none() => Pending::None,
         raw => Pending::Foreign { checkpoint, raw },
     })
@@ -303,10 +287,7 @@ impl NewLease {
             (attr::KEY.into(), Attr::S(self.shard.as_str().into())),
             (attr::COUNTER.into(), Attr::N("0".into())),
             (attr::SWITCHES.into(), Attr::N("0".into())),
-            (
-                attr::CHECKPOINT.into(),
-                Attr::S(self.checkpoint.text().into()),
-            ),
+            (attr::CHECKPOINT.into(), Attr::S(self.checkpoint.text().into())),
             (attr::CHECKPOINT_SUB.into(), Attr::N("0".into())),
             (attr::STREAM.into(), Attr::S(stream.into())),
         ]);

@@ -52,11 +52,7 @@ pub fn renew(lease: &Lease, me: &WorkerId, read_through_ms: Option<i64>) -> Upda
         attr::OWNER,
         attr::CHECKPOINT_OWNER
     );
-    Update {
-        update,
-        condition,
-        values,
-    }
+    Update { update, condition, values }
 }
 
 /// Takes a free or expired lease (KCL operation 5).
@@ -83,17 +79,9 @@ pub fn take(lease: &Lease, me: &WorkerId) -> Update {
             values.push((":owner", Attr::S(owner.as_str().into())));
             format!("{} = :seen AND {} = :owner", attr::COUNTER, attr::OWNER)
         }
-        None => format!(
-            "{} = :seen AND attribute_not_exists({})",
-            attr::COUNTER,
-            attr::OWNER
-        ),
+        None => format!("{} = :seen AND attribute_not_exists({})", attr::COUNTER, attr::OWNER),
     };
-    Update {
-        update,
-        condition,
-        values,
-    }
+    Update { update, condition, values }
 }
 
 /// Gives a lease back (the form of KCL operation 11): a peer need not wait for it to expire.
@@ -183,11 +171,7 @@ pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> U
         update.push_str(&format!(" REMOVE {}", remove.join(", ")));
     }
     update.push_str(&format!(" ADD {} :one", attr::COUNTER));
-    Update {
-        update,
-        condition,
-        values,
-    }
+    Update { update, condition, values }
 }
 
 /// Names the children of a finished shard (KCL operation 10).
@@ -248,20 +232,11 @@ mod tests {
 
     #[test]
     fn progress_tests_the_whole_state_and_not_the_counter() {
-        let from = Progress {
-            checkpoint: Checkpoint::TrimHorizon,
-            pending: Pending::None,
-        };
-        let to = Progress {
-            checkpoint: Checkpoint::parse("7", 0).unwrap(),
-            pending: Pending::None,
-        };
+        let from = Progress { checkpoint: Checkpoint::TrimHorizon, pending: Pending::None };
+        let to =
+            Progress { checkpoint: Checkpoint::parse("7", 0).unwrap(), pending: Pending::None };
         let write = progress(&from, &to, &me(), 1);
-        assert!(
-            write
-                .condition
-                .contains("attribute_not_exists(pendingCheckpointState)")
-        );
+        assert!(write.condition.contains("attribute_not_exists(pendingCheckpointState)"));
         assert!(write.condition.contains("checkpoint = :from"));
         assert!(!write.condition.contains(attr::COUNTER));
         assert!(write.update.contains("ADD leaseCounter :one"));
@@ -269,18 +244,9 @@ mod tests {
 
     #[test]
     fn every_placeholder_is_used_and_every_use_has_a_value() {
-        let foreign = Pending::Foreign {
-            checkpoint: Some("3".into()),
-            raw: None,
-        };
-        let from = Progress {
-            checkpoint: Checkpoint::Latest,
-            pending: foreign,
-        };
-        let to = Progress {
-            checkpoint: Checkpoint::Latest,
-            pending: Pending::None,
-        };
+        let foreign = Pending::Foreign { checkpoint: Some("3".into()), raw: None };
+        let from = Progress { checkpoint: Checkpoint::Latest, pending: foreign };
+        let to = Progress { checkpoint: Checkpoint::Latest, pending: Pending::None };
         let held = lease("s", Some("other"), 4);
         for write in [
             progress(&from, &to, &me(), 1),
@@ -306,28 +272,14 @@ mod tests {
 
     #[test]
     fn a_lost_reply_does_not_lose_a_lease() {
-        assert_eq!(
-            judge_renewal(Some(&lease("s", Some("me"), 9)), &me()),
-            Verdict::Again
-        );
-        assert_eq!(
-            judge_renewal(Some(&lease("s", Some("you"), 9)), &me()),
-            Verdict::Lost
-        );
+        assert_eq!(judge_renewal(Some(&lease("s", Some("me"), 9)), &me()), Verdict::Again);
+        assert_eq!(judge_renewal(Some(&lease("s", Some("you"), 9)), &me()), Verdict::Lost);
         assert_eq!(judge_renewal(None, &me()), Verdict::Lost);
-        let from = Progress {
-            checkpoint: Checkpoint::TrimHorizon,
-            pending: Pending::None,
-        };
-        let to = Progress {
-            checkpoint: Checkpoint::parse("7", 0).unwrap(),
-            pending: Pending::None,
-        };
+        let from = Progress { checkpoint: Checkpoint::TrimHorizon, pending: Pending::None };
+        let to =
+            Progress { checkpoint: Checkpoint::parse("7", 0).unwrap(), pending: Pending::None };
         let mut row = lease("s", Some("me"), 9);
-        assert_eq!(
-            judge_progress(Some(&row), &from, &to, &me()),
-            Verdict::Again
-        );
+        assert_eq!(judge_progress(Some(&row), &from, &to, &me()), Verdict::Again);
         row.progress = to.clone();
         assert_eq!(judge_progress(Some(&row), &from, &to, &me()), Verdict::Done);
         row.owner = None;

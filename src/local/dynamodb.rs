@@ -49,10 +49,7 @@ impl Tables {
     /// Answers one request.
     pub(super) async fn handle(&self, operation: &str, body: Bytes) -> Response {
         let (database, name) = (self.database.clone(), operation.to_owned());
-        let result = self
-            .tasks
-            .compute(move || run(&database, &name, &body))
-            .await;
+        let result = self.tasks.compute(move || run(&database, &name, &body)).await;
         let (status, body) = match result {
             Ok(Ok(body)) => (StatusCode::OK, body),
             Ok(Err(error)) => (
@@ -116,10 +113,7 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, DynoxideError
         let text = error.to_string();
         let bare = text.rfind(" at line ").map_or(&*text, |end| &text[..end]);
         let marked = |markers: &[&str]| {
-            markers
-                .iter()
-                .find_map(|marker| bare.strip_prefix(marker))
-                .map(str::to_owned)
+            markers.iter().find_map(|marker| bare.strip_prefix(marker)).map(str::to_owned)
         };
         let validation = ["VALIDATION:", "VALIDATION_REQUEST:", "VALIDATION_AS_READ:"];
         let serialization = ["SERIALIZATION:", "SERIALIZATION_AS_READ:"];
@@ -127,14 +121,9 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, DynoxideError
             DynoxideError::ValidationException(message)
         } else if let Some(message) = marked(&serialization) {
             DynoxideError::SerializationException(message)
-        } else if [
-            "missing field",
-            "unknown variant",
-            "invalid type: null",
-            "AttributeValue",
-        ]
-        .iter()
-        .any(|part| bare.contains(part))
+        } else if ["missing field", "unknown variant", "invalid type: null", "AttributeValue"]
+            .iter()
+            .any(|part| bare.contains(part))
         {
             DynoxideError::ValidationException(bare.to_owned())
         } else {

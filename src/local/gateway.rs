@@ -87,28 +87,19 @@ impl Gateway {
 }
 
 async fn collect(request: Request<Body>) -> Result<Bytes, Response> {
-    axum::body::to_bytes(request.into_body(), MAX_JSON)
-        .await
-        .map_err(|e| {
-            error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "SerializationException",
-                &format!("the request is over {MAX_JSON} bytes or broke off: {e}"),
-            )
-        })
+    axum::body::to_bytes(request.into_body(), MAX_JSON).await.map_err(|e| {
+        error(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "SerializationException",
+            &format!("the request is over {MAX_JSON} bytes or broke off: {e}"),
+        )
+    })
 }
 
 /// An error in the AWS JSON protocols.
 pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Response {
     let body = serde_json::json!({ "__type": kind, "message": message }).to_string();
-    (
-        status,
-        [
-            ("content-type", "application/x-amz-json-1.1"),
-            ("x-amzn-errortype", kind),
-        ],
-        body,
-    )
+    (status, [("content-type", "application/x-amz-json-1.1"), ("x-amzn-errortype", kind)], body)
         .into_response()
 }
 

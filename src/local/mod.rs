@@ -60,20 +60,13 @@ pub enum LocalError {
     #[error("port {} on {} is already in use: stop the program that holds it, or pass another port", .0.port(), .0.ip())]
     PortInUse(SocketAddr),
     #[error("cannot listen on {address}: {source}")]
-    Listen {
-        address: SocketAddr,
-        source: io::Error,
-    },
+    Listen { address: SocketAddr, source: io::Error },
     #[error("cannot use the directory {}: {source}; check that it can be written, or pass another", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("{} is in use by other local services: stop them, or pass another directory", .0.display())]
     InUse(PathBuf),
     #[error("cannot read the stream log {} (line {line}): {reason}; move it away to start with empty streams", path.display())]
-    Streams {
-        path: PathBuf,
-        line: usize,
-        reason: String,
-    },
+    Streams { path: PathBuf, line: usize, reason: String },
     #[error("cannot open the tables {}: {reason}; move the file away to start with empty tables", path.display())]
     Tables { path: PathBuf, reason: String },
     #[error("a task of the local services died: {0}")]
@@ -103,16 +96,12 @@ impl Services {
             if source.kind() == io::ErrorKind::AddrInUse {
                 LocalError::PortInUse(wanted)
             } else {
-                LocalError::Listen {
-                    address: wanted,
-                    source,
-                }
+                LocalError::Listen { address: wanted, source }
             }
         })?;
-        let address = listener.local_addr().map_err(|source| LocalError::Listen {
-            address: wanted,
-            source,
-        })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| LocalError::Listen { address: wanted, source })?;
 
         let mut locks = vec![lock(&options.objects)?];
         let state = options.data_dir.as_ref().map(|dir| dir.join(".catchment"));
@@ -123,14 +112,9 @@ impl Services {
             table_file = Some(create(&state.join("dynamodb"))?.join("tables.db"));
         }
         let jitter = Jitter::system();
-        let streams = kinesis::Streams::open(
-            stream_dir.as_deref(),
-            &options.region,
-            tasks,
-            clock,
-            &jitter,
-        )
-        .await?;
+        let streams =
+            kinesis::Streams::open(stream_dir.as_deref(), &options.region, tasks, clock, &jitter)
+                .await?;
         let tables = dynamodb::Tables::open(table_file.as_deref(), tasks)?;
         let objects = s3::Objects::open(&options.objects, &options.region, tasks, clock, &jitter)?;
 
@@ -204,20 +188,15 @@ async fn sweep(gateway: Arc<gateway::Gateway>, clock: Clock, stop: CancellationT
 }
 
 fn create(path: &Path) -> Result<PathBuf, LocalError> {
-    fs::create_dir_all(path).map_err(|source| LocalError::Directory {
-        path: path.to_owned(),
-        source,
-    })?;
+    fs::create_dir_all(path)
+        .map_err(|source| LocalError::Directory { path: path.to_owned(), source })?;
     Ok(path.to_owned())
 }
 
 /// Holds a directory against other local services; the lock goes with the process.
 fn lock(directory: &Path) -> Result<File, LocalError> {
     create(directory)?;
-    let failed = |source| LocalError::Directory {
-        path: directory.to_owned(),
-        source,
-    };
+    let failed = |source| LocalError::Directory { path: directory.to_owned(), source };
     let file = File::create(directory.join(".catchment-lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

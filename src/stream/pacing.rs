@@ -33,13 +33,7 @@ pub struct Pacing {
 impl Pacing {
     /// Nothing called yet.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            last_call: None,
-            bytes_due: Duration::ZERO,
-            throttles: 0,
-            caught_up: false,
-        }
+        Self { limits, last_call: None, bytes_due: Duration::ZERO, throttles: 0, caught_up: false }
     }
 
     /// The earliest time of the next call.
@@ -48,9 +42,7 @@ impl Pacing {
             return Duration::ZERO;
         };
         let pause = if self.throttles > 0 {
-            Duration::from_millis(500)
-                .saturating_mul(1 << self.throttles.min(5))
-                .min(MAX_PENALTY)
+            Duration::from_millis(500).saturating_mul(1 << self.throttles.min(5)).min(MAX_PENALTY)
         } else if self.caught_up {
             self.limits.idle
         } else {
@@ -80,11 +72,7 @@ mod tests {
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
-    const LIMITS: Limits = Limits {
-        idle: S,
-        calls_per_second: 4.0,
-        bytes_per_second: 2e6,
-    };
+    const LIMITS: Limits = Limits { idle: S, calls_per_second: 4.0, bytes_per_second: 2e6 };
 
     #[test]
     fn a_big_reply_pays_for_itself() {

@@ -147,56 +147,33 @@ impl Reader {
             self.pacing.page(clock.now(), payload, caught_up);
             let label = self.means.metrics.shard(&self.shard);
             let count = page.records.len() as u64;
-            self.means
-                .metrics
-                .add("catchment_records_read_total", &[label], count);
-            self.means
-                .metrics
-                .add("catchment_bytes_read_total", &[label], payload as u64);
+            self.means.metrics.add("catchment_records_read_total", &[label], count);
+            self.means.metrics.add("catchment_bytes_read_total", &[label], payload as u64);
             let result = if count == 0 { "empty" } else { "records" };
-            self.means
-                .metrics
-                .add("catchment_get_records_total", &[result], 1);
+            self.means.metrics.add("catchment_get_records_total", &[result], 1);
             let start_gone = self.start_gone(&page);
             if let Some(last) = page.records.last() {
                 self.resume = StartAt::After(last.position.sequence.clone());
                 self.first = false;
             }
             self.iterator = page.next;
-            let records: VecDeque<Record> = page
-                .records
-                .into_iter()
-                .filter(|r| self.wanted(&r.position))
-                .collect();
+            let records: VecDeque<Record> =
+                page.records.into_iter().filter(|r| self.wanted(&r.position)).collect();
             if self.iterator.is_none() && records.is_empty() {
-                return Fetched::End {
-                    children: page.children,
-                };
+                return Fetched::End { children: page.children };
             }
             // An end that comes with records is found again by a read behind the last of them.
             // An empty page of a shard that has more says nothing; of a shard at its tip it says
             // that everything is read.
             if !records.is_empty() || caught_up || self.is_done() {
-                return Fetched::Page {
-                    records,
-                    permit,
-                    behind_ms: page.behind_ms,
-                    start_gone,
-                };
+                return Fetched::Page { records, permit, behind_ms: page.behind_ms, start_gone };
             }
         }
     }
 
     fn wanted(&self, position: &Position) -> bool {
-        self.range
-            .after
-            .as_ref()
-            .is_none_or(|after| position > after)
-            && self
-                .range
-                .until
-                .as_ref()
-                .is_none_or(|until| position <= until)
+        self.range.after.as_ref().is_none_or(|after| position > after)
+            && self.range.until.as_ref().is_none_or(|until| position <= until)
     }
 
     /// Did reading begin behind the record it was asked to begin at?
@@ -205,18 +182,11 @@ impl Reader {
             StartAt::At(sequence) if self.first => sequence,
             _ => return false,
         };
-        page.records
-            .first()
-            .is_some_and(|r| r.position.sequence != *asked)
+        page.records.first().is_some_and(|r| r.position.sequence != *asked)
     }
 
     async fn fetch(&mut self) -> Result<Page, CallError> {
-        let Means {
-            kinesis,
-            arn,
-            page_records,
-            ..
-        } = &self.means;
+        let Means { kinesis, arn, page_records, .. } = &self.means;
         let iterator = match self.iterator.take() {
             Some(iterator) => iterator,
             None => kinesis.iterator(arn, &self.shard, &self.resume).await?,
@@ -229,14 +199,8 @@ impl Reader {
     /// Waits out what passes; hands over what does not.
     async fn failed(&mut self, error: CallError) -> Option<Fetched> {
         let class = error.fault.as_str();
-        self.means
-            .metrics
-            .add("catchment_get_records_total", &[class], 1);
-        self.means.metrics.add(
-            "catchment_call_failures_total",
-            &[error.operation, class],
-            1,
-        );
+        self.means.metrics.add("catchment_get_records_total", &[class], 1);
+        self.means.metrics.add("catchment_call_failures_total", &[error.operation, class], 1);
         match error.fault {
             Fault::Throttled => tracing::debug!(shard = %self.shard, %error, "throttled"),
             Fault::ExpiredIterator => {

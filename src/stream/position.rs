@@ -249,10 +249,7 @@ mod tests {
     #[test]
     fn latest_is_pinned_to_the_birth_of_its_lease() {
         let start = |c: &Checkpoint, ms| start_at(c, ms, InitialPosition::Latest);
-        assert_eq!(
-            start(&Checkpoint::Latest, Some(5)),
-            Some(StartAt::Timestamp(5))
-        );
+        assert_eq!(start(&Checkpoint::Latest, Some(5)), Some(StartAt::Timestamp(5)));
         assert_eq!(start(&Checkpoint::Latest, None), Some(StartAt::Latest));
         assert_eq!(start(&Checkpoint::ShardEnd, None), None);
     }

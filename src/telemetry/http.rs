@@ -31,9 +31,7 @@ pub struct ListenError {
 /// # Errors
 /// [`ListenError`]
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError { address, source })
+    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
 }
 
 /// Serves until told to stop.
@@ -47,9 +45,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
         .route("/ready", get(readyz))
         .route("/status", get(status))
         .with_state(shared);
-    let served = axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await;
+    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the HTTP endpoint ended");
     }
@@ -58,24 +54,11 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let (limit, used, waiting) = shared.budget.usage();
     let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    shared
-        .metrics
-        .set("catchment_budget_bytes", &[], gauge(limit));
-    shared
-        .metrics
-        .set("catchment_buffer_bytes", &[], gauge(used));
-    shared
-        .metrics
-        .set("catchment_budget_waiting", &[], gauge(waiting));
+    shared.metrics.set("catchment_budget_bytes", &[], gauge(limit));
+    shared.metrics.set("catchment_buffer_bytes", &[], gauge(used));
+    shared.metrics.set("catchment_budget_waiting", &[], gauge(waiting));
     let text = shared.metrics.render();
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn livez(State(shared): State<Arc<Shared>>) -> Response {
@@ -92,11 +75,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     if state.ready && !state.draining {
         return "ok\n".into_response();
     }
-    let why = if state.draining {
-        "draining\n"
-    } else {
-        "the lease table was not read yet\n"
-    };
+    let why = if state.draining { "draining\n" } else { "the lease table was not read yet\n" };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 

@@ -43,12 +43,7 @@ const fn def(
     labels: &'static [&'static str],
     help: &'static str,
 ) -> Def {
-    Def {
-        name,
-        kind,
-        labels,
-        help,
-    }
+    Def { name, kind, labels, help }
 }
 
 /// The table.
@@ -95,12 +90,7 @@ pub const TABLE: &[Def] = &[
         &["shard"],
         "User records committed: in an object, or in the dead letters.",
     ),
-    def(
-        "catchment_bytes_delivered_total",
-        Kind::Counter,
-        &["shard"],
-        "Payload bytes committed.",
-    ),
+    def("catchment_bytes_delivered_total", Kind::Counter, &["shard"], "Payload bytes committed."),
     def(
         "catchment_batches_total",
         Kind::Counter,
@@ -131,18 +121,8 @@ pub const TABLE: &[Def] = &[
         &[],
         "Creations answered 412 because the object was there: a duplicate prevented.",
     ),
-    def(
-        "catchment_object_bytes",
-        Kind::Bytes,
-        &[],
-        "Size of created objects.",
-    ),
-    def(
-        "catchment_put_seconds",
-        Kind::Seconds,
-        &[],
-        "Time to store one object, retries included.",
-    ),
+    def("catchment_object_bytes", Kind::Bytes, &[], "Size of created objects."),
+    def("catchment_put_seconds", Kind::Seconds, &[], "Time to store one object, retries included."),
     def(
         "catchment_put_retries_total",
         Kind::Counter,
@@ -161,12 +141,7 @@ pub const TABLE: &[Def] = &[
         &[],
         "Ranges of records that left retention before they were delivered.",
     ),
-    def(
-        "catchment_leases_owned",
-        Kind::Gauge,
-        &[],
-        "Leases this worker holds (CurrentLeases).",
-    ),
+    def("catchment_leases_owned", Kind::Gauge, &[], "Leases this worker holds (CurrentLeases)."),
     def(
         "catchment_leases",
         Kind::Gauge,
@@ -179,24 +154,14 @@ pub const TABLE: &[Def] = &[
         &[],
         "Workers that hold leases of the table, this one included.",
     ),
-    def(
-        "catchment_leases_taken_total",
-        Kind::Counter,
-        &[],
-        "Leases taken, free or expired.",
-    ),
+    def("catchment_leases_taken_total", Kind::Counter, &[], "Leases taken, free or expired."),
     def(
         "catchment_leases_lost_total",
         Kind::Counter,
         &[],
         "Leases lost to another worker or to silence (LostLeases).",
     ),
-    def(
-        "catchment_leases_released_total",
-        Kind::Counter,
-        &[],
-        "Leases given back.",
-    ),
+    def("catchment_leases_released_total", Kind::Counter, &[], "Leases given back."),
     def(
         "catchment_lease_renewals_total",
         Kind::Counter,
@@ -209,12 +174,7 @@ pub const TABLE: &[Def] = &[
         &[],
         "Shards delivered to their end (SHARD_END).",
     ),
-    def(
-        "catchment_leases_created_total",
-        Kind::Counter,
-        &[],
-        "Leases created for shards found.",
-    ),
+    def("catchment_leases_created_total", Kind::Counter, &[], "Leases created for shards found."),
     def(
         "catchment_leases_unreadable",
         Kind::Gauge,
@@ -233,41 +193,20 @@ pub const TABLE: &[Def] = &[
         &["operation", "class"],
         "Failed AWS calls by operation and kind of failure.",
     ),
-    def(
-        "catchment_buffer_bytes",
-        Kind::Gauge,
-        &[],
-        "Bytes of the budget in use.",
-    ),
-    def(
-        "catchment_budget_bytes",
-        Kind::Gauge,
-        &[],
-        "The byte budget.",
-    ),
-    def(
-        "catchment_budget_waiting",
-        Kind::Gauge,
-        &[],
-        "Fetches waiting for room in the budget.",
-    ),
+    def("catchment_buffer_bytes", Kind::Gauge, &[], "Bytes of the budget in use."),
+    def("catchment_budget_bytes", Kind::Gauge, &[], "The byte budget."),
+    def("catchment_budget_waiting", Kind::Gauge, &[], "Fetches waiting for room in the budget."),
     def(
         "process_cpu_seconds_total",
         Kind::FloatGauge,
         &[],
         "User and system CPU time of the process, in seconds.",
     ),
-    def(
-        "process_resident_memory_bytes",
-        Kind::Gauge,
-        &[],
-        "Resident memory of the process.",
-    ),
+    def("process_resident_memory_bytes", Kind::Gauge, &[], "Resident memory of the process."),
 ];
 
-const SECONDS: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-];
+const SECONDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 const BYTES: &[f64] = &[
     1024.0,
     16_384.0,
@@ -340,9 +279,7 @@ impl Metrics {
     }
 
     fn register<C: Collector + Clone + 'static>(&self, metric: C) -> C {
-        self.registry
-            .register(Box::new(metric.clone()))
-            .expect("names are unique");
+        self.registry.register(Box::new(metric.clone())).expect("names are unique");
         metric
     }
 
@@ -384,11 +321,7 @@ impl Metrics {
 
     /// The label of a shard: its id, or `all` where per-shard series are off.
     pub fn shard<'a>(&self, shard: &'a ShardId) -> &'a str {
-        if self.shard_labels {
-            shard.as_str()
-        } else {
-            "all"
-        }
+        if self.shard_labels { shard.as_str() } else { "all" }
     }
 
     /// Forgets the gauges of a shard that is no longer ours.
@@ -401,9 +334,7 @@ impl Metrics {
     /// The text exposition.
     pub fn render(&self) -> String {
         self.process();
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_default()
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
     /// Reads the process figures where the kernel offers them.
@@ -418,12 +349,8 @@ impl Metrics {
         if let Ok(stat) = std::fs::read_to_string("/proc/self/stat")
             && let Some((_, rest)) = stat.rsplit_once(") ")
         {
-            let ticks: f64 = rest
-                .split(' ')
-                .skip(11)
-                .take(2)
-                .filter_map(|t| t.parse::<f64>().ok())
-                .sum();
+            let ticks: f64 =
+                rest.split(' ').skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
             self.set_float("process_cpu_seconds_total", &[], ticks / TICKS_PER_SECOND);
         }
     }
@@ -437,21 +364,14 @@ mod tests {
     fn the_table_registers_and_every_row_is_described() {
         let metrics = Metrics::new(true);
         for def in TABLE {
-            assert!(
-                def.help.ends_with('.') && def.help.len() > 15,
-                "{}",
-                def.name
-            );
+            assert!(def.help.ends_with('.') && def.help.len() > 15, "{}", def.name);
             let counter_name = def.name.ends_with("_total");
             assert!(def.kind != Kind::Counter || counter_name, "{}", def.name);
         }
         metrics.add("catchment_batches_total", &["size"], 2);
         metrics.observe("catchment_put_seconds", 0.2);
         let text = metrics.render();
-        assert!(
-            text.contains("catchment_batches_total{cause=\"size\"} 2"),
-            "{text}"
-        );
+        assert!(text.contains("catchment_batches_total{cause=\"size\"} 2"), "{text}");
         assert!(text.contains("catchment_leases_lost_total 0"));
         assert!(text.contains("catchment_put_seconds_bucket"));
     }

@@ -105,11 +105,7 @@ pub async fn prepare(
     config: Config,
     clients: Clients,
 ) -> Result<Arc<Shared>, StartError> {
-    let Node {
-        clock,
-        jitter,
-        tasks,
-    } = node.clone();
+    let Node { clock, jitter, tasks } = node.clone();
     let kinesis = Kinesis::new(clients.kinesis);
     let store = ObjectStore::new(clients.s3);
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
@@ -117,10 +113,7 @@ pub async fn prepare(
     let stream = patiently(&clock, async || kinesis.describe(name).await).await;
     let stream = stream.map_err(|error| match error {
         StartError::Unavailable(source, _) if source.fault == Fault::NotFound => {
-            StartError::NoStream {
-                name: name.clone(),
-                source,
-            }
+            StartError::NoStream { name: name.clone(), source }
         }
         other => other,
     })?;
@@ -128,19 +121,16 @@ pub async fn prepare(
         return Err(StartError::NotReadable(stream.name));
     }
     let bucket = &config.delivery.bucket;
-    patiently(&clock, async || store.check_bucket(bucket).await)
-        .await
-        .map_err(|error| match error {
+    patiently(&clock, async || store.check_bucket(bucket).await).await.map_err(
+        |error| match error {
             StartError::Unavailable(source, _) | StartError::Denied(source)
                 if !source.fault.is_passing() =>
             {
-                StartError::Bucket {
-                    bucket: bucket.clone(),
-                    source,
-                }
+                StartError::Bucket { bucket: bucket.clone(), source }
             }
             other => other,
-        })?;
+        },
+    )?;
     ensure_table(&clock, &table).await?;
     check_identity(&clock, &table, &stream).await?;
     let me = WorkerId::new(match &config.lease.worker {
@@ -224,11 +214,9 @@ async fn check_identity(
         .filter_map(|item| Lease::parse(item).ok().flatten()?.stream)
         .find(|found| *found != expected);
     match other {
-        Some(found) => Err(StartError::OtherStream {
-            table: table.name().to_owned(),
-            found,
-            expected,
-        }),
+        Some(found) => {
+            Err(StartError::OtherStream { table: table.name().to_owned(), found, expected })
+        }
         None => Ok(()),
     }
 }

@@ -106,9 +106,7 @@ async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
         error => {
             tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
             shared.metrics.add("catchment_shard_failures_total", &[], 1);
-            shared
-                .board
-                .update(|b| b.last_error = Some(format!("{}: {error}", lease.shard)));
+            shared.board.update(|b| b.last_error = Some(format!("{}: {error}", lease.shard)));
             Ended::Failed(error.to_string())
         }
     };
@@ -186,11 +184,7 @@ impl Pipeline {
                 break;
             };
             let lost = self.lease.lost.clone();
-            let Recovered {
-                objects,
-                permit: _permit,
-                gap,
-            } = tokio::select! {
+            let Recovered { objects, permit: _permit, gap } = tokio::select! {
                 biased;
                 () = lost.cancelled() => return Err(Stop::Lost),
                 recovered =
@@ -206,9 +200,7 @@ impl Pipeline {
                 self.lease.progress(&change.from, &change.to).await?;
                 self.written(change);
             }
-            self.shared
-                .metrics
-                .add("catchment_intents_recovered_total", &[], 1);
+            self.shared.metrics.add("catchment_intents_recovered_total", &[], 1);
         }
         Ok(())
     }
@@ -231,11 +223,7 @@ impl Pipeline {
         else {
             return Ok(Ended::Finished);
         };
-        let range = Range {
-            start,
-            after: checkpoint.position().cloned(),
-            until: None,
-        };
+        let range = Range { start, after: checkpoint.position().cloned(), until: None };
         let (send, pages) = mpsc::channel(1);
         self.pages = pages;
         let read = poll::read(self.shared.reader(), self.lease.shard.clone(), range, send);
@@ -249,9 +237,7 @@ impl Pipeline {
             }
             if self.write.is_none() && self.ledger.is_idle() && self.open.is_none() {
                 if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
-                    self.shared
-                        .metrics
-                        .add("catchment_shards_finished_total", &[], 1);
+                    self.shared.metrics.add("catchment_shards_finished_total", &[], 1);
                     return Ok(Ended::Finished);
                 }
                 if self.draining {
@@ -265,10 +251,7 @@ impl Pipeline {
     /// Waits for the next thing to happen, and does it.
     async fn step(&mut self, drain: &CancellationToken) -> Result<(), Stop> {
         let clock = self.shared.clock.clone();
-        let due = self
-            .open
-            .as_ref()
-            .map(|(_, _, at)| *at + self.shared.config.delivery.limits.age);
+        let due = self.open.as_ref().map(|(_, _, at)| *at + self.shared.config.delivery.limits.age);
         // Backpressure: one batch open, a bounded number cut. Reading goes on when one is durable.
         let room = self.ledger.undelivered() <= self.shared.config.delivery.pipeline;
         let reading = room && !self.draining && !self.ending;
@@ -312,12 +295,7 @@ impl Pipeline {
 
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
         match fetched {
-            Fetched::Page {
-                records,
-                permit,
-                behind_ms,
-                start_gone,
-            } => {
+            Fetched::Page { records, permit, behind_ms, start_gone } => {
                 self.start_gone |= start_gone;
                 let label = self.shared.metrics.shard(&self.lease.shard);
                 if let Some(ms) = behind_ms {
@@ -328,9 +306,7 @@ impl Pipeline {
                         seconds,
                     );
                 }
-                self.shared
-                    .board
-                    .shard(&self.lease.shard, |s| s.behind_ms = behind_ms);
+                self.shared.board.shard(&self.lease.shard, |s| s.behind_ms = behind_ms);
                 self.moved();
                 if records.is_empty() {
                     if self.open.is_none() && self.ledger.is_idle() {
@@ -403,27 +379,15 @@ impl Pipeline {
         };
         self.shared.budget.closed(&self.lease.shard);
         let sealed = self.shared.tasks.compute(move || open.seal()).await??;
-        let Some(Sealed {
-            intent,
-            objects,
-            dead,
-        }) = sealed
-        else {
+        let Some(Sealed { intent, objects, dead }) = sealed else {
             return Ok(());
         };
         permit.resize(objects.iter().map(|o| o.body.len()).sum());
-        self.shared
-            .metrics
-            .add("catchment_batches_total", &[cause.as_str()], 1);
+        self.shared.metrics.add("catchment_batches_total", &[cause.as_str()], 1);
         for (kind, count) in dead {
-            self.shared
-                .metrics
-                .add("catchment_dead_letters_total", &[kind], count);
+            self.shared.metrics.add("catchment_dead_letters_total", &[kind], count);
         }
-        let batch = Batch {
-            objects: Arc::new(objects),
-            _permit: permit,
-        };
+        let batch = Batch { objects: Arc::new(objects), _permit: permit };
         self.batches.insert(intent.last.clone(), batch);
         self.ledger.cut(intent);
         self.undelivered();
@@ -437,22 +401,13 @@ impl Pipeline {
         let id = &self.lease.shard;
         let mut children = named;
         if children.is_empty() {
-            let shards = self
-                .shared
-                .kinesis
-                .list_shards(&self.shared.stream.arn)
-                .await?;
-            children = shards
-                .into_iter()
-                .filter(|s| s.parents.contains(id))
-                .collect();
+            let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+            children = shards.into_iter().filter(|s| s.parents.contains(id)).collect();
         }
         for lease in graph::children(&children) {
             let item = lease.item(&self.shared.stream.identity(), self.shared.clock.wall());
             if self.shared.table.create(item).await? {
-                self.shared
-                    .metrics
-                    .add("catchment_leases_created_total", &[], 1);
+                self.shared.metrics.add("catchment_leases_created_total", &[], 1);
                 tracing::info!(parent = %id, child = %lease.shard, "lease of a child created");
             }
         }
@@ -466,11 +421,7 @@ impl Pipeline {
 
     /// The shard is not there. If the stream still is, it left retention as a whole.
     async fn gone(&mut self, error: CallError) -> Result<(), Stop> {
-        let stream = self
-            .shared
-            .kinesis
-            .describe(&self.shared.stream.arn)
-            .await?;
+        let stream = self.shared.kinesis.describe(&self.shared.stream.arn).await?;
         let shards = self.shared.kinesis.list_shards(&stream.arn).await?;
         let listed = shards.iter().any(|s| s.id == self.lease.shard);
         if listed || stream.identity() != self.shared.stream.identity() {
@@ -478,27 +429,16 @@ impl Pipeline {
         }
         self.cut(Cause::ShardEnd).await?;
         let last = self.ledger.progress().checkpoint.to_string();
-        let gap = Gap {
-            after: last.clone(),
-            before: Checkpoint::ShardEnd.to_string(),
-        };
+        let gap = Gap { after: last.clone(), before: Checkpoint::ShardEnd.to_string() };
         self.gap(&gap)?;
         let recipe = &self.shared.recipe;
         let range = format!("{last}-{}", Checkpoint::ShardEnd);
         let stamp = self.shared.stream.created_ms;
-        let report = gap_report(
-            &recipe.settings,
-            &recipe.errors,
-            &self.lease.shard,
-            &range,
-            stamp,
-            &gap,
-        );
+        let report =
+            gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
         upload(&self.shared, &self.lease, &[report]).await?;
-        let children: Vec<_> = shards
-            .into_iter()
-            .filter(|s| s.parents.contains(&self.lease.shard))
-            .collect();
+        let children: Vec<_> =
+            shards.into_iter().filter(|s| s.parents.contains(&self.lease.shard)).collect();
         self.shard_end(children).await
     }
 
@@ -513,16 +453,11 @@ impl Pipeline {
     /// A progress write is in the row: count what it committed, upload what it announced.
     fn written(&mut self, change: Change) {
         let committed = &change.from.pending.intents()[..change.commits];
-        let (records, bytes) = committed.iter().fold((0, 0), |(r, b), intent| {
-            (r + intent.records, b + intent.bytes)
-        });
+        let (records, bytes) =
+            committed.iter().fold((0, 0), |(r, b), intent| (r + intent.records, b + intent.bytes));
         let label = self.shared.metrics.shard(&self.lease.shard);
-        self.shared
-            .metrics
-            .add("catchment_records_delivered_total", &[label], records);
-        self.shared
-            .metrics
-            .add("catchment_bytes_delivered_total", &[label], bytes);
+        self.shared.metrics.add("catchment_records_delivered_total", &[label], records);
+        self.shared.metrics.add("catchment_bytes_delivered_total", &[label], bytes);
         if let Some(last) = committed.last() {
             while self.oldest.front().is_some_and(|(p, _)| *p <= last.last) {
                 self.oldest.pop_front();
@@ -559,31 +494,24 @@ impl Pipeline {
     }
 
     fn state(&self, state: &'static str) {
-        self.shared
-            .board
-            .shard(&self.lease.shard, |s| s.state = state);
+        self.shared.board.shard(&self.lease.shard, |s| s.state = state);
     }
 
     fn moved(&self) {
         let now = self.shared.clock.now();
-        self.shared
-            .board
-            .shard(&self.lease.shard, |s| s.moved_at = now);
+        self.shared.board.shard(&self.lease.shard, |s| s.moved_at = now);
     }
 
     fn undelivered(&self) {
         let undelivered = self.ledger.undelivered();
-        self.shared
-            .board
-            .shard(&self.lease.shard, |s| s.undelivered = undelivered);
-        let age = self.oldest.front().map_or(Duration::ZERO, |(_, at)| {
-            self.shared.clock.now().saturating_sub(*at)
-        });
+        self.shared.board.shard(&self.lease.shard, |s| s.undelivered = undelivered);
+        let age = self
+            .oldest
+            .front()
+            .map_or(Duration::ZERO, |(_, at)| self.shared.clock.now().saturating_sub(*at));
         let label = self.shared.metrics.shard(&self.lease.shard);
         let name = "catchment_oldest_undelivered_seconds";
-        self.shared
-            .metrics
-            .set_float(name, &[label], age.as_secs_f64());
+        self.shared.metrics.set_float(name, &[label], age.as_secs_f64());
     }
 }
 

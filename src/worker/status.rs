@@ -116,20 +116,13 @@ impl Board {
         if state.recent_objects.len() == RECENT {
             state.recent_objects.pop_front();
         }
-        state.recent_objects.push_back(Stored {
-            key: key.to_owned(),
-            records,
-            bytes,
-        });
+        state.recent_objects.push_back(Stored { key: key.to_owned(), records, bytes });
     }
 
     /// The shards that have work and have not moved for `limit`.
     pub fn stuck(&self, now: Duration, limit: Duration) -> Vec<ShardId> {
         let state = self.lock();
-        let stuck = state
-            .shards
-            .iter()
-            .filter(|(_, s)| now.saturating_sub(s.moved_at) > limit);
+        let stuck = state.shards.iter().filter(|(_, s)| now.saturating_sub(s.moved_at) > limit);
         stuck.map(|(id, _)| id.clone()).collect()
     }
 }

@@ -45,10 +45,7 @@ struct Supervisor {
 /// Runs a prepared worker until it is told to stop.
 pub async fn run(shared: Arc<Shared>, shutdown: Shutdown) -> Exit {
     let registry = Registry::default();
-    let beating = shared.tasks.spawn(
-        "heartbeat",
-        heartbeat(Arc::clone(&shared), registry.clone()),
-    );
+    let beating = shared.tasks.spawn("heartbeat", heartbeat(Arc::clone(&shared), registry.clone()));
     let supervisor = Supervisor {
         keeper: Keeper::new(Arc::clone(&shared), registry.clone()),
         registry,
@@ -85,10 +82,7 @@ impl Supervisor {
 
     /// Shard sync and lease round, whichever is due.
     async fn tick(&mut self) {
-        let (scan, sync) = (
-            self.shared.config.lease.scan,
-            self.shared.config.lease.shard_sync,
-        );
+        let (scan, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
         if self.shared.clock.now() >= self.next_sync {
             let done = self.keeper.sync().await;
             let pause = if done.is_ok() { sync } else { scan };
@@ -110,12 +104,8 @@ impl Supervisor {
             Ok(value) => Some(value),
             Err(error) => {
                 let labels = [error.operation, error.fault.as_str()];
-                self.shared
-                    .metrics
-                    .add("catchment_call_failures_total", &labels, 1);
-                self.shared
-                    .board
-                    .update(|b| b.last_error = Some(error.to_string()));
+                self.shared.metrics.add("catchment_call_failures_total", &labels, 1);
+                self.shared.board.update(|b| b.last_error = Some(error.to_string()));
                 tracing::warn!(%error, "{what}");
                 None
             }
@@ -124,11 +114,7 @@ impl Supervisor {
 
     fn start(&mut self, lease: Arc<Owned>) {
         let id = lease.shard.clone();
-        let work = shard::run(
-            Arc::clone(&self.shared),
-            Arc::clone(&lease),
-            self.drain.clone(),
-        );
+        let work = shard::run(Arc::clone(&self.shared), Arc::clone(&lease), self.drain.clone());
         let handle = self.shared.tasks.spawn("shard", work);
         self.leases.insert(id.clone(), lease);
         self.running.push(async move { (id, handle.await) }.boxed());
@@ -151,9 +137,7 @@ impl Supervisor {
             Ok(Ended::Gap(gap)) => return Some((id, gap)),
             Err(error) => {
                 tracing::error!(shard = %id, %error, "the task of a shard died");
-                self.shared
-                    .metrics
-                    .add("catchment_shard_failures_total", &[], 1);
+                self.shared.metrics.add("catchment_shard_failures_total", &[], 1);
                 self.keeper.cool(&id);
             }
         }
@@ -162,9 +146,7 @@ impl Supervisor {
 
     fn count(&self) {
         let owned = i64::try_from(self.leases.len()).unwrap_or(i64::MAX);
-        self.shared
-            .metrics
-            .set("catchment_leases_owned", &[], owned);
+        self.shared.metrics.set("catchment_leases_owned", &[], owned);
     }
 
     /// Drains every shard within the deadline.

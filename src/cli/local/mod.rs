@@ -1,16 +1,14 @@
 //! `catchment local`: embedded AWS and workers in one process.
 
-mod send;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::aws::clients::Clients;
 use crate::aws::kinesis::Kinesis;
@@ -30,7 +28,7 @@ use crate::worker::supervisor::{self, Exit};
 use crate::worker::{self, Node};
 
 use super::run::judge;
-use super::{Failure, Settings, runtime};
+use super::{Failure, Settings, runtime, send};
 
 /// Region of the embedded services.
 const REGION: &str = "us-east-1";
@@ -75,14 +73,7 @@ fn defaults(options: &Options) -> Layers {
         ("delivery.batch_age", if options.once { "1s" } else { "5s" }),
         ("lease.scan", "200ms"),
         ("aws.path_style", "true"),
-        (
-            "telemetry.listen",
-            if options.once {
-                "off"
-            } else {
-                "127.0.0.1:9464"
-            },
-        ),
+        ("telemetry.listen", if options.once { "off" } else { "127.0.0.1:9464" }),
         ("telemetry.logs", "text"),
     ] {
         layers.set(key, value.to_owned(), Source::Default);
@@ -93,20 +84,9 @@ fn defaults(options: &Options) -> Layers {
 pub(super) fn run(options: Options) -> Result<(), Failure> {
     let config = options.settings.load(defaults(&options))?;
     if options.once && options.workers == 0 {
-        return Err(Failure::new(
-            2,
-            "--once needs a worker: leave --workers out, or at 1 or more",
-        ));
+        return Err(Failure::new(2, "--once needs a worker: leave --workers out, or at 1 or more"));
     }
-    let quiet = options.once && std::io::stderr().is_terminal();
-    logs::install(
-        config.telemetry.logs,
-        if quiet || options.once {
-            "warn"
-        } else {
-            "info"
-        },
-    );
+    logs::install(config.telemetry.logs, if options.once { "warn" } else { "info" });
     let (runtime, tasks) = runtime(config.threads)?;
     runtime.block_on(async {
         let shutdown = Shutdown::default();
@@ -126,11 +106,7 @@ async fn session(
     tasks: &Tasks,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    let node = Node {
-        clock: Clock::system(),
-        jitter: Jitter::system(),
-        tasks: tasks.clone(),
-    };
+    let node = Node { clock: Clock::system(), jitter: Jitter::system(), tasks: tasks.clone() };
     // Objects of a run without a directory of its own stay where the summary says.
     let objects = options.data_dir.clone().unwrap_or_else(|| {
         std::env::temp_dir().join(format!("catchment-{}", node.jitter.uuid().simple()))
@@ -166,14 +142,8 @@ async fn with_services(
     let bucket = &config.delivery.bucket;
     let stream = &config.stream.name;
     let fail = |e: crate::fault::CallError| Failure::new(1, e);
-    Objects::new(clients.s3.clone())
-        .create_bucket(bucket)
-        .await
-        .map_err(fail)?;
-    let fresh = producer
-        .create_stream(stream, options.shards)
-        .await
-        .map_err(fail)?;
+    Objects::new(clients.s3.clone()).create_bucket(bucket).await.map_err(fail)?;
+    let fresh = producer.create_stream(stream, options.shards).await.map_err(fail)?;
     if !options.once {
         introduce(options, &config, services, objects);
     }
@@ -212,11 +182,7 @@ async fn start(
     stop: &Shutdown,
 ) -> Result<Handle<Exit>, Failure> {
     let listener = match listen {
-        Some(address) => Some(
-            http::listen(address)
-                .await
-                .map_err(|e| Failure::new(2, e))?,
-        ),
+        Some(address) => Some(http::listen(address).await.map_err(|e| Failure::new(2, e))?),
         None => None,
     };
     let shared = worker::prepare(node, config.clone(), clients.clone())
@@ -245,9 +211,9 @@ async fn work(
         shutdown.drain.cancelled().await;
         return Ok(None);
     };
-    let bar = progress();
+    let bar = send::progress();
     let kinesis = Kinesis::new(clients.kinesis.clone());
-    let sending = send::send(node, config, &kinesis, producer, input, fresh, &bar);
+    let sending = send::send(node, &config.stream.name, &kinesis, producer, input, fresh, &bar);
     let sent = tokio::select! {
         biased;
         sent = sending => sent?,
@@ -255,10 +221,7 @@ async fn work(
     };
     bar.finish_with_message("sent");
     if !options.once {
-        eprintln!(
-            "{} records sent; they are delivered as batches fill or age",
-            sent.records
-        );
+        eprintln!("{} records sent; they are delivered as batches fill or age", sent.records);
         shutdown.drain.cancelled().await;
         return Ok(None);
     }
@@ -280,19 +243,14 @@ async fn delivered(
 ) -> Result<(), Failure> {
     loop {
         let items = table.scan().await.map_err(|e| Failure::new(1, e))?;
-        let leases: Vec<Lease> = items
-            .iter()
-            .filter_map(|item| Lease::parse(item).ok().flatten())
-            .collect();
+        let leases: Vec<Lease> =
+            items.iter().filter_map(|item| Lease::parse(item).ok().flatten()).collect();
         let reached = last.iter().all(|(shard, sequence)| {
             let position = Position::plain(sequence.clone());
             leases.iter().any(|l| {
                 l.shard == *shard
                     && (l.is_finished()
-                        || l.progress
-                            .checkpoint
-                            .position()
-                            .is_some_and(|at| *at >= position))
+                        || l.progress.checkpoint.position().is_some_and(|at| *at >= position))
             })
         });
         if reached {
@@ -300,18 +258,6 @@ async fn delivered(
         }
         clock.sleep(Duration::from_millis(50)).await;
     }
-}
-
-fn progress() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    let style = "{msg:10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// Prints the environment for a shell to `eval`, and what to try next.

@@ -15,7 +15,7 @@ use crate::delivery::object_key::parse_object_name;
 use crate::delivery::settings::{Codec, Format};
 use crate::fault::CallError;
 
-use super::send::{Print, Sent, print};
+use crate::cli::send::{Print, Sent, print};
 
 /// The figures of a finished run.
 #[derive(Debug, Serialize)]
@@ -58,21 +58,15 @@ pub(super) async fn verify(
         let body = objects.get(bucket, &key).await?;
         count += 1;
         stored += size;
-        let bad = |reason: String| VerifyError::Object {
-            key: key.clone(),
-            reason,
-        };
+        let bad = |reason: String| VerifyError::Object { key: key.clone(), reason };
         let raw = decode(config.delivery.codec, &key, &body).map_err(|e| bad(e.to_string()))?;
         let mut add = |payload: &[u8]| *found.entry(print(payload)).or_default() += 1;
         if key.ends_with(".gap.json") {
             continue;
         }
         // Dead letters are envelope lines, whatever the archive's format.
-        let format = if is_dead_letter(config, &key) {
-            Format::Envelope
-        } else {
-            config.delivery.format
-        };
+        let format =
+            if is_dead_letter(config, &key) { Format::Envelope } else { config.delivery.format };
         match format {
             Format::Ndjson => {
                 let lines = raw.strip_suffix(b"\n").unwrap_or(&raw);
@@ -93,10 +87,7 @@ pub(super) async fn verify(
                     serde_json::from_slice(&raw).map_err(|e| bad(e.to_string()))?;
                 items.iter().for_each(|item| add(item.get().as_bytes()));
             }
-            Format::Raw => raw_records(sent, &key, &raw)
-                .map_err(bad)?
-                .into_iter()
-                .for_each(add),
+            Format::Raw => raw_records(sent, &key, &raw).map_err(bad)?.into_iter().for_each(add),
         }
     }
     let mut report = Report {
@@ -120,12 +111,7 @@ pub(super) async fn verify(
 }
 
 fn is_dead_letter(config: &Config, key: &str) -> bool {
-    let fixed = config
-        .delivery
-        .errors
-        .split("!{")
-        .next()
-        .unwrap_or_default();
+    let fixed = config.delivery.errors.split("!{").next().unwrap_or_default();
     !fixed.is_empty() && key.starts_with(fixed)
 }
 
@@ -147,10 +133,7 @@ fn raw_records<'a>(sent: &Sent, key: &str, raw: &'a [u8]) -> Result<Vec<&'a [u8]
     let empty = BTreeMap::new();
     let records = sent.by_shard.get(&shard).unwrap_or(&empty);
     let (mut rest, mut payloads) = (raw, Vec::new());
-    for (length, expected) in records
-        .range(first.sequence..=last.sequence)
-        .map(|(_, r)| r)
-    {
+    for (length, expected) in records.range(first.sequence..=last.sequence).map(|(_, r)| r) {
         // A record of the range may stand in another partition's object.
         if let Some((payload, after)) = rest.split_at_checked(*length)
             && print(payload) == *expected
@@ -159,11 +142,7 @@ fn raw_records<'a>(sent: &Sent, key: &str, raw: &'a [u8]) -> Result<Vec<&'a [u8]
             rest = after;
         }
     }
-    if rest.is_empty() {
-        Ok(payloads)
-    } else {
-        Err(format!("{} bytes nobody sent", rest.len()))
-    }
+    if rest.is_empty() { Ok(payloads) } else { Err(format!("{} bytes nobody sent", rest.len())) }
 }
 
 impl Report {

@@ -17,10 +17,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 impl Inner {
     /// Lets the engine answer, waits until its background work is done, and logs what changed.
     pub(super) async fn engine(&self, operation: Operation, data: Value) -> Answer {
-        if ["Describe", "Get", "List"]
-            .iter()
-            .any(|verb| operation.as_str().starts_with(verb))
-        {
+        if ["Describe", "Get", "List"].iter().any(|verb| operation.as_str().starts_with(verb)) {
             return self.checked(operation, data).await;
         }
         let name = stream_of(&data);
@@ -62,9 +59,8 @@ impl Inner {
                     stream.max_record_size_kib = kib.clamp(1024, 10_240);
                 }
                 if on_demand {
-                    stream.stream_mode_details = StreamModeDetails {
-                        stream_mode: StreamMode::OnDemand,
-                    };
+                    stream.stream_mode_details =
+                        StreamModeDetails { stream_mode: StreamMode::OnDemand };
                 }
                 Ok(())
             })

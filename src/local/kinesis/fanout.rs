@@ -75,10 +75,7 @@ impl Streams {
         let key = format!("{arn}/{}", position.shard_ix);
         let now = inner.clock.now();
         let turn = {
-            let mut all = inner
-                .subscriptions
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut all = inner.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
             let before = all.get(&key);
             if before.is_some_and(|before| now < before.since + TAKEOVER) {
                 return Err(Fault::client_error(
@@ -105,10 +102,7 @@ impl Streams {
             let frame = feed.next().await?;
             Some((Ok::<_, io::Error>(Bytes::from(frame)), feed))
         });
-        Ok((
-            [("content-type", "application/vnd.amazon.eventstream")],
-            Body::from_stream(events),
-        )
+        Ok(([("content-type", "application/vnd.amazon.eventstream")], Body::from_stream(events))
             .into_response())
     }
 }
@@ -130,10 +124,7 @@ impl Feed {
             if now >= self.until || self.replaced() {
                 return None;
             }
-            let page = inner
-                .page(self.position.clone(), MAX_RECORDS, MAX_EVENT)
-                .await
-                .ok()?;
+            let page = inner.page(self.position.clone(), MAX_RECORDS, MAX_EVENT).await.ok()?;
             let quiet = self.heard.is_some_and(|heard| now < heard + HEARTBEAT);
             if page.records.is_empty() && !page.ended && quiet {
                 inner.clock.sleep(POLL).await;
@@ -160,7 +151,6 @@ impl Feed {
     fn replaced(&self) -> bool {
         let all = self.streams.0.subscriptions.lock();
         let all = all.unwrap_or_else(PoisonError::into_inner);
-        all.get(&self.consumer)
-            .is_some_and(|latest| latest.turn != self.turn)
+        all.get(&self.consumer).is_some_and(|latest| latest.turn != self.turn)
     }
 }

@@ -48,10 +48,7 @@ impl Log {
         let path = directory.join("log.jsonl");
         let mut contents = read(&path)?;
         contents.drop_expired(now_ms);
-        let failed = |source| LocalError::Directory {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| LocalError::Directory { path: path.clone(), source };
         let fresh = directory.join("log.jsonl.new");
         let mut out = BufWriter::new(File::create(&fresh).map_err(failed)?);
         contents.write(&mut out).map_err(failed)?;
@@ -59,10 +56,7 @@ impl Log {
         out.get_ref().sync_all().map_err(failed)?;
         drop(out);
         fs::rename(&fresh, &path).map_err(failed)?;
-        let file = OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(failed)?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(failed)?;
         Ok((Self(Arc::new(Mutex::new(file))), contents))
     }
 
@@ -85,24 +79,15 @@ fn read(path: &PathBuf) -> Result<Contents, LocalError> {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(contents),
         Err(source) => {
-            return Err(LocalError::Directory {
-                path: path.clone(),
-                source,
-            });
+            return Err(LocalError::Directory { path: path.clone(), source });
         }
     };
     let mut reader = BufReader::new(file);
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
-        let failed = |reason: String| LocalError::Streams {
-            path: path.clone(),
-            line,
-            reason,
-        };
-        let got = reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(|e| failed(e.to_string()))?;
+        let failed = |reason: String| LocalError::Streams { path: path.clone(), line, reason };
+        let got = reader.read_until(b'\n', &mut bytes).map_err(|e| failed(e.to_string()))?;
         if got == 0 || bytes.last() != Some(&b'\n') {
             break;
         }
@@ -160,10 +145,7 @@ impl Contents {
         }
         for (name, records) in &self.records {
             for (key, record) in records {
-                put(&Line::Records(
-                    name.clone(),
-                    vec![(key.clone(), record.clone())],
-                ))?;
+                put(&Line::Records(name.clone(), vec![(key.clone(), record.clone())]))?;
             }
         }
         Ok(())

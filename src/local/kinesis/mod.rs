@@ -84,14 +84,11 @@ impl Streams {
         if let Some(directory) = directory {
             let (log, contents) = Log::open(directory, clock.wall())?;
             inner.log = Some(log);
-            inner
-                .restore(contents)
-                .await
-                .map_err(|fault| LocalError::Streams {
-                    path: directory.to_owned(),
-                    line: 0,
-                    reason: fault.to_string(),
-                })?;
+            inner.restore(contents).await.map_err(|fault| LocalError::Streams {
+                path: directory.to_owned(),
+                line: 0,
+                reason: fault.to_string(),
+            })?;
         }
         Ok(Self(Arc::new(inner)))
     }
@@ -142,9 +139,7 @@ impl Streams {
         let store = &self.0.store;
         for name in store.list_stream_names().await {
             if let Ok(stream) = store.get_stream(&name).await {
-                store
-                    .delete_expired_records(&name, stream.retention_period_hours)
-                    .await;
+                store.delete_expired_records(&name, stream.retention_period_hours).await;
             }
         }
     }

@@ -49,12 +49,7 @@ fn entry<'a>(inner: &Inner, stream: &Stream, record: &'a Value) -> Result<Entry<
         // The service distributes records that have no key.
         (None, None) => inner.jitter.uuid().as_u128(),
     };
-    Ok(Entry {
-        key,
-        hash,
-        data,
-        size,
-    })
+    Ok(Entry { key, hash, data, size })
 }
 
 impl Inner {
@@ -133,8 +128,7 @@ impl Inner {
             ));
         }
         if self.log.is_some() {
-            self.record(Line::Records(name.to_owned(), batch.clone()))
-                .await?;
+            self.record(Line::Records(name.to_owned(), batch.clone())).await?;
         }
         self.store.put_records_batch(name, &batch).await?;
         Ok(placed)

@@ -53,11 +53,7 @@ impl Inner {
         let name = data["StreamName"].as_str().unwrap_or_default();
         let stream = self.store.get_stream(name).await?;
         let shard_ix = shard(&stream, data["ShardId"].as_str().unwrap_or_default())?;
-        let position = |from| Position {
-            stream: name.to_owned(),
-            shard_ix,
-            from,
-        };
+        let position = |from| Position { stream: name.to_owned(), shard_ix, from };
         let created = shards::created(&stream.shards[shard_ix]);
         let tip = || {
             let next = counters.get(name).and_then(|c| c.get(shard_ix).copied());
@@ -121,11 +117,8 @@ impl Inner {
                 "1 validation error detected: Value at 'limit' failed to satisfy constraint: Member must have value between 1 and {MAX_RECORDS}"
             )));
         }
-        let position = Position {
-            stream,
-            shard_ix: usize::try_from(shard_ix).map_err(|_| bad())?,
-            from,
-        };
+        let position =
+            Position { stream, shard_ix: usize::try_from(shard_ix).map_err(|_| bad())?, from };
         let page = self.page(position, limit, MAX_PAGE).await?;
         let mut answer = json!({
             "Records": page.records,
@@ -160,10 +153,8 @@ impl Inner {
         let mut start = format!("{hex}/{}", position.from);
         let (mut records, mut bytes, mut waiting) = (Vec::new(), 0, None);
         'reading: loop {
-            let slice = self
-                .store
-                .get_records_range_limited(&position.stream, &start, &end, SLICE)
-                .await;
+            let slice =
+                self.store.get_records_range_limited(&position.stream, &start, &end, SLICE).await;
             let full = slice.len() == SLICE;
             for (key, record) in slice {
                 let number = key.split_once('/').map_or("", |(_, number)| number);

@@ -59,10 +59,7 @@ fn add(stream: &mut Stream, range: (u128, u128), parents: (usize, Option<usize>)
 
 fn split(stream: &mut Stream, shard_ix: usize, at: u128, now_ms: u64) -> Result<(), Fault> {
     let shard = &stream.shards[shard_ix];
-    let (start, end) = (
-        shard.hash_key_range.start_u128(),
-        shard.hash_key_range.end_u128(),
-    );
+    let (start, end) = (shard.hash_key_range.start_u128(), shard.hash_key_range.end_u128());
     refuse_closed(stream, shard_ix)?;
     if at <= start || at > end {
         return Err(invalid(format!(
@@ -82,11 +79,7 @@ fn merge(stream: &mut Stream, left: usize, right: usize, now_ms: u64) -> Result<
     // AWS takes the two in either order.
     let (left, right) = {
         let start = |ix: usize| stream.shards[ix].hash_key_range.start_u128();
-        if start(left) <= start(right) {
-            (left, right)
-        } else {
-            (right, left)
-        }
+        if start(left) <= start(right) { (left, right) } else { (right, left) }
     };
     let (one, two) = (&stream.shards[left], &stream.shards[right]);
     let next = one.hash_key_range.end_u128().checked_add(1);
@@ -96,10 +89,7 @@ fn merge(stream: &mut Stream, left: usize, right: usize, now_ms: u64) -> Result<
             one.shard_id, two.shard_id, stream.stream_name
         )));
     }
-    let range = (
-        one.hash_key_range.start_u128(),
-        two.hash_key_range.end_u128(),
-    );
+    let range = (one.hash_key_range.start_u128(), two.hash_key_range.end_u128());
     close(stream, left, now_ms);
     close(stream, right, now_ms);
     add(stream, range, (left, Some(right)), now_ms);
@@ -115,10 +105,7 @@ fn refuse_closed(stream: &Stream, shard_ix: usize) -> Result<(), Fault> {
         "Shard {} in stream {} is closed; only open shards can be split or merged.",
         shard.shard_id, stream.stream_name
     );
-    Err(Fault::client_error(
-        "ResourceInUseException",
-        Some(&message),
-    ))
+    Err(Fault::client_error("ResourceInUseException", Some(&message)))
 }
 
 /// Where `target` equal parts of the hash range begin, rounded as CreateStream rounds.
@@ -180,10 +167,7 @@ impl Inner {
                 let open = stream.shards.iter().filter(|s| is_open(s)).count();
                 if others + open > SHARD_LIMIT as usize {
                     let message = format!("This request would exceed {SHARD_LIMIT} open shards.");
-                    return Err(Fault::client_error(
-                        "LimitExceededException",
-                        Some(&message),
-                    ));
+                    return Err(Fault::client_error("LimitExceededException", Some(&message)));
                 }
                 Ok(result)
             })
@@ -199,10 +183,7 @@ impl Inner {
         let at = at
             .parse()
             .map_err(|_| invalid(format!("NewStartingHashKey `{at}` is not a hash key")))?;
-        self.reshard(name, |stream, now_ms| {
-            split(stream, shard(stream, id)?, at, now_ms)
-        })
-        .await?;
+        self.reshard(name, |stream, now_ms| split(stream, shard(stream, id)?, at, now_ms)).await?;
         Ok(None)
     }
 
@@ -222,9 +203,7 @@ impl Inner {
         let name = data["StreamName"].as_str().unwrap_or_default();
         let target = data["TargetShardCount"].as_u64().unwrap_or(0);
         if target == 0 || target > u64::from(SHARD_LIMIT) {
-            return Err(invalid(format!(
-                "TargetShardCount must be between 1 and {SHARD_LIMIT}"
-            )));
+            return Err(invalid(format!("TargetShardCount must be between 1 and {SHARD_LIMIT}")));
         }
         let (current, arn) = self
             .reshard(name, |stream, now_ms| {

@@ -14,17 +14,10 @@ const DEFAULT_RESULTS: u64 = 1_000;
 
 /// The index of a shard in its stream.
 pub(super) fn shard(stream: &Stream, id: &str) -> Result<usize, Fault> {
-    stream
-        .shards
-        .iter()
-        .position(|shard| shard.shard_id == id)
-        .ok_or_else(|| {
-            let message = format!(
-                "Could not find shard {id} in stream {}.",
-                stream.stream_name
-            );
-            Fault::client_error("ResourceNotFoundException", Some(&message))
-        })
+    stream.shards.iter().position(|shard| shard.shard_id == id).ok_or_else(|| {
+        let message = format!("Could not find shard {id} in stream {}.", stream.stream_name);
+        Fault::client_error("ResourceNotFoundException", Some(&message))
+    })
 }
 
 /// When the shard was made, in epoch milliseconds.
@@ -35,10 +28,7 @@ pub(super) fn created(shard: &Shard) -> u64 {
 
 /// When the shard was closed, in epoch milliseconds; `None` while it is open.
 pub(super) fn closed(shard: &Shard) -> Option<u64> {
-    let number = shard
-        .sequence_number_range
-        .ending_sequence_number
-        .as_ref()?;
+    let number = shard.sequence_number_range.ending_sequence_number.as_ref()?;
     Some(sequence::parse_sequence(number).map_or(0, |number| number.seq_time.unwrap_or(0)))
 }
 
@@ -83,14 +73,10 @@ impl Inner {
         }
         let from = match (data["NextToken"].as_str(), data["StreamName"].as_str()) {
             (Some(_), Some(_)) => {
-                return Err(invalid(
-                    "NextToken and StreamName cannot be provided together.",
-                ));
+                return Err(invalid("NextToken and StreamName cannot be provided together."));
             }
             (None, None) => {
-                return Err(invalid(
-                    "Either NextToken or StreamName should be provided.",
-                ));
+                return Err(invalid("Either NextToken or StreamName should be provided."));
             }
             (Some(token), None) => URL_SAFE_NO_PAD
                 .decode(token)
@@ -99,10 +85,7 @@ impl Inner {
                 .ok_or_else(|| invalid("NextToken is invalid."))?,
             (None, Some(stream)) => Token {
                 stream: stream.to_owned(),
-                after: data["ExclusiveStartShardId"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
+                after: data["ExclusiveStartShardId"].as_str().unwrap_or_default().to_owned(),
                 filter: data["ShardFilter"].clone(),
             },
         };
@@ -124,10 +107,7 @@ impl Inner {
         kept.truncate(max);
         let mut answer = json!({ "Shards": kept });
         if more && let Some(last) = kept.last() {
-            let token = Token {
-                after: last.shard_id.clone(),
-                ..from
-            };
+            let token = Token { after: last.shard_id.clone(), ..from };
             let bytes = serde_json::to_vec(&token).unwrap_or_default();
             answer["NextToken"] = URL_SAFE_NO_PAD.encode(bytes).into();
         }
@@ -147,9 +127,9 @@ fn wanted(shard: &Shard, filter: &Value, oldest: u64) -> Result<bool, Fault> {
     let open_since = |at: u64| closed(shard).is_none_or(|end| end >= at);
     match filter["Type"].as_str() {
         None => Ok(true),
-        Some("AFTER_SHARD_ID") => Ok(filter["ShardId"]
-            .as_str()
-            .is_some_and(|id| shard.shard_id.as_str() > id)),
+        Some("AFTER_SHARD_ID") => {
+            Ok(filter["ShardId"].as_str().is_some_and(|id| shard.shard_id.as_str() > id))
+        }
         Some("AT_LATEST") => Ok(closed(shard).is_none()),
         Some("AT_TRIM_HORIZON") => Ok(open_at(oldest)),
         Some("FROM_TRIM_HORIZON") => Ok(open_since(oldest)),

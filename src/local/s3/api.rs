@@ -33,10 +33,7 @@ impl Api {
         work: impl FnOnce(&Files) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
         let files = self.files.clone();
-        self.tasks
-            .compute(move || work(&files))
-            .await
-            .map_err(internal)?
+        self.tasks.compute(move || work(&files)).await.map_err(internal)?
     }
 }
 
@@ -47,19 +44,15 @@ impl S3 for Api {
         req: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         let location = format!("/{}", req.input.bucket);
-        self.run(move |files| files.create_bucket(&req.input.bucket))
-            .await?;
-        Ok(S3Response::new(CreateBucketOutput {
-            location: Some(location),
-        }))
+        self.run(move |files| files.create_bucket(&req.input.bucket)).await?;
+        Ok(S3Response::new(CreateBucketOutput { location: Some(location) }))
     }
 
     async fn delete_bucket(
         &self,
         req: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
-        self.run(move |files| files.delete_bucket(&req.input.bucket))
-            .await?;
+        self.run(move |files| files.delete_bucket(&req.input.bucket)).await?;
         Ok(S3Response::new(DeleteBucketOutput::default()))
     }
 
@@ -67,8 +60,7 @@ impl S3 for Api {
         &self,
         req: S3Request<HeadBucketInput>,
     ) -> S3Result<S3Response<HeadBucketOutput>> {
-        self.run(move |files| files.bucket(&req.input.bucket))
-            .await?;
+        self.run(move |files| files.bucket(&req.input.bucket)).await?;
         Ok(S3Response::new(HeadBucketOutput {
             bucket_region: Some(self.region.clone()),
             ..Default::default()
@@ -96,8 +88,7 @@ impl S3 for Api {
         &self,
         req: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-        self.run(move |files| files.bucket(&req.input.bucket))
-            .await?;
+        self.run(move |files| files.bucket(&req.input.bucket)).await?;
         // As on S3, us-east-1 is told by leaving it out.
         let region = Some(self.region.clone()).filter(|region| region != "us-east-1");
         Ok(S3Response::new(GetBucketLocationOutput {
@@ -118,14 +109,10 @@ impl S3 for Api {
         let received = receive(&self.files, body, expected).await?;
         let mut meta = new_meta!(req.input);
         stored(&mut meta, &received);
-        let mut output = PutObjectOutput {
-            e_tag: etag(&meta.etag),
-            ..Default::default()
-        };
+        let mut output = PutObjectOutput { e_tag: etag(&meta.etag), ..Default::default() };
         set_checksums!(output, &meta.checksums);
         let bucket = req.input.bucket;
-        self.run(move |files| files.publish(&received.temp, &bucket, &meta, &condition))
-            .await?;
+        self.run(move |files| files.publish(&received.temp, &bucket, &meta, &condition)).await?;
         Ok(S3Response::new(output))
     }
 
@@ -133,12 +120,9 @@ impl S3 for Api {
         &self,
         req: S3Request<GetObjectInput>,
     ) -> S3Result<S3Response<GetObjectOutput>> {
-        let GetObjectInput {
-            bucket, key, range, ..
-        } = req.input;
-        let (file, meta, modified) = self
-            .run(move |files| files.open_object(&bucket, &key))
-            .await?;
+        let GetObjectInput { bucket, key, range, .. } = req.input;
+        let (file, meta, modified) =
+            self.run(move |files| files.open_object(&bucket, &key)).await?;
         let wanted = match &range {
             Some(range) => range.check(meta.size)?,
             None => 0..meta.size,
@@ -174,9 +158,7 @@ impl S3 for Api {
         req: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let HeadObjectInput { bucket, key, .. } = req.input;
-        let (_, meta, modified) = self
-            .run(move |files| files.open_object(&bucket, &key))
-            .await?;
+        let (_, meta, modified) = self.run(move |files| files.open_object(&bucket, &key)).await?;
         let mut output = HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(length(meta.size)),
@@ -208,10 +190,7 @@ impl S3 for Api {
                 .ok()
                 .and_then(|bytes| String::from_utf8(bytes).ok())
                 .ok_or_else(|| {
-                    s3_error!(
-                        InvalidArgument,
-                        "The continuation token provided is incorrect"
-                    )
+                    s3_error!(InvalidArgument, "The continuation token provided is incorrect")
                 })?,
         };
         let max = input.max_keys.unwrap_or(1000).clamp(0, 1000);
@@ -232,16 +211,13 @@ impl S3 for Api {
                 Ok((items, more && max > 0, etags))
             })
             .await?;
-        let next = more
-            .then(|| items.last().map(|last| URL_SAFE_NO_PAD.encode(last.name())))
-            .flatten();
+        let next =
+            more.then(|| items.last().map(|last| URL_SAFE_NO_PAD.encode(last.name()))).flatten();
         let count = i32::try_from(items.len()).unwrap_or(i32::MAX);
         let (mut contents, mut prefixes) = (Vec::new(), Vec::new());
         for (item, tag) in items.into_iter().zip(etags) {
             match item {
-                Item::Prefix(prefix) => prefixes.push(CommonPrefix {
-                    prefix: Some(prefix),
-                }),
+                Item::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(prefix) }),
                 Item::Object(listed) => contents.push(Object {
                     e_tag: tag.map(ETag::Strong),
                     size: Some(length(listed.size)),
@@ -271,8 +247,7 @@ impl S3 for Api {
         &self,
         req: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.run(move |files| files.delete(&req.input.bucket, &req.input.key))
-            .await?;
+        self.run(move |files| files.delete(&req.input.bucket, &req.input.key)).await?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -287,10 +262,7 @@ impl S3 for Api {
                 let mut deleted = Vec::new();
                 for object in delete.objects {
                     files.delete(&bucket, &object.key)?;
-                    deleted.push(DeletedObject {
-                        key: Some(object.key),
-                        ..Default::default()
-                    });
+                    deleted.push(DeletedObject { key: Some(object.key), ..Default::default() });
                 }
                 Ok(deleted)
             })

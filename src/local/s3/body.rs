@@ -61,10 +61,7 @@ impl Digests {
                 _ => {}
             }
         }
-        Self {
-            md5: Md5::new(),
-            others,
-        }
+        Self { md5: Md5::new(), others }
     }
 
     pub(super) fn update(&mut self, data: &[u8]) {
@@ -81,10 +78,8 @@ impl Digests {
             ("sha1", sums.checksum_sha1),
             ("sha256", sums.checksum_sha256),
         ];
-        let checksums = named
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect();
+        let checksums =
+            named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
         (self.md5.finalize(), checksums)
     }
 }
@@ -96,9 +91,7 @@ pub(super) async fn receive(
     expected: Expected,
 ) -> S3Result<Received> {
     let temp = files.temp();
-    let mut file = tokio::fs::File::create(temp.path())
-        .await
-        .map_err(internal)?;
+    let mut file = tokio::fs::File::create(temp.path()).await.map_err(internal)?;
     let announced = expected.checksums.keys().chain(&expected.trailing);
     let mut digests = Digests::new(announced.copied());
     let mut size = 0u64;
@@ -112,14 +105,8 @@ pub(super) async fn receive(
     }
     file.flush().await.map_err(internal)?;
     let (md5, checksums) = digests.finish();
-    if expected
-        .length
-        .is_some_and(|length| u64::try_from(length) != Ok(size))
-    {
-        return Err(s3_error!(
-            IncompleteBody,
-            "The body is not as long as announced"
-        ));
+    if expected.length.is_some_and(|length| u64::try_from(length) != Ok(size)) {
+        return Err(s3_error!(IncompleteBody, "The body is not as long as announced"));
     }
     if expected.md5.is_some_and(|sent| sent != BASE64.encode(md5)) {
         return Err(bad_digest("Content-MD5"));
@@ -129,30 +116,17 @@ pub(super) async fn receive(
             .checksums
             .get(name.as_str())
             .cloned()
-            .or_else(|| {
-                expected
-                    .trailers
-                    .as_ref()?
-                    .get(&format!("x-amz-checksum-{name}"))
-            })
+            .or_else(|| expected.trailers.as_ref()?.get(&format!("x-amz-checksum-{name}")))
             .ok_or_else(|| s3_error!(InvalidRequest, "The announced trailer {name} is missing"))?;
         if sent != *computed {
             return Err(bad_digest(name));
         }
     }
-    Ok(Received {
-        temp,
-        size,
-        md5,
-        checksums,
-    })
+    Ok(Received { temp, size, md5, checksums })
 }
 
 pub(super) fn bad_digest(which: &str) -> s3s::S3Error {
-    s3_error!(
-        BadDigest,
-        "The {which} you specified did not match the calculated checksum."
-    )
+    s3_error!(BadDigest, "The {which} you specified did not match the calculated checksum.")
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -166,23 +140,20 @@ pub(super) fn read(
     end: u64,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + Sync {
     let file = tokio::fs::File::from_std(file);
-    futures::stream::try_unfold(
-        (file, start, true),
-        move |(mut file, at, first)| async move {
-            if at >= end {
-                return Ok(None);
-            }
-            if first && at > 0 {
-                file.seek(io::SeekFrom::Start(at)).await?;
-            }
-            let want = usize::try_from(PIECE.min(end - at)).unwrap_or(usize::MAX);
-            let mut piece = vec![0; want];
-            let got = file.read(&mut piece).await?;
-            if got == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            piece.truncate(got);
-            Ok(Some((Bytes::from(piece), (file, at + got as u64, false))))
-        },
-    )
+    futures::stream::try_unfold((file, start, true), move |(mut file, at, first)| async move {
+        if at >= end {
+            return Ok(None);
+        }
+        if first && at > 0 {
+            file.seek(io::SeekFrom::Start(at)).await?;
+        }
+        let want = usize::try_from(PIECE.min(end - at)).unwrap_or(usize::MAX);
+        let mut piece = vec![0; want];
+        let got = file.read(&mut piece).await?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        piece.truncate(got);
+        Ok(Some((Bytes::from(piece), (file, at + got as u64, false))))
+    })
 }

@@ -52,12 +52,8 @@ pub(super) fn decode(
     body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     trailers: Trailers,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let decoder = Decoder {
-        source: Box::pin(body),
-        buffer: BytesMut::new(),
-        phase: Phase::Header,
-        trailers,
-    };
+    let decoder =
+        Decoder { source: Box::pin(body), buffer: BytesMut::new(), phase: Phase::Header, trailers };
     futures::stream::try_unfold(decoder, |mut decoder| async move {
         Ok(decoder.next().await?.map(|data| (data, decoder)))
     })
@@ -83,11 +79,7 @@ impl Decoder {
                     let take = usize::try_from(left)
                         .map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
                     let left = left - take as u64;
-                    self.phase = if left == 0 {
-                        Phase::AfterData
-                    } else {
-                        Phase::Data(left)
-                    };
+                    self.phase = if left == 0 { Phase::AfterData } else { Phase::Data(left) };
                     return Ok(Some(self.buffer.split_to(take).freeze()));
                 }
                 Phase::AfterData => {
@@ -123,11 +115,7 @@ impl Decoder {
                 return Err(malformed("a line without end"));
             }
             if !self.fill().await? {
-                return if self.buffer.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(ended())
-                };
+                return if self.buffer.is_empty() { Ok(None) } else { Err(ended()) };
             }
         }
     }
@@ -144,10 +132,7 @@ impl Decoder {
 }
 
 fn ended() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "the aws-chunked body ended early",
-    )
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the aws-chunked body ended early")
 }
 
 fn malformed(what: &str) -> io::Error {
@@ -163,10 +148,7 @@ mod tests {
 
     async fn run(wire: &'static [u8], piece: usize) -> (io::Result<Vec<u8>>, Trailers) {
         let trailers = Trailers::default();
-        let pieces: Vec<_> = wire
-            .chunks(piece)
-            .map(|c| Ok(Bytes::from_static(c)))
-            .collect();
+        let pieces: Vec<_> = wire.chunks(piece).map(|c| Ok(Bytes::from_static(c))).collect();
         let stream = decode(futures::stream::iter(pieces), trailers.clone());
         let mut stream = Box::pin(stream);
         let mut all = Vec::new();
@@ -192,11 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_body_is_an_error() {
-        for wire in [
-            b"5\r\nhel".as_slice(),
-            b"5\r\nhello\r\n",
-            b"5\r\nhelloXX3\r\n",
-        ] {
+        for wire in [b"5\r\nhel".as_slice(), b"5\r\nhello\r\n", b"5\r\nhelloXX3\r\n"] {
             assert!(run(wire, 4).await.0.is_err());
         }
     }

@@ -94,11 +94,7 @@ impl Files {
         for directory in [&temp, &root.join(META), &root.join(UPLOADS)] {
             fs::create_dir_all(directory).map_err(at(directory))?;
         }
-        Ok(Self {
-            root: root.to_owned(),
-            next: AtomicU64::new(0),
-            publish: Mutex::new(()),
-        })
+        Ok(Self { root: root.to_owned(), next: AtomicU64::new(0), publish: Mutex::new(()) })
     }
 
     pub(super) fn uploads(&self) -> PathBuf {
@@ -145,10 +141,7 @@ impl Files {
         if s3s::path::check_bucket_name(bucket) && path.is_dir() {
             Ok(path)
         } else {
-            Err(s3_error!(
-                NoSuchBucket,
-                "The specified bucket does not exist"
-            ))
+            Err(s3_error!(NoSuchBucket, "The specified bucket does not exist"))
         }
     }
 
@@ -164,10 +157,7 @@ impl Files {
     fn meta_path(&self, bucket: &str, key: &str) -> PathBuf {
         let hash = Sha256::digest(key.as_bytes());
         let name: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-        self.root
-            .join(META)
-            .join(bucket)
-            .join(format!("{name}.json"))
+        self.root.join(META).join(bucket).join(format!("{name}.json"))
     }
 
     /// Makes `temp` the object `key`, if `condition` allows.
@@ -201,11 +191,8 @@ impl Files {
             fs::create_dir_all(parent).map_err(internal)?;
         }
         let meta_temp = self.temp();
-        fs::write(
-            meta_temp.path(),
-            serde_json::to_vec(meta).map_err(internal)?,
-        )
-        .map_err(internal)?;
+        fs::write(meta_temp.path(), serde_json::to_vec(meta).map_err(internal)?)
+            .map_err(internal)?;
         fs::rename(meta_temp.path(), meta_path).map_err(internal)?;
         if matches!(condition, Condition::Create) {
             // Fails when anybody, even another program, created the file meanwhile.
@@ -245,9 +232,7 @@ impl Files {
             return Ok(meta);
         }
         let modified = about.modified().map_err(internal)?;
-        let since = modified
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(Meta {
             key: key.to_owned(),
             size: about.len(),
@@ -257,9 +242,7 @@ impl Files {
     }
 
     pub(super) fn etag(&self, bucket: &str, key: &str) -> Option<String> {
-        self.open_object(bucket, key)
-            .ok()
-            .map(|(_, meta, _)| meta.etag)
+        self.open_object(bucket, key).ok().map(|(_, meta, _)| meta.etag)
     }
 
     /// Deletes an object; deleting what is not there succeeds, as on S3.

@@ -44,11 +44,7 @@ pub(super) fn walk(
                 walk(&entry.path(), &below, prefix, found)?;
             }
         } else if about.is_file() && key.starts_with(prefix) {
-            found.push(Listed {
-                key,
-                size: about.len(),
-                modified: about.modified()?,
-            });
+            found.push(Listed { key, size: about.len(), modified: about.modified()? });
         }
     }
     Ok(())
@@ -111,15 +107,7 @@ mod tests {
         ] {
             assert!(relative_path(key).is_err(), "{key:?}");
         }
-        for key in [
-            "a",
-            "a/b.c",
-            "...",
-            "a/..b",
-            ".hidden",
-            "ü/日本",
-            "a\\..\\b",
-        ] {
+        for key in ["a", "a/b.c", "...", "a/..b", ".hidden", "ü/日本", "a\\..\\b"] {
             assert_eq!(relative_path(key).unwrap(), Path::new(key));
         }
     }

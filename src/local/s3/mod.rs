@@ -46,9 +46,7 @@ impl Objects {
             jitter: jitter.clone(),
             tasks: tasks.clone(),
         };
-        Ok(Self {
-            service: S3ServiceBuilder::new(api).build(),
-        })
+        Ok(Self { service: S3ServiceBuilder::new(api).build() })
     }
 
     /// Answers one request.
@@ -98,12 +96,9 @@ fn encodings(headers: &axum::http::HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Makes the headers those of the decoded body, as S3 stores them.
 fn take_chunking_off(headers: &mut axum::http::HeaderMap) {
-    let kept: Vec<_> = encodings(headers)
-        .filter(|name| !name.eq_ignore_ascii_case("aws-chunked"))
-        .collect();
-    let kept = HeaderValue::from_str(&kept.join(","))
-        .ok()
-        .filter(|value| !value.is_empty());
+    let kept: Vec<_> =
+        encodings(headers).filter(|name| !name.eq_ignore_ascii_case("aws-chunked")).collect();
+    let kept = HeaderValue::from_str(&kept.join(",")).ok().filter(|value| !value.is_empty());
     headers.remove(CONTENT_ENCODING);
     if let Some(kept) = kept {
         headers.insert(CONTENT_ENCODING, kept);
@@ -134,10 +129,7 @@ fn unsigned(uri: &Uri) -> Option<Uri> {
         .filter(|pair| !SIGNATURE.contains(&pair.split('=').next().unwrap_or_default()))
         .collect();
     let path = uri.path();
-    let target = if kept.is_empty() {
-        path.to_owned()
-    } else {
-        format!("{path}?{}", kept.join("&"))
-    };
+    let target =
+        if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
     target.parse().ok()
 }

@@ -73,10 +73,7 @@ impl Files {
         if upload.bucket == bucket && upload.meta.key == key {
             Ok(upload)
         } else {
-            Err(s3_error!(
-                NoSuchUpload,
-                "The upload belongs to another object"
-            ))
+            Err(s3_error!(NoSuchUpload, "The upload belongs to another object"))
         }
     }
 
@@ -189,30 +186,19 @@ impl Files {
 
 fn choose(have: &[Part], named: &[Named]) -> S3Result<Vec<Part>> {
     if named.is_empty() {
-        return Err(s3_error!(
-            MalformedXML,
-            "You must specify at least one part"
-        ));
+        return Err(s3_error!(MalformedXML, "You must specify at least one part"));
     }
     if !named.is_sorted_by(|a, b| a.number < b.number) {
-        return Err(s3_error!(
-            InvalidPartOrder,
-            "The list of parts was not in ascending order."
-        ));
+        return Err(s3_error!(InvalidPartOrder, "The list of parts was not in ascending order."));
     }
     let mut chosen = Vec::with_capacity(named.len());
     for wanted in named {
         let part = have.iter().find(|part| part.number == wanted.number);
         let part = part.filter(|part| {
-            let same_etag = wanted
-                .etag
-                .as_deref()
-                .is_none_or(|etag| etag == hex(&part.md5));
+            let same_etag = wanted.etag.as_deref().is_none_or(|etag| etag == hex(&part.md5));
             same_etag
                 && wanted.checksums.iter().all(|(name, value)| {
-                    part.checksums
-                        .get(*name)
-                        .is_none_or(|stored| stored == value)
+                    part.checksums.get(*name).is_none_or(|stored| stored == value)
                 })
         });
         chosen.push(part.cloned().ok_or_else(|| {

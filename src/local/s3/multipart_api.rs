@@ -42,13 +42,10 @@ impl Api {
         let md5 = req.input.content_md5.take();
         let expected = expected(&req, sums, md5, req.input.content_length);
         let received = receive(&self.files, body, expected).await?;
-        let mut output = UploadPartOutput {
-            e_tag: etag(&hex(&received.md5)),
-            ..Default::default()
-        };
+        let mut output =
+            UploadPartOutput { e_tag: etag(&hex(&received.md5)), ..Default::default() };
         set_checksums!(output, &received.checksums);
-        self.run(move |files| files.put_part(&id, number, &received))
-            .await?;
+        self.run(move |files| files.put_part(&id, number, &received)).await?;
         Ok(S3Response::new(output))
     }
 
@@ -58,13 +55,8 @@ impl Api {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let condition = condition(req.input.if_none_match.take(), req.input.if_match.take())?;
         let whole = checksums!(req.input);
-        let CompleteMultipartUploadInput {
-            bucket,
-            key,
-            upload_id,
-            multipart_upload,
-            ..
-        } = req.input;
+        let CompleteMultipartUploadInput { bucket, key, upload_id, multipart_upload, .. } =
+            req.input;
         let parts = multipart_upload.and_then(|upload| upload.parts);
         let named: Vec<Named> = parts
             .into_iter()
@@ -97,12 +89,7 @@ impl Api {
         &self,
         req: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        let AbortMultipartUploadInput {
-            bucket,
-            key,
-            upload_id,
-            ..
-        } = req.input;
+        let AbortMultipartUploadInput { bucket, key, upload_id, .. } = req.input;
         self.run(move |files| {
             files.upload(&upload_id, &bucket, &key)?;
             files.abort_upload(&upload_id)
@@ -116,11 +103,7 @@ impl Api {
         req: S3Request<ListPartsInput>,
     ) -> S3Result<S3Response<ListPartsOutput>> {
         let input = req.input;
-        let (id, bucket, key) = (
-            input.upload_id.clone(),
-            input.bucket.clone(),
-            input.key.clone(),
-        );
+        let (id, bucket, key) = (input.upload_id.clone(), input.bucket.clone(), input.key.clone());
         let after = input.part_number_marker.unwrap_or(0);
         let max = usize::try_from(input.max_parts.unwrap_or(1000).clamp(1, 1000)).unwrap_or(1);
         let mut found = self
@@ -159,14 +142,10 @@ impl Api {
         &self,
         req: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        let (bucket, prefix) = (
-            req.input.bucket.clone(),
-            req.input.prefix.clone().unwrap_or_default(),
-        );
+        let (bucket, prefix) =
+            (req.input.bucket.clone(), req.input.prefix.clone().unwrap_or_default());
         // One page holds them all.
-        let found = self
-            .run(move |files| files.uploads_of(&bucket, &prefix))
-            .await?;
+        let found = self.run(move |files| files.uploads_of(&bucket, &prefix)).await?;
         let uploads = found.into_iter().map(|upload| MultipartUpload {
             initiated: Some(upload.initiated().into()),
             key: Some(upload.meta.key),

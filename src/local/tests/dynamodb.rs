@@ -11,11 +11,7 @@ pub(super) fn text(value: &str) -> AttributeValue {
 }
 
 fn key(name: &str) -> KeySchemaElement {
-    KeySchemaElement::builder()
-        .attribute_name(name)
-        .key_type(KeyType::Hash)
-        .build()
-        .unwrap()
+    KeySchemaElement::builder().attribute_name(name).key_type(KeyType::Hash).build().unwrap()
 }
 
 fn attribute(name: &str) -> AttributeDefinition {
@@ -30,11 +26,7 @@ pub(super) async fn create(dynamodb: &ddb::Client) {
     let index = GlobalSecondaryIndex::builder()
         .index_name("by-owner")
         .key_schema(key("leaseOwner"))
-        .projection(
-            Projection::builder()
-                .projection_type(ProjectionType::All)
-                .build(),
-        )
+        .projection(Projection::builder().projection_type(ProjectionType::All).build())
         .build()
         .unwrap();
     dynamodb
@@ -49,12 +41,7 @@ pub(super) async fn create(dynamodb: &ddb::Client) {
         .await
         .unwrap();
     for _ in 0..100 {
-        let table = dynamodb
-            .describe_table()
-            .table_name("leases")
-            .send()
-            .await
-            .unwrap();
+        let table = dynamodb.describe_table().table_name("leases").send().await.unwrap();
         if table.table().unwrap().table_status() == Some(&TableStatus::Active) {
             return;
         }
@@ -106,15 +93,8 @@ async fn leases_as_the_worker_uses_them() {
     assert_eq!(old["leaseCounter"], AttributeValue::N("2".to_owned()));
     assert_eq!(old["leaseOwner"], text("me"));
 
-    let get = db
-        .get_item()
-        .table_name("leases")
-        .key("leaseKey", text("s-1"))
-        .consistent_read(true);
-    assert_eq!(
-        get.send().await.unwrap().item().unwrap()["leaseOwner"],
-        text("me")
-    );
+    let get = db.get_item().table_name("leases").key("leaseKey", text("s-1")).consistent_read(true);
+    assert_eq!(get.send().await.unwrap().item().unwrap()["leaseOwner"], text("me"));
     let mine = db
         .query()
         .table_name("leases")
@@ -125,24 +105,10 @@ async fn leases_as_the_worker_uses_them() {
         .await
         .unwrap();
     assert_eq!(mine.count(), 2);
-    let all = db
-        .scan()
-        .table_name("leases")
-        .consistent_read(true)
-        .send()
-        .await
-        .unwrap();
+    let all = db.scan().table_name("leases").consistent_read(true).send().await.unwrap();
     assert_eq!(all.count(), 3);
-    db.delete_item()
-        .table_name("leases")
-        .key("leaseKey", text("s-3"))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(
-        db.scan().table_name("leases").send().await.unwrap().count(),
-        2
-    );
+    db.delete_item().table_name("leases").key("leaseKey", text("s-3")).send().await.unwrap();
+    assert_eq!(db.scan().table_name("leases").send().await.unwrap().count(), 2);
 }
 
 #[tokio::test]
@@ -151,12 +117,7 @@ async fn refusals_have_their_types() {
     let run = fresh().await;
     let db = &run.clients.dynamodb;
     let missing = db.describe_table().table_name("missing").send().await;
-    assert!(
-        missing
-            .unwrap_err()
-            .into_service_error()
-            .is_resource_not_found_exception()
-    );
+    assert!(missing.unwrap_err().into_service_error().is_resource_not_found_exception());
     create(db).await;
     let number = db
         .put_item()
@@ -172,16 +133,8 @@ async fn refusals_have_their_types() {
         .await
         .unwrap_err();
     assert_eq!(number.code(), Some("ValidationException"));
-    assert!(
-        !number.message().unwrap().contains("VALIDATION"),
-        "{number:?}"
-    );
-    let wrong = db
-        .put_item()
-        .table_name("leases")
-        .item("other", text("k"))
-        .send()
-        .await;
+    assert!(!number.message().unwrap().contains("VALIDATION"), "{number:?}");
+    let wrong = db.put_item().table_name("leases").item("other", text("k")).send().await;
     assert_eq!(wrong.unwrap_err().code(), Some("ValidationException"));
     let unknown = db.list_backups().send().await.unwrap_err();
     assert_eq!(unknown.raw_response().unwrap().status().as_u16(), 400);

@@ -3,10 +3,7 @@ use super::*;
 #[tokio::test]
 async fn only_loopback_is_served() {
     let dir = tempfile::tempdir().unwrap();
-    let wrong = Options {
-        listen: IpAddr::from([0, 0, 0, 0]),
-        ..options(dir.path(), false)
-    };
+    let wrong = Options { listen: IpAddr::from([0, 0, 0, 0]), ..options(dir.path(), false) };
     let error = Services::start(wrong, &Tasks::pooled(1), &Clock::system()).await;
     let error = error.err().unwrap();
     assert!(matches!(error, LocalError::NotLoopback(_)));
@@ -18,10 +15,7 @@ async fn a_taken_port_and_a_taken_directory_are_named() {
     let run = fresh().await;
     let port = run.services.address.port();
     let other = tempfile::tempdir().unwrap();
-    let taken = Options {
-        port: Some(port),
-        ..options(other.path(), false)
-    };
+    let taken = Options { port: Some(port), ..options(other.path(), false) };
     let error = Services::start(taken, &Tasks::pooled(1), &Clock::system()).await;
     let text = error.err().unwrap().to_string();
     assert!(text.contains(&port.to_string()), "{text}");
@@ -43,20 +37,13 @@ async fn the_environment_is_complete_and_stop_ends_everything() {
         "AWS_REGION",
         "AWS_EC2_METADATA_DISABLED",
     ] {
-        assert!(
-            environment
-                .iter()
-                .any(|(name, value)| *name == key && !value.is_empty())
-        );
+        assert!(environment.iter().any(|(name, value)| *name == key && !value.is_empty()));
     }
     // An idle keep-alive connection must not hold the stop up.
     run.clients.s3.list_buckets().send().await.unwrap();
     let address = run.services.address;
     let before = std::time::Duration::from_secs(1);
-    tokio::time::timeout(before, run.services.stop())
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(before, run.services.stop()).await.unwrap().unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 
@@ -64,9 +51,7 @@ async fn the_environment_is_complete_and_stop_ends_everything() {
 async fn another_service_is_refused_by_name() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let run = fresh().await;
-    let mut stream = tokio::net::TcpStream::connect(run.services.address)
-        .await
-        .unwrap();
+    let mut stream = tokio::net::TcpStream::connect(run.services.address).await.unwrap();
     let request = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-amz-target: AmazonSQS.SendMessage\r\ncontent-length: 2\r\n\r\n{}";
     stream.write_all(request).await.unwrap();
     let mut text = String::new();
@@ -81,10 +66,7 @@ async fn an_open_subscription_does_not_hold_the_stop_up() {
     let kinesis = &run.clients.kinesis;
     let create = kinesis.create_stream().stream_name("events").shard_count(1);
     create.send().await.unwrap();
-    let about = kinesis
-        .describe_stream_summary()
-        .stream_name("events")
-        .send();
+    let about = kinesis.describe_stream_summary().stream_name("events").send();
     let about = about.await.unwrap();
     let arn = about.stream_description_summary().unwrap().stream_arn();
     let register = kinesis.register_stream_consumer().stream_arn(arn);
@@ -102,9 +84,6 @@ async fn an_open_subscription_does_not_hold_the_stop_up() {
         .await
         .unwrap();
     let limit = std::time::Duration::from_secs(5);
-    tokio::time::timeout(limit, run.services.stop())
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(limit, run.services.stop()).await.unwrap().unwrap();
     drop(subscription);
 }

@@ -15,19 +15,8 @@ pub(super) const FIRST: &str = "shardId-000000000000";
 async fn stream(shards: i32) -> (Running, String) {
     let run = fresh().await;
     let kinesis = &run.clients.kinesis;
-    kinesis
-        .create_stream()
-        .stream_name("events")
-        .shard_count(shards)
-        .send()
-        .await
-        .unwrap();
-    let summary = kinesis
-        .describe_stream_summary()
-        .stream_name("events")
-        .send()
-        .await
-        .unwrap();
+    kinesis.create_stream().stream_name("events").shard_count(shards).send().await.unwrap();
+    let summary = kinesis.describe_stream_summary().stream_name("events").send().await.unwrap();
     let summary = summary.stream_description_summary().unwrap();
     // At once, not after polling.
     assert_eq!(summary.stream_status(), &StreamStatus::Active);
@@ -36,11 +25,7 @@ async fn stream(shards: i32) -> (Running, String) {
 }
 
 pub(super) async fn put(kinesis: &kds::Client, data: &str) -> String {
-    let put = kinesis
-        .put_record()
-        .stream_name("events")
-        .partition_key(data)
-        .data(Blob::new(data));
+    let put = kinesis.put_record().stream_name("events").partition_key(data).data(Blob::new(data));
     put.send().await.unwrap().sequence_number().to_owned()
 }
 
@@ -50,21 +35,11 @@ async fn iterator(kinesis: &kds::Client, shard: &str, kind: ShardIteratorType) -
         .stream_name("events")
         .shard_id(shard)
         .shard_iterator_type(kind);
-    get.send()
-        .await
-        .unwrap()
-        .shard_iterator()
-        .unwrap()
-        .to_owned()
+    get.send().await.unwrap().shard_iterator().unwrap().to_owned()
 }
 
 async fn read(kinesis: &kds::Client, iterator: &str) -> GetRecordsOutput {
-    kinesis
-        .get_records()
-        .shard_iterator(iterator)
-        .send()
-        .await
-        .unwrap()
+    kinesis.get_records().shard_iterator(iterator).send().await.unwrap()
 }
 
 pub(super) async fn texts(kinesis: &kds::Client, shard: &str) -> Vec<String> {
@@ -74,9 +49,7 @@ pub(super) async fn texts(kinesis: &kds::Client, shard: &str) -> Vec<String> {
 
 fn text_of(page: &GetRecordsOutput) -> Vec<String> {
     let records = page.records().iter();
-    records
-        .map(|r| String::from_utf8(r.data().as_ref().to_vec()).unwrap())
-        .collect()
+    records.map(|r| String::from_utf8(r.data().as_ref().to_vec()).unwrap()).collect()
 }
 
 #[tokio::test]
@@ -100,13 +73,7 @@ async fn split_ends_the_parent_with_its_children() {
     put(kinesis, "new").await;
 
     let start = iterator(kinesis, FIRST, ShardIteratorType::TrimHorizon).await;
-    let page = kinesis
-        .get_records()
-        .shard_iterator(&start)
-        .limit(3)
-        .send()
-        .await
-        .unwrap();
+    let page = kinesis.get_records().shard_iterator(&start).limit(3).send().await.unwrap();
     assert_eq!(page.records().len(), 3);
     assert!(page.child_shards().is_empty());
     assert!(page.millis_behind_latest().unwrap() > 0);
@@ -117,10 +84,7 @@ async fn split_ends_the_parent_with_its_children() {
     let children = last.child_shards();
     assert_eq!(children.len(), 2);
     assert_eq!(children[0].parent_shards(), [FIRST]);
-    assert_eq!(
-        children[0].hash_key_range().unwrap().starting_hash_key(),
-        "0"
-    );
+    assert_eq!(children[0].hash_key_range().unwrap().starting_hash_key(), "0");
     assert_eq!(
         children[1].hash_key_range().unwrap().starting_hash_key(),
         (1u128 << 127).to_string()
@@ -134,10 +98,7 @@ async fn split_ends_the_parent_with_its_children() {
     // An iterator already at the end gets the children, too.
     let tip = iterator(kinesis, FIRST, ShardIteratorType::Latest).await;
     let page = read(kinesis, &tip).await;
-    assert_eq!(
-        (page.child_shards().len(), page.next_shard_iterator()),
-        (2, None)
-    );
+    assert_eq!((page.child_shards().len(), page.next_shard_iterator()), (2, None));
 
     let merge = kinesis
         .merge_shards()
@@ -147,21 +108,13 @@ async fn split_ends_the_parent_with_its_children() {
     merge.send().await.unwrap();
     let page = read(
         kinesis,
-        &iterator(
-            kinesis,
-            children[1].shard_id(),
-            ShardIteratorType::TrimHorizon,
-        )
-        .await,
+        &iterator(kinesis, children[1].shard_id(), ShardIteratorType::TrimHorizon).await,
     )
     .await;
     assert_eq!(page.child_shards().len(), 1);
     assert_eq!(page.child_shards()[0].parent_shards().len(), 2);
     put(kinesis, "newest").await;
-    assert_eq!(
-        texts(kinesis, page.child_shards()[0].shard_id()).await,
-        ["newest"]
-    );
+    assert_eq!(texts(kinesis, page.child_shards()[0].shard_id()).await, ["newest"]);
 }
 
 #[tokio::test]
@@ -181,26 +134,13 @@ async fn resizing_keeps_the_lineage() {
         let (mut open, mut next) = (0, 0u128);
         let mut shards: Vec<_> = all.shards().iter().collect();
         shards.sort_by_key(|s| {
-            s.hash_key_range()
-                .unwrap()
-                .starting_hash_key()
-                .parse::<u128>()
-                .unwrap()
+            s.hash_key_range().unwrap().starting_hash_key().parse::<u128>().unwrap()
         });
         for shard in shards {
-            if shard
-                .sequence_number_range()
-                .unwrap()
-                .ending_sequence_number()
-                .is_none()
-            {
+            if shard.sequence_number_range().unwrap().ending_sequence_number().is_none() {
                 let range = shard.hash_key_range().unwrap();
                 assert_eq!(range.starting_hash_key().parse::<u128>().unwrap(), next);
-                next = range
-                    .ending_hash_key()
-                    .parse::<u128>()
-                    .unwrap()
-                    .wrapping_add(1);
+                next = range.ending_hash_key().parse::<u128>().unwrap().wrapping_add(1);
                 open += 1;
                 assert!(shard.parent_shard_id().is_some());
             }
@@ -213,38 +153,17 @@ async fn resizing_keeps_the_lineage() {
 async fn shards_are_listed_in_pages_and_by_arn() {
     let (run, arn) = stream(7).await;
     let kinesis = &run.clients.kinesis;
-    let first = kinesis
-        .list_shards()
-        .stream_arn(&arn)
-        .max_results(3)
-        .send()
-        .await
-        .unwrap();
+    let first = kinesis.list_shards().stream_arn(&arn).max_results(3).send().await.unwrap();
     let (mut seen, mut token) = (first.shards().len(), first.next_token().map(str::to_owned));
     assert_eq!(seen, 3);
     while let Some(next) = token {
-        let page = kinesis
-            .list_shards()
-            .next_token(next)
-            .max_results(3)
-            .send()
-            .await
-            .unwrap();
+        let page = kinesis.list_shards().next_token(next).max_results(3).send().await.unwrap();
         seen += page.shards().len();
         token = page.next_token().map(str::to_owned);
     }
     assert_eq!(seen, 7);
-    let both = kinesis
-        .list_shards()
-        .stream_name("events")
-        .next_token("x")
-        .send()
-        .await;
-    assert!(
-        both.unwrap_err()
-            .into_service_error()
-            .is_invalid_argument_exception()
-    );
+    let both = kinesis.list_shards().stream_name("events").next_token("x").send().await;
+    assert!(both.unwrap_err().into_service_error().is_invalid_argument_exception());
     let after = kinesis
         .list_shards()
         .stream_name("events")
@@ -263,13 +182,8 @@ async fn shards_are_listed_in_pages_and_by_arn() {
         (ShardFilterType::AtTrimHorizon, 7),
     ] {
         let filter = ShardFilter::builder().r#type(kind.clone()).build().unwrap();
-        let listed = kinesis
-            .list_shards()
-            .stream_name("events")
-            .shard_filter(filter)
-            .send()
-            .await
-            .unwrap();
+        let listed =
+            kinesis.list_shards().stream_name("events").shard_filter(filter).send().await.unwrap();
         assert_eq!(listed.shards().len(), count, "{kind:?}");
     }
 }
@@ -278,55 +192,26 @@ async fn shards_are_listed_in_pages_and_by_arn() {
 async fn everything_takes_the_arn() {
     let (run, arn) = stream(1).await;
     let kinesis = &run.clients.kinesis;
-    let sent = kinesis
-        .put_record()
-        .stream_arn(&arn)
-        .partition_key("k")
-        .data(Blob::new("one"));
+    let sent = kinesis.put_record().stream_arn(&arn).partition_key("k").data(Blob::new("one"));
     sent.send().await.unwrap();
     let entry = PutRecordsRequestEntry::builder()
         .partition_key("k")
         .data(Blob::new("two"))
         .build()
         .unwrap();
-    kinesis
-        .put_records()
-        .stream_arn(&arn)
-        .records(entry)
-        .send()
-        .await
-        .unwrap();
-    let start = kinesis
-        .get_shard_iterator()
-        .stream_arn(&arn)
-        .shard_id(FIRST);
-    let start = start
-        .shard_iterator_type(ShardIteratorType::TrimHorizon)
-        .send()
-        .await
-        .unwrap();
-    let page = kinesis
-        .get_records()
-        .stream_arn(&arn)
-        .shard_iterator(start.shard_iterator().unwrap());
+    kinesis.put_records().stream_arn(&arn).records(entry).send().await.unwrap();
+    let start = kinesis.get_shard_iterator().stream_arn(&arn).shard_id(FIRST);
+    let start = start.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await.unwrap();
+    let page =
+        kinesis.get_records().stream_arn(&arn).shard_iterator(start.shard_iterator().unwrap());
     assert_eq!(text_of(&page.send().await.unwrap()), ["one", "two"]);
-    let summary = kinesis
-        .describe_stream_summary()
-        .stream_arn(&arn)
-        .send()
-        .await
-        .unwrap();
+    let summary = kinesis.describe_stream_summary().stream_arn(&arn).send().await.unwrap();
     let summary = summary.stream_description_summary().unwrap();
     assert_eq!(summary.stream_arn(), arn);
     assert!(arn.contains(REGION), "{arn}");
     assert_eq!(summary.retention_period_hours(), 24);
     assert!(summary.stream_creation_timestamp().secs() > 1_700_000_000);
-    let whole = kinesis
-        .describe_stream()
-        .stream_arn(&arn)
-        .send()
-        .await
-        .unwrap();
+    let whole = kinesis.describe_stream().stream_arn(&arn).send().await.unwrap();
     assert_eq!(whole.stream_description().unwrap().shards().len(), 1);
     kinesis
         .increase_stream_retention_period()
@@ -335,30 +220,11 @@ async fn everything_takes_the_arn() {
         .send()
         .await
         .unwrap();
-    kinesis
-        .delete_stream()
-        .stream_arn(&arn)
-        .send()
-        .await
-        .unwrap();
-    let gone = kinesis
-        .describe_stream_summary()
-        .stream_arn(&arn)
-        .send()
-        .await;
-    assert!(
-        gone.unwrap_err()
-            .into_service_error()
-            .is_resource_not_found_exception()
-    );
+    kinesis.delete_stream().stream_arn(&arn).send().await.unwrap();
+    let gone = kinesis.describe_stream_summary().stream_arn(&arn).send().await;
+    assert!(gone.unwrap_err().into_service_error().is_resource_not_found_exception());
     // A new stream of that name starts empty.
-    kinesis
-        .create_stream()
-        .stream_name("events")
-        .shard_count(1)
-        .send()
-        .await
-        .unwrap();
+    kinesis.create_stream().stream_name("events").shard_count(1).send().await.unwrap();
     assert!(texts(kinesis, FIRST).await.is_empty());
 }
 
@@ -368,10 +234,7 @@ async fn positions() {
     let kinesis = &run.clients.kinesis;
     let latest = iterator(kinesis, FIRST, ShardIteratorType::Latest).await;
     let empty = read(kinesis, &latest).await;
-    assert_eq!(
-        (empty.records().len(), empty.millis_behind_latest()),
-        (0, Some(0))
-    );
+    assert_eq!((empty.records().len(), empty.millis_behind_latest()), (0, Some(0)));
     let one = put(kinesis, "one").await;
     tokio::time::sleep(Duration::from_millis(30)).await;
     put(kinesis, "two").await;
@@ -380,44 +243,23 @@ async fn positions() {
         assert_eq!(text_of(&read(kinesis, token).await), ["one", "two"]);
     }
     let at = |kind, number: &str| {
-        let get = kinesis
-            .get_shard_iterator()
-            .stream_name("events")
-            .shard_id(FIRST);
-        get.shard_iterator_type(kind)
-            .starting_sequence_number(number)
-            .send()
+        let get = kinesis.get_shard_iterator().stream_name("events").shard_id(FIRST);
+        get.shard_iterator_type(kind).starting_sequence_number(number).send()
     };
     let token = at(ShardIteratorType::AtSequenceNumber, &one).await.unwrap();
-    assert_eq!(
-        read(kinesis, token.shard_iterator().unwrap())
-            .await
-            .records()
-            .len(),
-        2
-    );
-    let token = at(ShardIteratorType::AfterSequenceNumber, &one)
-        .await
-        .unwrap();
+    assert_eq!(read(kinesis, token.shard_iterator().unwrap()).await.records().len(), 2);
+    let token = at(ShardIteratorType::AfterSequenceNumber, &one).await.unwrap();
     let page = read(kinesis, token.shard_iterator().unwrap()).await;
     assert_eq!(text_of(&page), ["two"]);
     let arrival = *page.records()[0].approximate_arrival_timestamp().unwrap();
 
     let from = |when: DateTime| {
-        let get = kinesis
-            .get_shard_iterator()
-            .stream_name("events")
-            .shard_id(FIRST);
-        get.shard_iterator_type(ShardIteratorType::AtTimestamp)
-            .timestamp(when)
-            .send()
+        let get = kinesis.get_shard_iterator().stream_name("events").shard_id(FIRST);
+        get.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(when).send()
     };
     // Milliseconds count: the two records lie in one second or two, but never in one instant.
     let token = from(arrival).await.unwrap();
-    assert_eq!(
-        text_of(&read(kinesis, token.shard_iterator().unwrap()).await),
-        ["two"]
-    );
+    assert_eq!(text_of(&read(kinesis, token.shard_iterator().unwrap()).await), ["two"]);
     // Past the last record means the tip, not the beginning.
     tokio::time::sleep(Duration::from_millis(30)).await;
     let past = DateTime::from_millis(arrival.to_millis().unwrap() + 10);
@@ -425,24 +267,11 @@ async fn positions() {
     let tip = read(kinesis, token.shard_iterator().unwrap()).await;
     assert_eq!(tip.records().len(), 0);
     put(kinesis, "three").await;
-    assert_eq!(
-        text_of(&read(kinesis, tip.next_shard_iterator().unwrap()).await),
-        ["three"]
-    );
+    assert_eq!(text_of(&read(kinesis, tip.next_shard_iterator().unwrap()).await), ["three"]);
 
     let garbage = kinesis.get_records().shard_iterator("garbage").send().await;
-    assert!(
-        garbage
-            .unwrap_err()
-            .into_service_error()
-            .is_invalid_argument_exception()
-    );
-    let limit = kinesis
-        .get_records()
-        .shard_iterator(&latest)
-        .limit(10_001)
-        .send()
-        .await;
+    assert!(garbage.unwrap_err().into_service_error().is_invalid_argument_exception());
+    let limit = kinesis.get_records().shard_iterator(&latest).limit(10_001).send().await;
     assert_eq!(limit.unwrap_err().code(), Some("ValidationException"));
 }
 
@@ -472,18 +301,10 @@ async fn pages_are_capped_and_lag_is_told() {
     // Record sizes: 1 MiB with the key, up to 10 MiB when the stream allows it, and none at all.
     let send = |size: usize| {
         let data = Blob::new(vec![7; size]);
-        kinesis
-            .put_record()
-            .stream_name("events")
-            .partition_key("k")
-            .data(data)
-            .send()
+        kinesis.put_record().stream_name("events").partition_key("k").data(data).send()
     };
     send((1 << 20) - 1).await.unwrap();
-    assert_eq!(
-        send(1 << 20).await.unwrap_err().code(),
-        Some("ValidationException")
-    );
+    assert_eq!(send(1 << 20).await.unwrap_err().code(), Some("ValidationException"));
     kinesis
         .update_max_record_size()
         .stream_arn(&arn)
@@ -497,10 +318,7 @@ async fn pages_are_capped_and_lag_is_told() {
     assert_eq!(page.records().len(), 1);
     let page = read(kinesis, page.next_shard_iterator().unwrap()).await;
     let page_of = |p: &GetRecordsOutput| {
-        p.records()
-            .iter()
-            .map(|r| r.data().as_ref().len())
-            .collect::<Vec<_>>()
+        p.records().iter().map(|r| r.data().as_ref().len()).collect::<Vec<_>>()
     };
     assert_eq!(page_of(&page), [10 * 1024 * 1024 - 1, 0]);
 }
@@ -521,10 +339,7 @@ async fn a_batch_keeps_its_order_and_its_limits() {
         .send()
         .await
         .unwrap();
-    assert_eq!(
-        (sent.failed_record_count(), sent.records().len()),
-        (Some(0), 500)
-    );
+    assert_eq!((sent.failed_record_count(), sent.records().len()), (Some(0), 500));
     let mut all = Vec::new();
     for shard in 0..4 {
         let found = texts(kinesis, &format!("shardId-{shard:012}")).await;
@@ -535,19 +350,11 @@ async fn a_batch_keeps_its_order_and_its_limits() {
     all.sort_unstable();
     assert_eq!(all, (0..500).collect::<Vec<_>>());
     let many: Vec<_> = (0..501).map(entry).collect();
-    let many = kinesis
-        .put_records()
-        .stream_name("events")
-        .set_records(Some(many))
-        .send()
-        .await;
+    let many = kinesis.put_records().stream_name("events").set_records(Some(many)).send().await;
     assert_eq!(many.unwrap_err().code(), Some("ValidationException"));
 
-    let explicit = kinesis
-        .put_record()
-        .stream_name("events")
-        .partition_key("x")
-        .explicit_hash_key("0");
+    let explicit =
+        kinesis.put_record().stream_name("events").partition_key("x").explicit_hash_key("0");
     let placed = explicit.data(Blob::new("x")).send().await.unwrap();
     assert_eq!(placed.shard_id(), FIRST);
 }
@@ -558,9 +365,7 @@ async fn a_record_without_key() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (run, _) = stream(1).await;
     let body = r#"{"StreamName":"events","Data":"aGk="}"#;
-    let mut socket = tokio::net::TcpStream::connect(run.services.address)
-        .await
-        .unwrap();
+    let mut socket = tokio::net::TcpStream::connect(run.services.address).await.unwrap();
     let request = format!(
         "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/x-amz-json-1.1\r\nx-amz-target: Kinesis_20131202.PutRecord\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -606,46 +411,19 @@ async fn a_reader_of_racing_writers_misses_nothing() {
 async fn many_shards_and_on_demand() {
     let run = fresh().await;
     let kinesis = &run.clients.kinesis;
-    kinesis
-        .create_stream()
-        .stream_name("wide")
-        .shard_count(300)
-        .send()
-        .await
-        .unwrap();
+    kinesis.create_stream().stream_name("wide").shard_count(300).send().await.unwrap();
     let mode = kds::types::StreamModeDetails::builder()
         .stream_mode(kds::types::StreamMode::OnDemand)
         .build()
         .unwrap();
-    kinesis
-        .create_stream()
-        .stream_name("free")
-        .stream_mode_details(mode)
-        .send()
-        .await
-        .unwrap();
-    let summary = kinesis
-        .describe_stream_summary()
-        .stream_name("free")
-        .send()
-        .await
-        .unwrap();
+    kinesis.create_stream().stream_name("free").stream_mode_details(mode).send().await.unwrap();
+    let summary = kinesis.describe_stream_summary().stream_name("free").send().await.unwrap();
     let summary = summary.stream_description_summary().unwrap();
     assert_eq!(summary.open_shard_count(), 4);
     let mode = summary.stream_mode_details().unwrap().stream_mode();
     assert_eq!(mode, &kds::types::StreamMode::OnDemand);
-    let again = kinesis
-        .create_stream()
-        .stream_name("wide")
-        .shard_count(1)
-        .send()
-        .await;
-    assert!(
-        again
-            .unwrap_err()
-            .into_service_error()
-            .is_resource_in_use_exception()
-    );
+    let again = kinesis.create_stream().stream_name("wide").shard_count(1).send().await;
+    assert!(again.unwrap_err().into_service_error().is_resource_in_use_exception());
 }
 
 #[tokio::test]
@@ -662,10 +440,8 @@ async fn fanout_delivers_and_ends_with_the_children() {
     let consumer = consumer.consumer().unwrap().consumer_arn().to_owned();
     put(kinesis, "before").await;
     let subscribe = || {
-        let start = StartingPosition::builder()
-            .r#type(ShardIteratorType::TrimHorizon)
-            .build()
-            .unwrap();
+        let start =
+            StartingPosition::builder().r#type(ShardIteratorType::TrimHorizon).build().unwrap();
         kinesis
             .subscribe_to_shard()
             .consumer_arn(&consumer)
@@ -684,10 +460,7 @@ async fn fanout_delivers_and_ends_with_the_children() {
         };
         seen.extend(event.records().iter().map(|r| r.data().as_ref().to_vec()));
         children = event.child_shards().len();
-        assert_eq!(
-            children == 2,
-            event.continuation_sequence_number().is_empty()
-        );
+        assert_eq!(children == 2, event.continuation_sequence_number().is_empty());
         if seen.len() == 2 && children == 0 {
             let split = kinesis
                 .split_shard()
@@ -705,9 +478,7 @@ async fn fanout_delivers_and_ends_with_the_children() {
 async fn cbor_is_refused_with_the_way_out() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let run = fresh().await;
-    let mut socket = tokio::net::TcpStream::connect(run.services.address)
-        .await
-        .unwrap();
+    let mut socket = tokio::net::TcpStream::connect(run.services.address).await.unwrap();
     let request = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/x-amz-cbor-1.1\r\nx-amz-target: Kinesis_20131202.ListStreams\r\ncontent-length: 1\r\n\r\n\xa0";
     socket.write_all(request).await.unwrap();
     let mut text = String::new();
@@ -721,13 +492,7 @@ async fn throughput() {
         let dir = tempfile::tempdir().unwrap();
         let (services, clients) = start(options(dir.path(), durable)).await;
         let kinesis = &clients.kinesis;
-        kinesis
-            .create_stream()
-            .stream_name("events")
-            .shard_count(4)
-            .send()
-            .await
-            .unwrap();
+        kinesis.create_stream().stream_name("events").shard_count(4).send().await.unwrap();
         let records: Vec<_> = (0..500)
             .map(|i| {
                 let entry = PutRecordsRequestEntry::builder().partition_key(i.to_string());
@@ -736,10 +501,8 @@ async fn throughput() {
             .collect();
         let clock = Clock::system();
         for _ in 0..10 {
-            let send = kinesis
-                .put_records()
-                .stream_name("events")
-                .set_records(Some(records.clone()));
+            let send =
+                kinesis.put_records().stream_name("events").set_records(Some(records.clone()));
             send.send().await.unwrap();
         }
         let wrote = clock.now();

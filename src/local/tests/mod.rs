@@ -59,9 +59,7 @@ pub(super) fn options(dir: &Path, durable: bool) -> Options {
 }
 
 pub(super) async fn start(options: Options) -> (Services, Clients) {
-    let services = Services::start(options, &Tasks::pooled(8), &Clock::system())
-        .await
-        .unwrap();
+    let services = Services::start(options, &Tasks::pooled(8), &Clock::system()).await.unwrap();
     let clients = Clients::of(&services.endpoint());
     (services, clients)
 }
@@ -76,9 +74,5 @@ pub(super) struct Running {
 pub(super) async fn fresh() -> Running {
     let dir = tempfile::tempdir().unwrap();
     let (services, clients) = start(options(dir.path(), false)).await;
-    Running {
-        services,
-        clients,
-        dir,
-    }
+    Running { services, clients, dir }
 }

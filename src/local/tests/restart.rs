@@ -15,58 +15,18 @@ const CHILD: &str = "CATCHMENT_TEST_LOCAL_DIR";
 
 async fn fill(clients: &Clients) -> (String, String) {
     let kinesis = &clients.kinesis;
-    kinesis
-        .create_stream()
-        .stream_name("events")
-        .shard_count(1)
-        .send()
-        .await
-        .unwrap();
-    let arn = kinesis
-        .describe_stream_summary()
-        .stream_name("events")
-        .send()
-        .await
-        .unwrap();
-    let arn = arn
-        .stream_description_summary()
-        .unwrap()
-        .stream_arn()
-        .to_owned();
-    kinesis
-        .register_stream_consumer()
-        .stream_arn(&arn)
-        .consumer_name("c")
-        .send()
-        .await
-        .unwrap();
+    kinesis.create_stream().stream_name("events").shard_count(1).send().await.unwrap();
+    let arn = kinesis.describe_stream_summary().stream_name("events").send().await.unwrap();
+    let arn = arn.stream_description_summary().unwrap().stream_arn().to_owned();
+    kinesis.register_stream_consumer().stream_arn(&arn).consumer_name("c").send().await.unwrap();
     put(kinesis, "one").await;
     let last = put(kinesis, "two").await;
     create(&clients.dynamodb).await;
-    let item = clients
-        .dynamodb
-        .put_item()
-        .table_name("leases")
-        .item("leaseKey", text("s-1"));
+    let item = clients.dynamodb.put_item().table_name("leases").item("leaseKey", text("s-1"));
     item.item("checkpoint", text(&last)).send().await.unwrap();
-    clients
-        .s3
-        .create_bucket()
-        .bucket("bucket")
-        .send()
-        .await
-        .unwrap();
-    let object = clients
-        .s3
-        .put_object()
-        .bucket("bucket")
-        .key("a/b")
-        .metadata("m", "v");
-    object
-        .body(ByteStream::from_static(b"body"))
-        .send()
-        .await
-        .unwrap();
+    clients.s3.create_bucket().bucket("bucket").send().await.unwrap();
+    let object = clients.s3.put_object().bucket("bucket").key("a/b").metadata("m", "v");
+    object.body(ByteStream::from_static(b"body")).send().await.unwrap();
     (last, arn)
 }
 
@@ -76,44 +36,21 @@ async fn check(clients: &Clients, last: &str, arn: &str) {
     let next = put(kinesis, "three").await;
     let order = |text: &str| crate::ids::SequenceNumber::parse(text).unwrap();
     assert!(order(&next) > order(last));
-    let get = kinesis
-        .get_shard_iterator()
-        .stream_name("events")
-        .shard_id(FIRST);
+    let get = kinesis.get_shard_iterator().stream_name("events").shard_id(FIRST);
     let get = get
         .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
         .starting_sequence_number(last);
     let token = get.send().await.unwrap();
-    let page = kinesis
-        .get_records()
-        .shard_iterator(token.shard_iterator().unwrap())
-        .send()
-        .await
-        .unwrap();
+    let page =
+        kinesis.get_records().shard_iterator(token.shard_iterator().unwrap()).send().await.unwrap();
     assert_eq!(page.records().len(), 1);
     assert_eq!(page.records()[0].sequence_number(), next);
-    let consumers = kinesis
-        .list_stream_consumers()
-        .stream_arn(arn)
-        .send()
-        .await
-        .unwrap();
+    let consumers = kinesis.list_stream_consumers().stream_arn(arn).send().await.unwrap();
     assert_eq!(consumers.consumers().len(), 1);
-    let item = clients
-        .dynamodb
-        .get_item()
-        .table_name("leases")
-        .key("leaseKey", text("s-1"));
+    let item = clients.dynamodb.get_item().table_name("leases").key("leaseKey", text("s-1"));
     let item = item.consistent_read(true).send().await.unwrap();
     assert_eq!(item.item().unwrap()["checkpoint"], text(last));
-    let object = clients
-        .s3
-        .get_object()
-        .bucket("bucket")
-        .key("a/b")
-        .send()
-        .await
-        .unwrap();
+    let object = clients.s3.get_object().bucket("bucket").key("a/b").send().await.unwrap();
     assert_eq!(object.metadata().unwrap()["m"], "v");
     assert_eq!(object.body.collect().await.unwrap().to_vec(), b"body");
 }
@@ -137,17 +74,10 @@ async fn a_restart_keeps_everything() {
     let mut bytes = std::fs::read(&log).unwrap();
     bytes.extend_from_slice(b"nonsense\n");
     std::fs::write(&log, bytes).unwrap();
-    let again = Services::start(
-        options(dir.path(), true),
-        &Tasks::pooled(1),
-        &Clock::system(),
-    )
-    .await;
+    let again =
+        Services::start(options(dir.path(), true), &Tasks::pooled(1), &Clock::system()).await;
     let error = again.err().unwrap().to_string();
-    assert!(
-        error.contains("log.jsonl") && error.contains("line"),
-        "{error}"
-    );
+    assert!(error.contains("log.jsonl") && error.contains("line"), "{error}");
 }
 
 /// Not a test: the process that the next one kills.
@@ -165,11 +95,7 @@ async fn served_by_a_child_process() {
 async fn a_kill_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "local::tests::restart::served_by_a_child_process",
-            "--nocapture",
-        ])
+        .args(["--exact", "local::tests::restart::served_by_a_child_process", "--nocapture"])
         .env(CHILD, dir.path())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -11,13 +11,7 @@ use super::*;
 
 async fn bucket() -> Running {
     let run = fresh().await;
-    run.clients
-        .s3
-        .create_bucket()
-        .bucket("bucket")
-        .send()
-        .await
-        .unwrap();
+    run.clients.s3.create_bucket().bucket("bucket").send().await.unwrap();
     run
 }
 
@@ -49,13 +43,7 @@ async fn objects_are_plain_files_with_their_metadata() {
         .unwrap();
     let file = run.dir.path().join("objects/bucket/a/b=1/c d+ü.json");
     assert_eq!(std::fs::read(file).unwrap(), b"{\"a\":1}");
-    let head = s3
-        .head_object()
-        .bucket("bucket")
-        .key("a/b=1/c d+ü.json")
-        .send()
-        .await
-        .unwrap();
+    let head = s3.head_object().bucket("bucket").key("a/b=1/c d+ü.json").send().await.unwrap();
     assert_eq!(head.e_tag(), put.e_tag());
     assert_eq!(head.content_length(), Some(7));
     assert_eq!(head.content_type(), Some("application/json"));
@@ -73,13 +61,8 @@ async fn objects_are_plain_files_with_their_metadata() {
         .unwrap();
     assert_eq!(get.content_range(), Some("bytes 1-3/7"));
     assert_eq!(get.body.collect().await.unwrap().to_vec(), b"\"a\"");
-    let get = s3
-        .get_object()
-        .bucket("bucket")
-        .key("a/b=1/c d+ü.json")
-        .range("bytes=7-")
-        .send()
-        .await;
+    let get =
+        s3.get_object().bucket("bucket").key("a/b=1/c d+ü.json").range("bytes=7-").send().await;
     assert_eq!(get.unwrap_err().code(), Some("InvalidRange"));
 }
 
@@ -100,20 +83,9 @@ async fn buckets() {
     let list = s3.list_buckets().send().await.unwrap();
     let names: Vec<_> = list.buckets().iter().filter_map(|b| b.name()).collect();
     assert_eq!(names, ["bucket"]);
-    let location = s3
-        .get_bucket_location()
-        .bucket("bucket")
-        .send()
-        .await
-        .unwrap();
+    let location = s3.get_bucket_location().bucket("bucket").send().await.unwrap();
     assert_eq!(location.location_constraint().unwrap().as_str(), REGION);
-    let put = s3
-        .put_object()
-        .bucket("missing")
-        .key("k")
-        .body(body("x"))
-        .send()
-        .await;
+    let put = s3.put_object().bucket("missing").key("k").body(body("x")).send().await;
     assert_eq!(put.unwrap_err().code(), Some("NoSuchBucket"));
     let again = s3.create_bucket().bucket("bucket").send().await;
     assert_eq!(again.unwrap_err().code(), Some("BucketAlreadyOwnedByYou"));
@@ -175,13 +147,7 @@ async fn overwriting_and_matching() {
     put("two").send().await.unwrap();
     let stale = put("three").if_match(first.e_tag().unwrap()).send().await;
     assert_eq!(stale.unwrap_err().code(), Some("PreconditionFailed"));
-    let get = s3
-        .get_object()
-        .bucket("bucket")
-        .key("k")
-        .send()
-        .await
-        .unwrap();
+    let get = s3.get_object().bucket("bucket").key("k").send().await.unwrap();
     assert_eq!(get.body.collect().await.unwrap().to_vec(), b"two");
 }
 
@@ -189,12 +155,7 @@ async fn overwriting_and_matching() {
 async fn wrong_checksums_are_refused_and_leave_nothing() {
     let run = bucket().await;
     let s3 = &run.clients.s3;
-    let put = || {
-        s3.put_object()
-            .bucket("bucket")
-            .key("k")
-            .body(body("hello"))
-    };
+    let put = || s3.put_object().bucket("bucket").key("k").body(body("hello"));
     for wrong in [
         put().checksum_crc32("AAAAAA=="),
         put().checksum_crc64_nvme("AAAAAAAAAAA="),
@@ -207,11 +168,9 @@ async fn wrong_checksums_are_refused_and_leave_nothing() {
     assert!(head.unwrap_err().into_service_error().is_not_found());
     // Right ones: given by hand, computed by the SDK, and as a trailer.
     put().checksum_crc32("NhCmhg==").send().await.unwrap();
-    for algorithm in [
-        ChecksumAlgorithm::Crc32,
-        ChecksumAlgorithm::Crc64Nvme,
-        ChecksumAlgorithm::Sha256,
-    ] {
+    for algorithm in
+        [ChecksumAlgorithm::Crc32, ChecksumAlgorithm::Crc64Nvme, ChecksumAlgorithm::Sha256]
+    {
         let big: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
         let body = streamed(run.dir.path(), &big).await;
         let put = s3
@@ -250,24 +209,14 @@ async fn a_wrong_trailer_is_refused() {
             "PUT /bucket/k HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-encoding: aws-chunked\r\nx-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER\r\nx-amz-decoded-content-length: 5\r\nx-amz-trailer: x-amz-checksum-crc32\r\ncontent-length: {}\r\n\r\n{payload}",
             payload.len()
         );
-        let mut stream = tokio::net::TcpStream::connect(run.services.address)
-            .await
-            .unwrap();
+        let mut stream = tokio::net::TcpStream::connect(run.services.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
         assert_eq!(text.contains("BadDigest"), status == "400");
     }
-    let head = run
-        .clients
-        .s3
-        .head_object()
-        .bucket("bucket")
-        .key("k")
-        .send()
-        .await
-        .unwrap();
+    let head = run.clients.s3.head_object().bucket("bucket").key("k").send().await.unwrap();
     assert_eq!(head.content_encoding(), None);
 }
 
@@ -275,23 +224,14 @@ async fn a_wrong_trailer_is_refused() {
 async fn a_broken_off_body_leaves_no_object() {
     use tokio::io::AsyncWriteExt;
     let run = bucket().await;
-    let mut stream = tokio::net::TcpStream::connect(run.services.address)
-        .await
-        .unwrap();
+    let mut stream = tokio::net::TcpStream::connect(run.services.address).await.unwrap();
     stream
         .write_all(b"PUT /bucket/half HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nonly this")
         .await
         .unwrap();
     drop(stream);
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    let head = run
-        .clients
-        .s3
-        .head_object()
-        .bucket("bucket")
-        .key("half")
-        .send()
-        .await;
+    let head = run.clients.s3.head_object().bucket("bucket").key("half").send().await;
     assert!(head.unwrap_err().into_service_error().is_not_found());
     let temp = run.dir.path().join("objects/.catchment-tmp");
     assert_eq!(std::fs::read_dir(temp).unwrap().count(), 0);
@@ -302,45 +242,16 @@ async fn hostile_keys_never_leave_the_directory() {
     let run = bucket().await;
     let s3 = &run.clients.s3;
     let long = "k".repeat(1025);
-    for key in [
-        "../escape",
-        "a/../../escape",
-        "/etc/escape",
-        "a//b",
-        "a/./b",
-        "a/",
-        "..",
-        ".",
-        &long,
-    ] {
-        let put = s3
-            .put_object()
-            .bucket("bucket")
-            .key(key)
-            .body(body("x"))
-            .send()
-            .await;
+    for key in
+        ["../escape", "a/../../escape", "/etc/escape", "a//b", "a/./b", "a/", "..", ".", &long]
+    {
+        let put = s3.put_object().bucket("bucket").key(key).body(body("x")).send().await;
         let code = put.unwrap_err().code().map(str::to_owned);
         let code = code.as_deref();
-        assert!(
-            matches!(code, Some("InvalidArgument" | "KeyTooLongError")),
-            "{key}: {code:?}"
-        );
-        let start = s3
-            .create_multipart_upload()
-            .bucket("bucket")
-            .key(key)
-            .send()
-            .await;
+        assert!(matches!(code, Some("InvalidArgument" | "KeyTooLongError")), "{key}: {code:?}");
+        let start = s3.create_multipart_upload().bucket("bucket").key(key).send().await;
         assert!(start.is_err(), "{key}");
-        assert!(
-            s3.get_object()
-                .bucket("bucket")
-                .key(key)
-                .send()
-                .await
-                .is_err()
-        );
+        assert!(s3.get_object().bucket("bucket").key(key).send().await.is_err());
     }
     let outside: BTreeSet<_> = std::fs::read_dir(run.dir.path())
         .unwrap()
@@ -348,28 +259,11 @@ async fn hostile_keys_never_leave_the_directory() {
         .collect();
     assert_eq!(outside, BTreeSet::from(["objects".to_owned()]));
     // Keys that would need to be a file and a folder at once.
-    s3.put_object()
-        .bucket("bucket")
-        .key("a")
-        .body(body("x"))
-        .send()
-        .await
-        .unwrap();
-    let put = s3
-        .put_object()
-        .bucket("bucket")
-        .key("a/b")
-        .body(body("x"))
-        .send()
-        .await;
+    s3.put_object().bucket("bucket").key("a").body(body("x")).send().await.unwrap();
+    let put = s3.put_object().bucket("bucket").key("a/b").body(body("x")).send().await;
     assert_eq!(put.unwrap_err().code(), Some("InvalidArgument"));
     // The service's own folders are no buckets.
-    let get = s3
-        .get_object()
-        .bucket(".catchment-meta")
-        .key("x")
-        .send()
-        .await;
+    let get = s3.get_object().bucket(".catchment-meta").key("x").send().await;
     assert!(get.is_err());
 }
 
@@ -378,20 +272,9 @@ async fn listing_pages_and_folders() {
     let run = bucket().await;
     let s3 = &run.clients.s3;
     for key in ["a/1", "a/2", "a/b/3", "a-", "b/4", "c"] {
-        s3.put_object()
-            .bucket("bucket")
-            .key(key)
-            .body(body(key))
-            .send()
-            .await
-            .unwrap();
+        s3.put_object().bucket("bucket").key(key).body(body(key)).send().await.unwrap();
     }
-    let mut pages = s3
-        .list_objects_v2()
-        .bucket("bucket")
-        .max_keys(2)
-        .into_paginator()
-        .send();
+    let mut pages = s3.list_objects_v2().bucket("bucket").max_keys(2).into_paginator().send();
     let mut keys = Vec::new();
     while let Some(page) = pages.next().await {
         let page = page.unwrap();
@@ -412,11 +295,7 @@ async fn listing_pages_and_folders() {
             .send()
             .await
             .unwrap();
-        seen.extend(
-            page.common_prefixes()
-                .iter()
-                .map(|p| p.prefix().unwrap().to_owned()),
-        );
+        seen.extend(page.common_prefixes().iter().map(|p| p.prefix().unwrap().to_owned()));
         seen.extend(page.contents().iter().map(|o| o.key().unwrap().to_owned()));
         token = page.next_continuation_token().map(str::to_owned);
         if token.is_none() {
@@ -424,46 +303,16 @@ async fn listing_pages_and_folders() {
         }
     }
     assert_eq!(seen, ["a-", "a/", "b/", "c"]);
-    let below = s3
-        .list_objects_v2()
-        .bucket("bucket")
-        .prefix("a/")
-        .send()
-        .await
-        .unwrap();
+    let below = s3.list_objects_v2().bucket("bucket").prefix("a/").send().await.unwrap();
     assert_eq!(below.key_count(), Some(3));
     assert!(below.contents()[0].e_tag().is_some());
 
     let ids = ["a/1", "a/b/3"].map(|key| ObjectIdentifier::builder().key(key).build().unwrap());
-    let delete = Delete::builder()
-        .set_objects(Some(ids.to_vec()))
-        .build()
-        .unwrap();
-    s3.delete_objects()
-        .bucket("bucket")
-        .delete(delete)
-        .send()
-        .await
-        .unwrap();
-    s3.delete_object()
-        .bucket("bucket")
-        .key("a/2")
-        .send()
-        .await
-        .unwrap();
-    s3.delete_object()
-        .bucket("bucket")
-        .key("never/was")
-        .send()
-        .await
-        .unwrap();
-    let left = s3
-        .list_objects_v2()
-        .bucket("bucket")
-        .prefix("a")
-        .send()
-        .await
-        .unwrap();
+    let delete = Delete::builder().set_objects(Some(ids.to_vec())).build().unwrap();
+    s3.delete_objects().bucket("bucket").delete(delete).send().await.unwrap();
+    s3.delete_object().bucket("bucket").key("a/2").send().await.unwrap();
+    s3.delete_object().bucket("bucket").key("never/was").send().await.unwrap();
+    let left = s3.list_objects_v2().bucket("bucket").prefix("a").send().await.unwrap();
     assert_eq!(left.key_count(), Some(1));
     assert!(!run.dir.path().join("objects/bucket/a").exists());
 }
@@ -502,12 +351,7 @@ async fn upload(
                 .build(),
         );
     }
-    (
-        id,
-        CompletedMultipartUpload::builder()
-            .set_parts(Some(done))
-            .build(),
-    )
+    (id, CompletedMultipartUpload::builder().set_parts(Some(done)).build())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -533,57 +377,23 @@ async fn multipart_create_only() {
     for error in results.into_iter().filter_map(Result::err) {
         assert_eq!(error.code(), Some("PreconditionFailed"));
     }
-    let get = s3
-        .get_object()
-        .bucket("bucket")
-        .key("big")
-        .send()
-        .await
-        .unwrap();
+    let get = s3.get_object().bucket("bucket").key("big").send().await.unwrap();
     assert_eq!(get.content_type(), Some("text/x"));
     assert!(get.e_tag().unwrap().ends_with("-2\""));
     assert_eq!(get.body.collect().await.unwrap().to_vec(), parts.concat());
 
-    let open = s3
-        .list_multipart_uploads()
-        .bucket("bucket")
-        .send()
-        .await
-        .unwrap();
+    let open = s3.list_multipart_uploads().bucket("bucket").send().await.unwrap();
     assert_eq!(open.uploads().len(), 3);
     for upload in open.uploads() {
         let id = upload.upload_id().unwrap();
-        let listed = s3
-            .list_parts()
-            .bucket("bucket")
-            .key("big")
-            .upload_id(id)
-            .send()
-            .await
-            .unwrap();
+        let listed =
+            s3.list_parts().bucket("bucket").key("big").upload_id(id).send().await.unwrap();
         assert_eq!(listed.parts().len(), 2);
-        s3.abort_multipart_upload()
-            .bucket("bucket")
-            .key("big")
-            .upload_id(id)
-            .send()
-            .await
-            .unwrap();
+        s3.abort_multipart_upload().bucket("bucket").key("big").upload_id(id).send().await.unwrap();
     }
-    let open = s3
-        .list_multipart_uploads()
-        .bucket("bucket")
-        .send()
-        .await
-        .unwrap();
+    let open = s3.list_multipart_uploads().bucket("bucket").send().await.unwrap();
     assert!(open.uploads().is_empty());
-    let gone = s3
-        .list_parts()
-        .bucket("bucket")
-        .key("big")
-        .upload_id(&ids[0])
-        .send()
-        .await;
+    let gone = s3.list_parts().bucket("bucket").key("big").upload_id(&ids[0]).send().await;
     assert_eq!(gone.unwrap_err().code(), Some("NoSuchUpload"));
 }
 
@@ -592,34 +402,19 @@ async fn multipart_refusals() {
     let run = bucket().await;
     let s3 = &run.clients.s3;
     let (id, done) = upload(s3, "k", &[vec![1; 10], vec![2; 10]]).await;
-    let complete = || {
-        s3.complete_multipart_upload()
-            .bucket("bucket")
-            .key("k")
-            .upload_id(&id)
-    };
+    let complete = || s3.complete_multipart_upload().bucket("bucket").key("k").upload_id(&id);
     let small = complete().multipart_upload(done.clone()).send().await;
     assert_eq!(small.unwrap_err().code(), Some("EntityTooSmall"));
     let mut parts = done.parts().to_vec();
     parts.reverse();
-    let order = CompletedMultipartUpload::builder()
-        .set_parts(Some(parts))
-        .build();
+    let order = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
     let order = complete().multipart_upload(order).send().await;
     assert_eq!(order.unwrap_err().code(), Some("InvalidPartOrder"));
-    let absent = CompletedPart::builder()
-        .part_number(7)
-        .e_tag("\"x\"")
-        .build();
+    let absent = CompletedPart::builder().part_number(7).e_tag("\"x\"").build();
     let absent = CompletedMultipartUpload::builder().parts(absent).build();
     let absent = complete().multipart_upload(absent).send().await;
     assert_eq!(absent.unwrap_err().code(), Some("InvalidPart"));
-    let only = CompletedMultipartUpload::builder()
-        .parts(done.parts()[0].clone())
-        .build();
+    let only = CompletedMultipartUpload::builder().parts(done.parts()[0].clone()).build();
     complete().multipart_upload(only).send().await.unwrap();
-    assert_eq!(
-        std::fs::read(run.dir.path().join("objects/bucket/k")).unwrap(),
-        [1; 10]
-    );
+    assert_eq!(std::fs::read(run.dir.path().join("objects/bucket/k")).unwrap(), [1; 10]);
 }

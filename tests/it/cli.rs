@@ -1,0 +1,183 @@
+//! What the command line answers: results, and one clear message for everything that is wrong.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{BIN, catchment, objects, services, stderr};
+
+fn input() -> Vec<u8> {
+    let mut text = Vec::new();
+    for n in 0..2_000_u32 {
+        text.extend_from_slice(format!("{{\"n\":{n}}}\n").as_bytes());
+        if n % 50 == 0 {
+            text.extend_from_slice(b"\n\xff\xfe not UTF-8\n");
+        }
+    }
+    text.extend(std::iter::repeat_n(b'x', 150_000));
+    text.extend_from_slice(b"\nno newline at the end");
+    text
+}
+
+#[test]
+fn local_delivers_every_line_in_every_format() {
+    for (format, codec, name) in [
+        ("ndjson", "zstd", ".ndjson.zst"),
+        ("ndjson", "gzip", ".ndjson.gz"),
+        ("raw", "none", ".raw"),
+        ("envelope", "zstd", ".envelope.ndjson.zst"),
+        ("json-array", "none", ".json"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("input");
+        fs::write(&file, input()).unwrap();
+        let data = dir.path().join("data");
+        let output = catchment(
+            &[
+                "local",
+                "--once",
+                "--json",
+                "--input",
+                file.to_str().unwrap(),
+                "--data-dir",
+                data.to_str().unwrap(),
+                "--set",
+                &format!("delivery.format={format}"),
+                "--set",
+                &format!("delivery.compression={codec}"),
+            ],
+            &[],
+        );
+        assert!(output.status.success(), "{format}: {}", stderr(&output));
+        let line = String::from_utf8(output.stdout).unwrap();
+        let report: Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();
+        assert_eq!(report["records_sent"], 2_000 + 2 * 40 + 2, "{format}");
+        assert_eq!(report["records_delivered"], report["records_sent"], "{format}");
+        assert_eq!((&report["missing"], &report["duplicated"]), (&0.into(), &0.into()));
+        let keys: Vec<String> = objects(&data, "archive").into_iter().map(|(k, _)| k).collect();
+        assert!(keys.iter().any(|k| k.ends_with(name)), "{format}: {keys:?}");
+        // What a JSON array cannot hold is put aside, not lost.
+        let aside = keys.iter().filter(|k| k.starts_with("errors/invalid-json/")).count();
+        assert_eq!(aside > 0, format == "json-array", "{keys:?}");
+    }
+}
+
+#[test]
+fn a_second_run_over_the_same_directory_sends_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("input");
+    fs::write(&file, "a\nb\nc\n").unwrap();
+    for _ in 0..2 {
+        let output = catchment(
+            &[
+                "local",
+                "--once",
+                "--json",
+                "--input",
+                file.to_str().unwrap(),
+                "--data-dir",
+                dir.path().to_str().unwrap(),
+            ],
+            &[],
+        );
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    assert_eq!(crate::support::lines(dir.path()), [b"a", b"b", b"c"]);
+}
+
+#[test]
+fn every_configuration_problem_is_told_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("catchment.toml");
+    fs::write(&file, "[stream]\nname = \"a b\"\n[delivery]\nbucket = \"X\"\nprefx = \"\"\n")
+        .unwrap();
+    let output =
+        catchment(&["run", "--config", file.to_str().unwrap(), "--set", "lease.max=0"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    for part in [
+        "4 problems",
+        "stream.name",
+        "delivery.bucket",
+        "did you mean `delivery.prefix`",
+        "lease.max",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_code_two() {
+    for arguments in [
+        vec!["run", "--config", "/does/not/exist"],
+        vec!["run", "--set", "nonsense"],
+        vec!["local", "--once"],
+        vec!["local", "--once", "--input", "/does/not/exist"],
+        vec!["local", "--once", "--input", "-", "--workers", "0"],
+        vec!["frobnicate"],
+    ] {
+        let output = catchment(&arguments, &[]);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("panicked"));
+    }
+}
+
+#[test]
+fn what_is_missing_at_the_service_is_named_with_its_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 1);
+    let run = |stream: &str, bucket: &str, table: &str| {
+        let output = catchment(
+            &[
+                "run",
+                "--stream",
+                stream,
+                "--bucket",
+                bucket,
+                "--set",
+                "aws.path_style=true",
+                "--set",
+                "telemetry.listen=off",
+                "--set",
+                &format!("lease.table={table}"),
+            ],
+            &services.environment,
+        );
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let text = run("nowhere", "archive", "leases");
+    assert!(
+        text.contains("stream `nowhere` does not exist") && text.contains("AWS_REGION"),
+        "{text}"
+    );
+    let text = run("local", "nobucket", "leases");
+    assert!(text.contains("bucket `nobucket`") && text.contains("delivery.bucket"), "{text}");
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 1);
+    let output = catchment(
+        &[
+            "run",
+            "--stream",
+            "local",
+            "--bucket",
+            "archive",
+            "--set",
+            "aws.path_style=true",
+            "--set",
+            &format!("telemetry.listen={address}"),
+        ],
+        &services.environment,
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains(&address), "{}", stderr(&output));
+    let output = catchment(&["healthcheck", "--address", "127.0.0.1:1"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(std::path::Path::new(BIN).exists());
+}

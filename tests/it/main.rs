@@ -1,0 +1,7 @@
+//! The real binary, the real SDK, the embedded services.
+
+mod cli;
+mod exactly_once;
+mod layering;
+mod lifecycle;
+mod support;

@@ -1,0 +1,158 @@
+//! Starts the real binary and talks to it as a user would.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub const BIN: &str = env!("CARGO_BIN_EXE_catchment");
+
+/// A process that does not outlive its test.
+pub struct Running {
+    pub child: Child,
+    /// `export` lines it printed.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end; the bound only keeps a hanging test from hanging for ever.
+    pub fn wait(&mut self, bound: Duration) -> std::process::ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < bound, "the process did not end within {bound:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Embedded services in a process of their own, without workers.
+pub fn services(data_dir: &Path, shards: u32) -> Running {
+    let mut child = Command::new(BIN)
+        .args(["local", "--workers", "0", "--shards", &shards.to_string(), "--data-dir"])
+        .arg(data_dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut environment = Vec::new();
+    let stdout = child.stdout.take().unwrap();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.unwrap();
+        let (name, value) = line.strip_prefix("export ").unwrap().split_once('=').unwrap();
+        environment.push((name.to_owned(), value.trim_matches('\'').to_owned()));
+        if environment.len() == 7 {
+            break;
+        }
+    }
+    Running { child, environment }
+}
+
+/// `catchment run` against started services.
+pub fn worker(services: &Running, settings: &[(&str, &str)]) -> Running {
+    let mut command = Command::new(BIN);
+    command
+        .arg("run")
+        .args(["--stream", "local", "--bucket", "archive"])
+        .args(["--set", "aws.path_style=true", "--set", "telemetry.listen=off"])
+        .args(["--set", "stream.idle=100ms", "--set", "stream.calls_per_second=50"])
+        .args(["--set", "lease.scan=200ms"])
+        .envs(services.environment.iter().cloned())
+        .env("CATCHMENT_LOG", "info")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    for (key, value) in settings {
+        command.arg("--set").arg(format!("{key}={value}"));
+    }
+    Running { child: command.spawn().unwrap(), environment: Vec::new() }
+}
+
+/// Runs the binary to its end.
+pub fn catchment(arguments: &[&str], environment: &[(String, String)]) -> Output {
+    let mut command = Command::new(BIN);
+    command.args(arguments).envs(environment.iter().cloned());
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Waits until `done` answers; the bound only ends a test that hangs.
+pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(90), "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Every object below a bucket's directory: key and decoded bytes.
+pub fn objects(data_dir: &Path, bucket: &str) -> Vec<(String, Vec<u8>)> {
+    fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            return;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    let root = data_dir.join(bucket);
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| {
+            let key = path.strip_prefix(&root).unwrap().display().to_string();
+            let bytes = std::fs::read(&path).unwrap();
+            let mut raw = Vec::new();
+            if key.ends_with(".zst") {
+                zstd::stream::copy_decode(bytes.as_slice(), &mut raw).unwrap();
+            } else if key.ends_with(".gz") {
+                flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut raw).unwrap();
+            } else {
+                raw = bytes;
+            }
+            (key, raw)
+        })
+        .collect()
+}
+
+/// All lines of all objects, sorted.
+pub fn lines(data_dir: &Path) -> Vec<Vec<u8>> {
+    let mut lines: Vec<Vec<u8>> = objects(data_dir, "archive")
+        .into_iter()
+        .flat_map(|(_, raw)| {
+            let raw = raw.strip_suffix(b"\n").map(<[u8]>::to_vec).unwrap_or(raw);
+            raw.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>()
+        })
+        .collect();
+    lines.sort();
+    lines
+}
