@@ -52,17 +52,17 @@ fn workers_killed_one_after_another_lose_and_repeat_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let services = services(dir.path(), 6);
     let settings = [
-        ("delivery.batch_bytes", "20KB"),
+        ("delivery.batch_bytes", "50KB"),
         ("delivery.batch_age", "500ms"),
-        ("lease.failover", "1s"),
+        ("lease.failover", "2s"),
     ];
-    let (text, expected) = numbered(60_000);
+    let (text, expected) = numbered(40_000);
     let file = dir.path().join("input");
     fs::write(&file, text).unwrap();
     let mut workers: Vec<Running> = (0..3).map(|_| worker(&services, &settings)).collect();
     let mut producer = send(&services, &file);
-    for turn in 0..10 {
-        std::thread::sleep(Duration::from_millis(600));
+    for turn in 0..9 {
+        std::thread::sleep(Duration::from_millis(1000));
         // Dropping kills with SIGKILL.
         workers[turn % 3] = worker(&services, &settings);
     }

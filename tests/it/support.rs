@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub const BIN: &str = env!("CARGO_BIN_EXE_catchment");
+pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_catchment");
 
 /// A process that does not outlive its test.
-pub struct Running {
-    pub child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     /// `export` lines it printed.
-    pub environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Drop for Running {
@@ -22,7 +22,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([format!("-{name}"), self.child.id().to_string()])
             .status()
@@ -31,7 +31,7 @@ impl Running {
     }
 
     /// Waits for the end; the bound only keeps a hanging test from hanging for ever.
-    pub fn wait(&mut self, bound: Duration) -> std::process::ExitStatus {
+    pub(crate) fn wait(&mut self, bound: Duration) -> std::process::ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -44,7 +44,7 @@ impl Running {
 }
 
 /// Embedded services in a process of their own, without workers.
-pub fn services(data_dir: &Path, shards: u32) -> Running {
+pub(crate) fn services(data_dir: &Path, shards: u32) -> Running {
     let mut child = Command::new(BIN)
         .args(["local", "--workers", "0", "--shards", &shards.to_string(), "--data-dir"])
         .arg(data_dir)
@@ -66,7 +66,7 @@ pub fn services(data_dir: &Path, shards: u32) -> Running {
 }
 
 /// `catchment run` against started services.
-pub fn worker(services: &Running, settings: &[(&str, &str)]) -> Running {
+pub(crate) fn worker(services: &Running, settings: &[(&str, &str)]) -> Running {
     let mut command = Command::new(BIN);
     command
         .arg("run")
@@ -85,30 +85,30 @@ pub fn worker(services: &Running, settings: &[(&str, &str)]) -> Running {
 }
 
 /// Runs the binary to its end.
-pub fn catchment(arguments: &[&str], environment: &[(String, String)]) -> Output {
+pub(crate) fn catchment(arguments: &[&str], environment: &[(String, String)]) -> Output {
     let mut command = Command::new(BIN);
     command.args(arguments).envs(environment.iter().cloned());
     command.stdin(Stdio::null()).output().unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Waits until `done` answers; the bound only ends a test that hangs.
-pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(value) = done() {
             return value;
         }
         assert!(begun.elapsed() < Duration::from_secs(90), "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
 /// Every object below a bucket's directory: key and decoded bytes.
-pub fn objects(data_dir: &Path, bucket: &str) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn objects(data_dir: &Path, bucket: &str) -> Vec<(String, Vec<u8>)> {
     fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
         let Ok(entries) = std::fs::read_dir(dir) else {
             return;
@@ -145,7 +145,7 @@ pub fn objects(data_dir: &Path, bucket: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// All lines of all objects, sorted.
-pub fn lines(data_dir: &Path) -> Vec<Vec<u8>> {
+pub(crate) fn lines(data_dir: &Path) -> Vec<Vec<u8>> {
     let mut lines: Vec<Vec<u8>> = objects(data_dir, "archive")
         .into_iter()
         .flat_map(|(_, raw)| {
