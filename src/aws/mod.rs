@@ -1,0 +1,3 @@
+//! The only place that names the AWS SDK.
+
+pub mod door;
