@@ -27,18 +27,16 @@ async fn main() -> Result<(), Error> {
     let (door, config) = configuration()?;
     let handler = &Handler::new(Door::new(door), config, clock.clone(), Jitter::system());
     let clock = &clock;
-    lambda_runtime::run(service_fn(
-        async |event: LambdaEvent<ApiGatewayV2httpRequest>| {
-            let now = u64::try_from(clock.wall()).unwrap_or_default();
-            let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
-            Ok::<_, Error>(
-                handler
-                    .handle(event.payload, left.saturating_sub(MARGIN))
-                    .await,
-            )
-        },
-    ))
-    .await
+    let answer = service_fn(async |event: LambdaEvent<ApiGatewayV2httpRequest>| {
+        let now = u64::try_from(clock.wall()).unwrap_or_default();
+        let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
+        Ok::<_, Error>(
+            handler
+                .handle(event.payload, left.saturating_sub(MARGIN))
+                .await,
+        )
+    });
+    Box::pin(lambda_runtime::run(answer)).await
 }
 
 fn variable(name: &str) -> Option<String> {

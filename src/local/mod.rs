@@ -1,1 +1,8 @@
-//! Embedded AWS: placeholder until its services land.
+//! Embedded AWS and the embedded front door, on loopback only.
+
+pub mod front_door;
+pub mod gateway;
+pub mod gateway_jwt;
+pub mod issuer;
+mod jwks;
+mod loopback;

@@ -5,26 +5,20 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use lambda_http::http::Method;
 use serde_json::json;
 
 use super::claims::{Caller, Demands, Refusal, admit};
 use super::event::{
-    Envelope, KEY_PREFIX, idempotent_id, is_content_type, is_request_id, max_body_bytes,
-    sha256_hex, validate_file_key,
+    Envelope, KEY_PREFIX, idempotent_id, is_request_id, max_body_bytes, sha256_hex,
+    validate_file_key,
 };
 use super::media::extension;
 use super::reply::{Problem, answer};
+use super::request::{body, content_type, idempotency_key, too_large, within_stage};
 use crate::aws::door::{Door, DoorError};
 use crate::clock::{Clock, Jitter};
-
-/// Taken when a caller names no content type.
-const DEFAULT_CONTENT_TYPE: &str = "text/plain";
-/// The longest `Idempotency-Key`.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// How a deployment wants the handler to behave.
 #[derive(Debug, Clone)]
@@ -191,7 +185,7 @@ impl Handler {
         let started = self.clock.now();
         let content_type = content_type(&event)?;
         let idempotency_key = idempotency_key(&event)?;
-        let body = self.body(event)?;
+        let body = body(event, self.max_body_bytes())?;
         trail.bytes = body.len();
 
         let id = match &idempotency_key {
@@ -216,31 +210,6 @@ impl Handler {
         let until = started + budget.min(self.config.put_deadline);
         self.put(&id.to_string(), record, until, trail).await?;
         Ok(json!({"message": "File uploaded and event sent", "file_key": file_key}).to_string())
-    }
-
-    fn body(&self, event: ApiGatewayV2httpRequest) -> Result<Vec<u8>, Problem> {
-        let limit = self.max_body_bytes();
-        let text = event.body.unwrap_or_default();
-        let body = if event.is_base64_encoded {
-            STANDARD.decode(text.as_bytes()).map_err(|_| {
-                Problem::new(
-                    400,
-                    "undecodable_body",
-                    "the body is not the base64 it claims to be",
-                )
-            })?
-        } else {
-            text.into_bytes()
-        };
-        match body.len() {
-            0 => Err(Problem::new(
-                400,
-                "empty_body",
-                "the body is empty; send the file as body",
-            )),
-            n if n > limit => Err(too_large(limit, Some(n))),
-            _ => Ok(body),
-        }
     }
 
     /// Puts the event, trying again while the failure may pass and time is left.
@@ -343,17 +312,6 @@ impl Handler {
     }
 }
 
-/// HTTP APIs put the name of a stage other than `$default` before the path.
-fn within_stage<'a>(path: &'a str, stage: Option<&str>) -> &'a str {
-    let Some(stage) = stage.filter(|s| !s.is_empty() && *s != "$default") else {
-        return path;
-    };
-    match path.strip_prefix('/').and_then(|p| p.strip_prefix(stage)) {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
-        _ => path,
-    }
-}
-
 fn refuse(refusal: Refusal, trail: &mut Trail) -> Problem {
     trail.reason = refusal.to_string();
     let code = if refusal.status() == 401 {
@@ -362,56 +320,4 @@ fn refuse(refusal: Refusal, trail: &mut Trail) -> Problem {
         "forbidden"
     };
     Problem::new(refusal.status(), code, refusal.to_string())
-}
-
-fn too_large(limit: usize, got: Option<usize>) -> Problem {
-    let got = got
-        .map(|n| format!(", this one has {n}"))
-        .unwrap_or_default();
-    Problem::new(
-        413,
-        "too_large",
-        format!("a file may have {limit} bytes{got}"),
-    )
-}
-
-/// The declared content type, checked; forms are refused because their body is not the file.
-fn content_type(event: &ApiGatewayV2httpRequest) -> Result<String, Problem> {
-    let Some(value) = event.headers.get("content-type") else {
-        return Ok(DEFAULT_CONTENT_TYPE.into());
-    };
-    let text = value.to_str().unwrap_or_default().trim();
-    if value.is_empty() {
-        return Ok(DEFAULT_CONTENT_TYPE.into());
-    }
-    if !is_content_type(text) {
-        return Err(Problem::new(
-            400,
-            "bad_content_type",
-            "content-type is not a media type of at most 256 ASCII characters",
-        ));
-    }
-    if text.to_ascii_lowercase().starts_with("multipart/") {
-        return Err(Problem::new(
-            415,
-            "multipart_not_taken",
-            "send the file itself as the body, not a form",
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn idempotency_key(event: &ApiGatewayV2httpRequest) -> Result<Option<String>, Problem> {
-    let Some(value) = event.headers.get("idempotency-key") else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text.is_empty() || text.len() > MAX_IDEMPOTENCY_KEY {
-        return Err(Problem::new(
-            400,
-            "bad_idempotency_key",
-            "Idempotency-Key must have 1 to 255 printable ASCII characters",
-        ));
-    }
-    Ok(Some(text.to_owned()))
 }

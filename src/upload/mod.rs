@@ -5,8 +5,11 @@
 
 pub mod claims;
 pub mod event;
+mod file_key;
 #[cfg(feature = "lambda")]
 pub mod handler;
 pub mod media;
 #[cfg(feature = "lambda")]
 mod reply;
+#[cfg(feature = "lambda")]
+mod request;
