@@ -218,7 +218,7 @@ fn handler(options: &FrontDoorOptions, client_id: &str, clock: &Clock, jitter: &
         region: options.region.clone(),
         kinesis_endpoint: Some(options.kinesis_endpoint.clone()),
         s3_endpoint: Some(options.s3_endpoint.clone()),
-        attempt_timeout: Duration::from_secs(3),
+        attempt_timeout: options.put_deadline,
         credentials: Some(options.credentials.clone()),
     });
     let config = HandlerConfig {

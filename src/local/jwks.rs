@@ -25,6 +25,7 @@ pub(super) struct Authorizer {
     /// When the last fetch was tried.
     fetched: Mutex<Option<Duration>>,
     clock: Clock,
+    refetch_every: Duration,
 }
 
 impl Authorizer {
@@ -35,6 +36,7 @@ impl Authorizer {
             keys: RwLock::new(Arc::new(JwkSet { keys: vec![] })),
             fetched: Mutex::new(None),
             clock,
+            refetch_every: REFETCH_EVERY,
         })
     }
 
@@ -66,7 +68,7 @@ impl Authorizer {
 
     async fn refetch(&self) {
         let mut fetched = self.fetched.lock().await;
-        if fetched.is_some_and(|at| self.clock.now() < at + REFETCH_EVERY) {
+        if fetched.is_some_and(|at| self.clock.now() < at + self.refetch_every) {
             return;
         }
         *fetched = Some(self.clock.now());
@@ -103,4 +105,74 @@ async fn fetch(uri: &Uri) -> Result<JwkSet, Box<dyn std::error::Error + Send + S
         return Err(format!("status {status}").into());
     }
     Ok(serde_json::from_slice(&body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::routing::get;
+    use serde_json::json;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::local::issuer::keys::SigningKey;
+    use crate::local::loopback;
+    use crate::task::Tasks;
+
+    #[tokio::test]
+    async fn an_unknown_key_is_looked_for_once_in_a_while() {
+        let served = Arc::new(std::sync::Mutex::new(JwkSet { keys: vec![] }));
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let (listener, port) = loopback::bind(0).await.unwrap();
+        let state = (served.clone(), fetches.clone());
+        let keys = get(async move || {
+            state.1.fetch_add(1, Ordering::Relaxed);
+            axum::Json(state.0.lock().unwrap().clone())
+        });
+        let router = Router::new().route("/p/.well-known/jwks.json", keys);
+        let tasks = Tasks::pooled(1);
+        let _server = loopback::serve(&tasks, "t", listener, router, CancellationToken::new());
+        let issuer = format!("http://127.0.0.1:{port}/p");
+        let policy = Policy {
+            issuer: issuer.clone(),
+            audience: vec!["web".into()],
+        };
+        let clock = Clock::system();
+        let mut authorizer = Authorizer::new(policy, clock.clone()).unwrap();
+
+        let old = SigningKey::generate().unwrap().renamed("old");
+        let new = SigningKey::generate().unwrap().renamed("new");
+        let claims = json!({"iss": issuer, "aud": "web", "exp": clock.wall() / 1000 + 60});
+        let (by_old, by_new) = (old.sign(&claims).unwrap(), new.sign(&claims).unwrap());
+        *served.lock().unwrap() = old.jwks();
+
+        for _ in 0..5 {
+            assert!(authorizer.check(&by_old).await.is_ok());
+        }
+        assert_eq!(fetches.load(Ordering::Relaxed), 1, "keys are kept");
+        *served.lock().unwrap() = new.jwks();
+        for _ in 0..5 {
+            assert_eq!(
+                authorizer.check(&by_new).await.unwrap_err(),
+                Denial::UnknownKey
+            );
+        }
+        assert_eq!(
+            fetches.load(Ordering::Relaxed),
+            1,
+            "strangers cannot make us call the issuer"
+        );
+        authorizer.refetch_every = Duration::ZERO;
+        assert!(
+            authorizer.check(&by_new).await.is_ok(),
+            "a rotated key is found"
+        );
+        assert_eq!(fetches.load(Ordering::Relaxed), 2);
+        assert_eq!(
+            authorizer.check(&by_old).await.unwrap_err(),
+            Denial::UnknownKey
+        );
+    }
 }

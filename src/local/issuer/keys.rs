@@ -54,6 +54,14 @@ impl SigningKey {
         &self.kid
     }
 
+    /// The same key under another id: for tests of those who verify.
+    #[must_use]
+    pub fn renamed(mut self, kid: &str) -> Self {
+        self.kid = kid.to_owned();
+        self.public.common.key_id = Some(self.kid.clone());
+        self
+    }
+
     /// Signs claims as a JWT.
     ///
     /// # Errors
