@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use lambda_http::http::Method;
-use serde_json::json;
+use serde::Serialize;
 
 use super::claims::{Caller, Demands, Refusal, admit};
 use super::event::{
@@ -48,6 +48,27 @@ pub struct Handler {
     config: HandlerConfig,
     clock: Clock,
     jitter: Jitter,
+}
+
+/// The answer to an upload, fields in the documented order.
+#[derive(Serialize)]
+struct Uploaded<'a> {
+    message: &'a str,
+    file_key: &'a str,
+}
+
+/// The answer to a look-up.
+#[derive(Serialize)]
+struct Look<'a> {
+    status: &'a str,
+    file_key: &'a str,
+    size: i64,
+    sha256: Option<&'a str>,
+}
+
+fn text(answer: &impl Serialize) -> String {
+    // Text and numbers cannot fail to become JSON.
+    serde_json::to_string(answer).unwrap_or_default()
 }
 
 /// What goes into the one log line of a request.
@@ -209,7 +230,10 @@ impl Handler {
         .encode();
         let until = started + budget.min(self.config.put_deadline);
         self.put(&id.to_string(), record, until, trail).await?;
-        Ok(json!({"message": "File uploaded and event sent", "file_key": file_key}).to_string())
+        Ok(text(&Uploaded {
+            message: "File uploaded and event sent",
+            file_key: file_key.as_str(),
+        }))
     }
 
     /// Puts the event, trying again while the failure may pass and time is left.
@@ -286,10 +310,12 @@ impl Handler {
         key.as_str().clone_into(&mut trail.file_key);
         match self.door.head_upload(key.as_str()).await {
             Ok(Some(stored)) if stored.subject.as_deref() == Some(caller.subject.as_str()) => {
-                Ok(json!({
-                    "status": "stored", "file_key": key, "size": stored.size, "sha256": stored.sha256,
-                })
-                .to_string())
+                Ok(text(&Look {
+                    status: "stored",
+                    file_key: key.as_str(),
+                    size: stored.size,
+                    sha256: stored.sha256.as_deref(),
+                }))
             }
             Ok(Some(_)) => {
                 trail.reason = "uploaded by another caller".into();
