@@ -3,6 +3,7 @@
 //! Authorization code with or without PKCE (S256), refresh tokens, RS256. Keys, codes and tokens
 //! live as long as the process. It listens on loopback, and it is not for production.
 
+mod authorize;
 pub mod grants;
 pub mod keys;
 mod pages;

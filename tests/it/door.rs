@@ -8,6 +8,7 @@
 )]
 
 mod bodies;
+mod browser;
 mod http;
 mod login;
 mod runtime;
