@@ -66,6 +66,11 @@ struct Look<'a> {
     sha256: Option<&'a str>,
 }
 
+/// With three decimals.
+fn milliseconds(time: Duration) -> f64 {
+    f64::from(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)) / 1000.0
+}
+
 fn text(answer: &impl Serialize) -> String {
     // Text and numbers cannot fail to become JSON.
     serde_json::to_string(answer).unwrap_or_default()
@@ -78,6 +83,8 @@ struct Trail {
     file_key: String,
     bytes: usize,
     attempts: u32,
+    /// Spent with Kinesis, pauses between attempts included.
+    put: Duration,
     reason: String,
 }
 
@@ -115,7 +122,7 @@ impl Handler {
                 problem.answer(&request_id)
             }
         };
-        let took_ms = (self.clock.now() - started).as_millis();
+        let took_ms = milliseconds(self.clock.now() - started);
         let status = response.status_code;
         macro_rules! line {
             ($level:ident) => {
@@ -123,6 +130,7 @@ impl Handler {
                     request_id,
                     status,
                     took_ms,
+                    put_ms = milliseconds(trail.put),
                     caller = trail.caller,
                     file_key = trail.file_key,
                     bytes = trail.bytes,
@@ -229,7 +237,10 @@ impl Handler {
         }
         .encode();
         let until = started + budget.min(self.config.put_deadline);
-        self.put(&id.to_string(), record, until, trail).await?;
+        let putting = self.clock.now();
+        let put = self.put(&id.to_string(), record, until, trail).await;
+        trail.put = self.clock.now() - putting;
+        put?;
         Ok(text(&Uploaded {
             message: "File uploaded and event sent",
             file_key: file_key.as_str(),
