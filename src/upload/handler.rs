@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use lambda_http::http::Method;
-use serde::Serialize;
 
 use super::claims::{Caller, Demands, Refusal, admit};
 use super::event::{
@@ -15,7 +14,7 @@ use super::event::{
     validate_file_key,
 };
 use super::media::extension;
-use super::reply::{Problem, answer};
+use super::reply::{Look, Problem, Uploaded, answer, text};
 use super::request::{body, content_type, idempotency_key, too_large, within_stage};
 use crate::aws::door::{Door, DoorError};
 use crate::clock::{Clock, Jitter};
@@ -48,32 +47,6 @@ pub struct Handler {
     config: HandlerConfig,
     clock: Clock,
     jitter: Jitter,
-}
-
-/// The answer to an upload, fields in the documented order.
-#[derive(Serialize)]
-struct Uploaded<'a> {
-    message: &'a str,
-    file_key: &'a str,
-}
-
-/// The answer to a look-up.
-#[derive(Serialize)]
-struct Look<'a> {
-    status: &'a str,
-    file_key: &'a str,
-    size: i64,
-    sha256: Option<&'a str>,
-}
-
-/// With three decimals.
-fn milliseconds(time: Duration) -> f64 {
-    f64::from(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)) / 1000.0
-}
-
-fn text(answer: &impl Serialize) -> String {
-    // Text and numbers cannot fail to become JSON.
-    serde_json::to_string(answer).unwrap_or_default()
 }
 
 /// What goes into the one log line of a request.
@@ -357,4 +330,9 @@ fn refuse(refusal: Refusal, trail: &mut Trail) -> Problem {
         "forbidden"
     };
     Problem::new(refusal.status(), code, refusal.to_string())
+}
+
+/// With three decimals.
+fn milliseconds(time: Duration) -> f64 {
+    f64::from(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)) / 1000.0
 }

@@ -4,6 +4,7 @@ use lambda_http::Body;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use lambda_http::http::{HeaderMap, HeaderValue};
+use serde::Serialize;
 use serde_json::json;
 
 /// The header that names the request.
@@ -70,4 +71,26 @@ pub(super) fn answer(status: u16, request_id: &str, json: String) -> ApiGatewayV
     response.headers = headers;
     response.body = Some(Body::Text(json));
     response
+}
+
+/// The answer to an upload, fields in the documented order.
+#[derive(Serialize)]
+pub(super) struct Uploaded<'a> {
+    pub(super) message: &'a str,
+    pub(super) file_key: &'a str,
+}
+
+/// The answer to a look-up.
+#[derive(Serialize)]
+pub(super) struct Look<'a> {
+    pub(super) status: &'a str,
+    pub(super) file_key: &'a str,
+    pub(super) size: i64,
+    pub(super) sha256: Option<&'a str>,
+}
+
+/// JSON text.
+pub(super) fn text(answer: &impl Serialize) -> String {
+    // Text and numbers cannot fail to become JSON.
+    serde_json::to_string(answer).unwrap_or_default()
 }
