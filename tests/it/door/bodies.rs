@@ -229,7 +229,7 @@ async fn a_thousand_at_once() {
 
 #[tokio::test]
 async fn a_stream_that_fails() {
-    let world = world_with(|o| o.put_deadline = Duration::from_millis(700)).await;
+    let world = world_with(|o| o.put_deadline = Duration::from_secs(3)).await;
     let token = world.token();
     let upload = async || world.upload(&token, &[], "x").await;
 
