@@ -87,7 +87,9 @@ fn samples_load() {
 fn links_between_documents_lead_somewhere() {
     let mut pages = vec![root().join("README.md")];
     let listing = fs::read_dir(root().join("docs")).unwrap();
-    pages.extend(listing.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")));
+    pages.extend(
+        listing.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")),
+    );
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

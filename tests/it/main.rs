@@ -2,6 +2,7 @@
 
 mod cli;
 mod docs;
+mod door;
 mod exactly_once;
 mod layering;
 mod lifecycle;
