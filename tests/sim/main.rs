@@ -1,0 +1,13 @@
+//! Simulation: a fleet of workers with the real AWS SDK clients against simulated services, over a
+//! simulated network, in virtual time. One seed is one fleet, one thread, one trace.
+//!
+//! [`sim`] runs a seed; [`net`] carries requests; [`node`] is a process that can die; [`services`]
+//! answer; [`effects`] records and lets an oracle judge; [`fleet`] draws and drives what happens.
+
+mod effects;
+mod faults;
+mod fleet;
+mod net;
+mod node;
+mod services;
+mod sim;
