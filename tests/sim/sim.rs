@@ -114,7 +114,8 @@ pub fn run<T, F: Future<Output = T>>(setup: Setup, body: impl FnOnce(Sim) -> F) 
     });
     // The runtime goes first: tasks of living nodes are dropped with it, the dead only after.
     drop(runtime);
-    graveyard.0.lock().unwrap().clear();
+    let dead = std::mem::take(&mut *graveyard.0.lock().unwrap());
+    drop(dead);
     let report = Report {
         seed: setup.seed,
         hash: trace.hash(),

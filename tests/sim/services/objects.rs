@@ -114,6 +114,42 @@ impl Objects {
         Ok(etag)
     }
 
+    /// Keys beyond `after`, at most `limit`, those that share a prefix up to the delimiter as one.
+    pub fn list(
+        &mut self,
+        bucket: &str,
+        (prefix, delimiter): (&str, &str),
+        after: &str,
+        limit: usize,
+    ) -> Result<Listing, Refusal> {
+        let mut listing = Listing::default();
+        let mut last = String::new();
+        for (key, object) in self.bucket(bucket)?.iter() {
+            let within =
+                !delimiter.is_empty() && after.ends_with(delimiter) && key.starts_with(after);
+            if !key.starts_with(prefix) || key.as_str() <= after || within {
+                continue;
+            }
+            let group = key[prefix.len()..]
+                .find(delimiter)
+                .filter(|_| !delimiter.is_empty());
+            let group = group.map(|at| key[..prefix.len() + at + delimiter.len()].to_owned());
+            if group.is_some() && group.as_ref() == listing.groups.last() {
+                continue;
+            }
+            if listing.objects.len() + listing.groups.len() == limit {
+                listing.next = Some(last);
+                break;
+            }
+            last = group.clone().unwrap_or_else(|| key.clone());
+            match group {
+                Some(group) => listing.groups.push(group),
+                None => listing.objects.push((key.clone(), object.clone())),
+            }
+        }
+        Ok(listing)
+    }
+
     pub fn create_upload(
         &mut self,
         bucket: &str,
@@ -191,6 +227,16 @@ impl Objects {
         self.uploads.remove(id);
         Ok(etag)
     }
+}
+
+/// One page of a listing.
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub objects: Vec<(String, Object)>,
+    /// Common prefixes.
+    pub groups: Vec<String>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<String>,
 }
 
 /// `If-None-Match: *` met an object.

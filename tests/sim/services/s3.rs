@@ -3,6 +3,8 @@
 //! Conditional create (`If-None-Match: *`) on PUT and on completing a multipart upload, checksums
 //! verified when given, `aws-chunked` bodies decoded. Versioning, ACLs, encryption: not here.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -95,12 +97,12 @@ pub fn decode_body(request: &Request) -> Result<(Bytes, Vec<(String, String)>), 
     Ok((body.into(), trailers))
 }
 
-fn verify_checksums(
-    request: &Request,
+pub fn verify_checksums(
+    headers: &http::HeaderMap,
     body: &[u8],
     trailers: &[(String, String)],
 ) -> Result<(), Refusal> {
-    let headers = request.headers().iter();
+    let headers = headers.iter();
     let headers =
         headers.filter_map(|(k, v)| Some((k.as_str().to_owned(), v.to_str().ok()?.to_owned())));
     for (name, given) in headers.chain(trailers.iter().cloned()) {
@@ -184,7 +186,7 @@ impl S3 {
             "ListObjectsV2" => list(&mut objects, &bucket, &query),
             "PutObject" => {
                 let (body, trailers) = decode_body(request)?;
-                verify_checksums(request, &body, &trailers)?;
+                verify_checksums(request.headers(), &body, &trailers)?;
                 let condition = header(request, "if-none-match");
                 if condition.is_some_and(|v| v != "*") || header(request, "if-match").is_some() {
                     return Err(Refusal::new(
@@ -222,7 +224,7 @@ impl S3 {
             }
             "UploadPart" => {
                 let (body, trailers) = decode_body(request)?;
-                verify_checksums(request, &body, &trailers)?;
+                verify_checksums(request.headers(), &body, &trailers)?;
                 let number = get("partNumber")
                     .parse()
                     .ok()
@@ -329,73 +331,47 @@ fn xml(root: &str, inner: &str) -> Response {
 fn list(
     objects: &mut Objects,
     bucket: &str,
-    query: &std::collections::BTreeMap<String, String>,
+    query: &BTreeMap<String, String>,
 ) -> Result<Response, Refusal> {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
     if get("list-type") != "2" {
         return Err(Refusal::new(501, "NotImplemented", "only ListObjectsV2"));
     }
-    let (prefix, delimiter) = (get("prefix"), get("delimiter"));
     let after = get("continuation-token").max(get("start-after"));
     let limit: usize = get("max-keys").parse().unwrap_or(1000).min(1000);
-    let (mut inner, mut shown, mut last, mut more) = (String::new(), 0, String::new(), false);
-    let mut groups = std::collections::BTreeSet::new();
-    for (key, object) in objects.bucket(bucket)?.iter() {
-        let past = key.as_str() > after
-            && !(delimiter.len() == 1 && after.ends_with(delimiter) && key.starts_with(after));
-        if !key.starts_with(prefix) || !past {
-            continue;
-        }
-        let group = key[prefix.len()..]
-            .find(delimiter)
-            .filter(|_| !delimiter.is_empty());
-        let group = group.map(|at| key[..prefix.len() + at + delimiter.len()].to_owned());
-        if group.as_ref().is_some_and(|g| groups.contains(g)) {
-            continue;
-        }
-        if shown == limit {
-            more = true;
-            break;
-        }
-        shown += 1;
-        last = group.clone().unwrap_or_else(|| key.clone());
-        match group {
-            Some(group) => {
-                inner += &format!(
-                    "<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>",
-                    escape(&group)
-                );
-                groups.insert(group);
-            }
-            None => {
-                let date = aws_smithy_types::DateTime::from_millis(object.modified_ms);
-                let date = date
-                    .fmt(aws_smithy_types::date_time::Format::DateTime)
-                    .unwrap();
-                inner += &format!(
-                    "<Contents><Key>{}</Key><Size>{}</Size><ETag>{}</ETag>\
-                     <LastModified>{date}</LastModified></Contents>",
-                    escape(key),
-                    object.body.len(),
-                    object.etag
-                );
-            }
-        }
+    let listing = objects.list(bucket, (get("prefix"), get("delimiter")), after, limit)?;
+    let mut inner = String::new();
+    for (key, object) in &listing.objects {
+        let date = aws_smithy_types::DateTime::from_millis(object.modified_ms);
+        let date = date
+            .fmt(aws_smithy_types::date_time::Format::DateTime)
+            .unwrap();
+        let (key, size, etag) = (escape(key), object.body.len(), &object.etag);
+        inner += &format!(
+            "<Contents><Key>{key}</Key><Size>{size}</Size><ETag>{etag}</ETag>\
+             <LastModified>{date}</LastModified></Contents>"
+        );
     }
-    let next = if more {
-        format!(
+    for group in &listing.groups {
+        inner += &format!(
+            "<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>",
+            escape(group)
+        );
+    }
+    if let Some(next) = &listing.next {
+        inner += &format!(
             "<NextContinuationToken>{}</NextContinuationToken>",
-            escape(&last)
-        )
-    } else {
-        String::new()
-    };
+            escape(next)
+        );
+    }
+    let shown = listing.objects.len() + listing.groups.len();
     Ok(xml(
         "ListBucketResult",
         &format!(
             "<Name>{bucket}</Name><Prefix>{}</Prefix><KeyCount>{shown}</KeyCount>\
-         <MaxKeys>{limit}</MaxKeys><IsTruncated>{more}</IsTruncated>{next}{inner}",
-            escape(prefix)
+             <MaxKeys>{limit}</MaxKeys><IsTruncated>{}</IsTruncated>{inner}",
+            escape(get("prefix")),
+            listing.next.is_some()
         ),
     ))
 }
