@@ -4,6 +4,10 @@
 //! [`sim`] runs a seed; [`net`] carries requests; [`node`] is a process that can die; [`services`]
 //! answer; [`effects`] records and lets an oracle judge; [`fleet`] draws and drives what happens.
 
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
+#[cfg(feature = "local")]
+mod agreement;
 mod effects;
 mod faults;
 mod fleet;

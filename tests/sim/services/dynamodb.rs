@@ -461,10 +461,10 @@ fn page(
             .count(),
         None => 0,
     };
-    let more = rows.len() > skipped.saturating_add(limit);
     let page: Vec<Row> = rows.into_iter().skip(skipped).take(limit).collect();
     let mut answer = json!({ "ScannedCount": page.len() });
-    if let (true, Some(last)) = (more, page.last()) {
+    // A page cut by the limit names its last key even if nothing follows, as in the service.
+    if let (true, Some(last)) = (page.len() == limit, page.last()) {
         let names = extra.iter().map(String::as_str).chain([hash]);
         let key: Row = names
             .filter_map(|n| Some((n.to_owned(), last.get(n)?.clone())))

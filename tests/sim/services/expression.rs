@@ -36,6 +36,7 @@ const RESERVED: &[&str] = &[
     "LIST",
     "LOCATION",
     "MAP",
+    "MISSING",
     "NAME",
     "NAMES",
     "NOT",
@@ -170,7 +171,12 @@ impl Operand {
             Operand::Path(path) => row.get(path).cloned(),
             Operand::Literal(value) => Some(value.clone()),
             Operand::Size(path) => {
-                let size = row.get(path)?.size();
+                let size = match row.get(path)? {
+                    Attr::L(items) => items.len(),
+                    Attr::Ss(set) => set.len(),
+                    Attr::M(map) => map.len(),
+                    other => other.size(),
+                };
                 super::attr::Number::parse(&size.to_string())
                     .ok()
                     .map(Attr::N)
