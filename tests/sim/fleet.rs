@@ -44,7 +44,7 @@ pub struct Fleet {
 /// Something the world does to the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Kill worker `0` at its `1`th poll from now, start it again after `2` ms.
+    /// Kill worker `0` at its `1`th poll from now; it stays dead for `2` ms.
     Crash(usize, u64, u64),
     /// Stop worker `0` for `1` ms.
     Freeze(usize, u64),
@@ -171,8 +171,10 @@ struct Driver<'a> {
     /// The newest incarnation of each worker.
     nodes: Vec<Node>,
     incarnations: Vec<u32>,
-    /// Workers to start again, and when.
-    restarts: Vec<(u64, usize)>,
+    /// When a dead worker starts again.
+    restarts: Vec<Option<u64>>,
+    /// How long each stays dead.
+    delays: Vec<u64>,
 }
 
 /// Runs the fleet: produce, disturb, heal, and wait until `done`, or say what was not done in time.
@@ -202,7 +204,8 @@ pub async fn drive(
         start,
         nodes: Vec::new(),
         incarnations: vec![0; fleet.workers],
-        restarts: Vec::new(),
+        restarts: vec![None; fleet.workers],
+        delays: vec![0; fleet.workers],
     };
     for worker in 0..fleet.workers {
         let node = driver.incarnation(worker);
@@ -237,15 +240,15 @@ pub async fn drive(
         let next = next
             .into_iter()
             .flatten()
-            .chain(driver.restarts.iter().map(|r| r.0))
+            .chain(driver.restarts.iter().copied().flatten())
             .min();
         let wait = next.unwrap_or(at).saturating_sub(at).clamp(1, 1_000);
         tokio::time::sleep(Duration::from_millis(wait)).await;
     }
     sim.net.heal();
     sim.trace.note(sim.net.now().at, &"world".into(), "heal");
-    for worker in 0..fleet.workers {
-        driver.restarts.push((0, worker));
+    for node in &driver.nodes {
+        node.disarm();
     }
     for _ in 0..fleet.settle_ms / 1000 {
         driver.restart(u64::MAX);
@@ -273,14 +276,15 @@ impl Driver<'_> {
         node
     }
 
-    /// Starts workers whose time has come, unless they are alive.
+    /// Starts workers again: a dead one is noticed, and its time comes a while later.
     fn restart(&mut self, at: u64) {
-        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.restarts)
-            .into_iter()
-            .partition(|(due, _)| *due <= at);
-        self.restarts = later;
-        for (_, worker) in now {
-            if self.nodes[worker].end().is_some() {
+        for worker in 0..self.nodes.len() {
+            let due = *match (self.nodes[worker].end(), &mut self.restarts[worker]) {
+                (None, _) => continue,
+                (Some(_), due) => due.get_or_insert(at.saturating_add(self.delays[worker])),
+            };
+            if due <= at {
+                self.restarts[worker] = None;
                 self.nodes[worker] = self.incarnation(worker);
             }
         }
@@ -304,7 +308,7 @@ impl Driver<'_> {
         match act {
             Act::Crash(worker, poll, after) => {
                 self.nodes[*worker].crash_at_poll(*poll);
-                self.restarts.push((now.at + after + 1_000, *worker));
+                self.delays[*worker] = *after;
             }
             Act::Freeze(worker, ms) => self.nodes[*worker].freeze(Duration::from_millis(*ms)),
             Act::Zombie(worker, ms) => {

@@ -15,3 +15,5 @@ mod net;
 mod node;
 mod services;
 mod sim;
+mod toy;
+mod toy_test;

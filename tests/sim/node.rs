@@ -181,6 +181,11 @@ impl Node {
         life.crash_at = Some(life.polls + k.max(1));
     }
 
+    /// Takes back [`Node::crash_at_poll`]; whether there was something to take back.
+    pub fn disarm(&self) -> bool {
+        self.life().crash_at.take().is_some()
+    }
+
     /// Stops the process for a while; timers and the world go on.
     #[expect(
         clippy::disallowed_methods,
