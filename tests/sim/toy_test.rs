@@ -211,7 +211,7 @@ fn mutants_are_killed() {
 #[test]
 fn a_crash_at_any_poll_is_survived() {
     let mut fleet = Fleet::calm(3, 1, 1, 12);
-    fleet.heal_ms = 4_000;
+    fleet.heal_ms = 25_000;
     fleet.settle_ms = 60_000;
     let mut crashed = 0;
     for poll in 1..40 {
