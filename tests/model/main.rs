@@ -13,6 +13,9 @@
 //! states whether the protocol then still holds. Breadth first means that a counterexample is a
 //! shortest one.
 
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::print_stdout, reason = "this is all test code")]
+
 mod protocol;
 mod rules;
 mod search;

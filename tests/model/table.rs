@@ -139,7 +139,11 @@ fn variants() -> Vec<Variant> {
         ("pipelining, ordered list of 2", piped, Holds),
         (
             "pipelining, ordered list of 3",
-            Rules { pipeline: 3, ..b },
+            Rules {
+                pipeline: 3,
+                crashes: 1,
+                ..b
+            },
             Holds,
         ),
         (

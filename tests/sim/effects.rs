@@ -34,6 +34,7 @@ pub struct Effect {
 
 /// A change or a read that an oracle may want to judge.
 #[derive(Debug)]
+#[expect(dead_code, reason = "for the oracle of the real worker")]
 pub enum Event<'a> {
     /// A write to a DynamoDB item, successful or not: equal images mean that nothing changed.
     Row {

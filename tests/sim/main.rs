@@ -5,15 +5,22 @@
 //! answer; [`effects`] records and lets an oracle judge; [`fleet`] draws and drives what happens.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "this is all test code"
+)]
 
 #[cfg(feature = "local")]
 mod agreement;
 mod effects;
 mod faults;
 mod fleet;
+mod meta;
 mod net;
 mod node;
 mod services;
 mod sim;
 mod toy;
 mod toy_test;
+mod wire_test;

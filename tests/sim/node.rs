@@ -82,6 +82,7 @@ pub struct Node {
     pub dynamodb: aws_sdk_dynamodb::Client,
     pub s3: aws_sdk_s3::Client,
     /// For building further clients.
+    #[expect(dead_code, reason = "the real worker builds its own clients")]
     pub http: SharedHttpClient,
     life: Arc<Mutex<Life>>,
     sim: Sim,
