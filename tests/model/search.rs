@@ -106,7 +106,8 @@ impl Seen {
 }
 
 /// Searches everything the rules allow; stops at the first violation, which is a nearest one.
-pub fn search(rules: &Rules) -> Found {
+/// Without `settle`, requests that can no longer matter are kept: slower, for checking that rule.
+pub fn search(rules: &Rules, settle: bool) -> Found {
     let mut seen = Seen::default();
     seen.add(State::start(), 0, None);
     let mut edges: Vec<(u32, u32)> = Vec::new();
@@ -130,7 +131,9 @@ pub fn search(rules: &Rules) -> Found {
                 };
             }
             if let Ok(mut state) = next {
-                state.settle(rules);
+                if settle {
+                    state.settle(rules);
+                }
                 let (to, _) = seen.add(state, number, Some(step));
                 edges.push((to, number));
             }

@@ -18,6 +18,7 @@ mod faults;
 mod fleet;
 mod meta;
 mod net;
+mod net_test;
 mod node;
 mod services;
 mod sim;

@@ -8,8 +8,8 @@ use crate::effects::{Event, Fnv, Moment, Observer};
 use crate::faults::{Fault, Script};
 use crate::fleet::{BUCKET, Fleet, STREAM, TABLE, drive};
 use crate::node::{End, Node, NodeOptions};
+use crate::services::World;
 use crate::services::attr::{Attr, Row};
-use crate::services::{Backend, World};
 use crate::sim::{Report, run};
 use crate::toy::{self, Mutant};
 
@@ -141,10 +141,13 @@ fn drawn_fleets_deliver() {
             *sometimes.entry(what).or_default() += times;
         }
     }
+    // The same in every process: compare two runs to see it.
     println!(
-        "{} virtual s, {effects} effects, {sometimes:?}",
+        "hash {:016x}, {} virtual s, {effects} effects",
+        hash.value(),
         virtual_ms / 1000
     );
+    println!("{sometimes:?}");
 }
 
 #[test]
@@ -155,6 +158,7 @@ fn the_same_seed_gives_the_same_trace() {
             toy_fleet(&fleet, Mutant::Correct).1,
             toy_fleet(&fleet, Mutant::Correct).1,
         );
+        assert_eq!(first.outline, second.outline, "seed {seed}");
         if first.hash != second.hash {
             let pairs = first.effects.iter().zip(&second.effects);
             let apart = pairs
@@ -171,7 +175,7 @@ fn both_back_ends_give_the_same_trace() {
     for seed in 200..200 + seeds(4) {
         let mut fleet = Fleet::draw(seed);
         let (done, strict) = toy_fleet(&fleet, Mutant::Correct);
-        fleet.backend = Backend::Libraries;
+        fleet.backend = crate::services::Backend::Libraries;
         let (library_done, library) = toy_fleet(&fleet, Mutant::Correct);
         let line = |e: &crate::effects::Effect| {
             format!("{} {} {} {} {}", e.at, e.node, e.op, e.status, e.error)

@@ -3,13 +3,16 @@
 //! Tables have a string HASH key and no range key. Whatever is not implemented is refused by name.
 //! Reads here are always current; stale answers are made in [`super::world`], for both back ends.
 
+mod reads;
+mod tables;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::attr::{Attr, Row, row_from_json, row_to_json};
 use super::expression::{Condition, Names, Update};
-use super::{ACCOUNT, REGION, Refusal, Response, Service, json_response, only_fields};
+use super::{Refusal, Response, Service, json_response, only_fields};
 
 /// What a DynamoDB back end must offer besides the wire.
 pub trait Dynamo: Send {
@@ -147,69 +150,6 @@ impl DynamoDb {
         })
     }
 
-    fn create_table(&mut self, body: &Value) -> Result<Value, Refusal> {
-        let name = table_name(body)?.to_owned();
-        let keys = key_schema(&body["KeySchema"])?;
-        if keys.1.is_some() {
-            return Err(Refusal::validation(
-                "the simulator's tables have a HASH key only",
-            ));
-        }
-        if self.tables.contains_key(&name) {
-            let message = format!("Table already exists: {name}");
-            return Err(Refusal::new(400, "ResourceInUseException", message));
-        }
-        let mut table = Table {
-            hash: keys.0,
-            items: BTreeMap::new(),
-            indexes: Vec::new(),
-        };
-        for index in body["GlobalSecondaryIndexes"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            table.indexes.push(new_index(index)?);
-        }
-        let described = describe(&name, &table, "CREATING");
-        self.tables.insert(name, table);
-        Ok(json!({ "TableDescription": described }))
-    }
-
-    fn describe_table(&mut self, body: &Value) -> Result<Value, Refusal> {
-        let name = table_name(body)?.to_owned();
-        let table = self.table(body)?;
-        Ok(json!({ "Table": describe(&name, table, "ACTIVE") }))
-    }
-
-    fn update_table(&mut self, body: &Value) -> Result<Value, Refusal> {
-        let name = table_name(body)?.to_owned();
-        let table = self.table(body)?;
-        for update in body["GlobalSecondaryIndexUpdates"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            if update["Create"].is_object() {
-                table.indexes.push(new_index(&update["Create"])?);
-            } else if let Some(index) = update["Delete"]["IndexName"].as_str() {
-                table.indexes.retain(|i| i.name != index);
-            } else {
-                return Err(Refusal::validation(
-                    "the simulator creates and deletes indexes only",
-                ));
-            }
-        }
-        Ok(json!({ "TableDescription": describe(&name, table, "UPDATING") }))
-    }
-
-    fn delete_table(&mut self, body: &Value) -> Result<Value, Refusal> {
-        let name = table_name(body)?.to_owned();
-        let described = describe(&name, self.table(body)?, "DELETING");
-        self.tables.remove(&name);
-        Ok(json!({ "TableDescription": described }))
-    }
-
     fn put_item(&mut self, body: &Value) -> Result<Value, Refusal> {
         only_fields(body, &WRITE)?;
         allowed(body, "ReturnValues", &["NONE", "ALL_OLD"])?;
@@ -304,98 +244,6 @@ impl DynamoDb {
             _ => json!({}),
         })
     }
-
-    fn scan(&mut self, body: &Value) -> Result<Value, Refusal> {
-        only_fields(
-            body,
-            &[
-                "TableName",
-                "Limit",
-                "ExclusiveStartKey",
-                "ConsistentRead",
-                "FilterExpression",
-                "ExpressionAttributeNames",
-                "ExpressionAttributeValues",
-            ],
-        )?;
-        let mut names = Names::from_request(body).map_err(Refusal::validation)?;
-        let filter = parse_condition(body, "FilterExpression", &mut names)?;
-        names.all_used().map_err(Refusal::validation)?;
-        let table = self.table(body)?;
-        let rows: Vec<Row> = table.items.values().cloned().collect();
-        let hash = table.hash.clone();
-        Ok(page(body, rows, &hash, &[], filter.as_ref()))
-    }
-
-    fn query(&mut self, body: &Value) -> Result<Value, Refusal> {
-        only_fields(
-            body,
-            &[
-                "TableName",
-                "IndexName",
-                "Limit",
-                "ExclusiveStartKey",
-                "ConsistentRead",
-                "KeyConditionExpression",
-                "FilterExpression",
-                "ExpressionAttributeNames",
-                "ExpressionAttributeValues",
-            ],
-        )?;
-        let mut names = Names::from_request(body).map_err(Refusal::validation)?;
-        let keyed = parse_condition(body, "KeyConditionExpression", &mut names)?
-            .ok_or_else(|| Refusal::validation("KeyConditionExpression must be specified"))?;
-        let filter = parse_condition(body, "FilterExpression", &mut names)?;
-        names.all_used().map_err(Refusal::validation)?;
-        let table = self.table(body)?;
-        let index =
-            match body["IndexName"].as_str() {
-                None => None,
-                Some(name) => Some(table.indexes.iter().find(|i| i.name == name).ok_or_else(
-                    || {
-                        Refusal::validation(format!(
-                            "The table does not have the specified index: {name}"
-                        ))
-                    },
-                )?),
-            };
-        if index.is_some() && body["ConsistentRead"] == true {
-            return Err(Refusal::validation(
-                "Consistent reads are not supported on global secondary indexes",
-            ));
-        }
-        let hash = index.map_or(table.hash.as_str(), |i| i.hash.as_str());
-        if keyed.equality(hash).is_none() {
-            return Err(Refusal::validation(format!(
-                "Query condition missed key schema element: {hash}"
-            )));
-        }
-        let mut rows: Vec<Row> = table
-            .items
-            .values()
-            .filter(|row| keyed.holds(row))
-            .cloned()
-            .collect();
-        let mut extra = Vec::new();
-        if let Some(index) = index {
-            let keys: Vec<&String> = [Some(&index.hash), index.range.as_ref()]
-                .into_iter()
-                .flatten()
-                .collect();
-            rows.retain(|row| keys.iter().all(|key| row.contains_key(*key)));
-            if index.keys_only {
-                for row in &mut rows {
-                    row.retain(|name, _| *name == table.hash || keys.contains(&name));
-                }
-            }
-            extra = keys.into_iter().cloned().collect();
-            if let Some(range) = &index.range {
-                rows.sort_by_key(|row| row.get(range).and_then(Attr::as_s).map(str::to_owned));
-            }
-        }
-        let key = table.hash.clone();
-        Ok(page(body, rows, &key, &extra, filter.as_ref()))
-    }
 }
 
 impl Table {
@@ -439,48 +287,6 @@ impl Table {
     }
 }
 
-/// One page of a scan or query: the limit counts items before the filter, as in the service.
-fn page(
-    body: &Value,
-    rows: Vec<Row>,
-    hash: &str,
-    extra: &[String],
-    filter: Option<&Condition>,
-) -> Value {
-    let limit = body["Limit"]
-        .as_u64()
-        .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(1));
-    let start = body["ExclusiveStartKey"][hash]["S"]
-        .as_str()
-        .map(str::to_owned);
-    let skipped = match &start {
-        // Rows are ordered by the table's key in every case that has a start key.
-        Some(start) => rows
-            .iter()
-            .take_while(|r| r.get(hash).and_then(Attr::as_s) <= Some(start))
-            .count(),
-        None => 0,
-    };
-    let page: Vec<Row> = rows.into_iter().skip(skipped).take(limit).collect();
-    let mut answer = json!({ "ScannedCount": page.len() });
-    // A page cut by the limit names its last key even if nothing follows, as in the service.
-    if let (true, Some(last)) = (page.len() == limit, page.last()) {
-        let names = extra.iter().map(String::as_str).chain([hash]);
-        let key: Row = names
-            .filter_map(|n| Some((n.to_owned(), last.get(n)?.clone())))
-            .collect();
-        answer["LastEvaluatedKey"] = row_to_json(&key);
-    }
-    let items: Vec<Value> = page
-        .iter()
-        .filter(|row| filter.is_none_or(|f| f.holds(row)))
-        .map(row_to_json)
-        .collect();
-    answer["Count"] = json!(items.len());
-    answer["Items"] = json!(items);
-    answer
-}
-
 fn key_of(hash: &str, row: &Row) -> Result<String, Refusal> {
     match row.get(hash) {
         Some(Attr::S(text)) if !text.is_empty() => Ok(text.clone()),
@@ -505,59 +311,4 @@ pub fn table_name(body: &Value) -> Result<&str, Refusal> {
             "TableName must be 3 to 255 of a-z, A-Z, 0-9, '_', '-', '.'",
         ))
     }
-}
-
-fn key_schema(schema: &Value) -> Result<(String, Option<String>), Refusal> {
-    let mut found = BTreeMap::new();
-    for key in schema.as_array().into_iter().flatten() {
-        let name = key["AttributeName"].as_str().unwrap_or_default().to_owned();
-        found.insert(key["KeyType"].as_str().unwrap_or_default().to_owned(), name);
-    }
-    let hash = found
-        .remove("HASH")
-        .ok_or_else(|| Refusal::validation("no HASH key"))?;
-    Ok((hash, found.remove("RANGE")))
-}
-
-fn new_index(index: &Value) -> Result<Index, Refusal> {
-    let (hash, range) = key_schema(&index["KeySchema"])?;
-    let name = index["IndexName"].as_str().unwrap_or_default().to_owned();
-    Ok(Index {
-        name,
-        hash,
-        range,
-        keys_only: index["Projection"]["ProjectionType"] == "KEYS_ONLY",
-    })
-}
-
-fn describe(name: &str, table: &Table, status: &str) -> Value {
-    let schema = |hash: &str, range: Option<&String>| {
-        let mut schema = vec![json!({ "AttributeName": hash, "KeyType": "HASH" })];
-        schema.extend(range.map(|r| json!({ "AttributeName": r, "KeyType": "RANGE" })));
-        schema
-    };
-    let indexes: Vec<Value> = table
-        .indexes
-        .iter()
-        .map(|i| {
-            json!({
-                "IndexName": i.name,
-                "IndexStatus": "ACTIVE",
-                "KeySchema": schema(&i.hash, i.range.as_ref()),
-                "Projection": { "ProjectionType": if i.keys_only { "KEYS_ONLY" } else { "ALL" } },
-            })
-        })
-        .collect();
-    let mut described = json!({
-        "TableName": name,
-        "TableStatus": status,
-        "TableArn": format!("arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{name}"),
-        "KeySchema": schema(&table.hash, None),
-        "BillingModeSummary": { "BillingMode": "PAY_PER_REQUEST" },
-        "ItemCount": table.items.len(),
-    });
-    if !indexes.is_empty() {
-        described["GlobalSecondaryIndexes"] = json!(indexes);
-    }
-    described
 }
