@@ -167,7 +167,10 @@ impl Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let who = ["world", "A", "B"][usize::from(self.by)];
+        let who = match (self.by, self.what.starts_with('\'')) {
+            (0, true) => "a request nobody waits for",
+            (by, _) => ["world", "A", "B"][usize::from(by)],
+        };
         let heard = if self.answered {
             ", and the sender hears"
         } else {
@@ -180,7 +183,7 @@ impl fmt::Display for Step {
             ": "
         };
         match self.hi {
-            0 => write!(f, "{who}{colon}{}{heard}", self.what),
+            0 => write!(f, "{who}{colon}{what}{heard}"),
             _ => write!(
                 f,
                 "{who}{colon}{} ({}, {}]{heard}",
