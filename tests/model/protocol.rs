@@ -167,23 +167,20 @@ impl Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let who = match (self.by, self.what.starts_with('\'')) {
-            (0, true) => "a request nobody waits for",
+        // "A's PUT lands", but "A: sends the PUT of".
+        let landing = self.what.starts_with('\'');
+        let who = match (self.by, landing) {
+            (0, true) => "someone",
             (by, _) => ["world", "A", "B"][usize::from(by)],
         };
+        let colon = if landing { "" } else { ": " };
         let heard = if self.answered {
             ", and the sender hears"
         } else {
             ""
         };
-        // "A's PUT lands", but "A: sends the PUT of".
-        let colon = if self.what.starts_with('\'') {
-            ""
-        } else {
-            ": "
-        };
         match self.hi {
-            0 => write!(f, "{who}{colon}{what}{heard}"),
+            0 => write!(f, "{who}{colon}{}{heard}", self.what),
             _ => write!(
                 f,
                 "{who}{colon}{} ({}, {}]{heard}",
