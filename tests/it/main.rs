@@ -4,6 +4,7 @@ mod cli;
 mod docs;
 mod door;
 mod exactly_once;
+mod flow;
 mod layering;
 mod lifecycle;
 mod support;
