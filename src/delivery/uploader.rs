@@ -28,7 +28,7 @@ pub enum UploadError {
         /// How long we tried.
         waited: Duration,
         /// The last failure.
-        last: CallError,
+        last: Box<CallError>,
     },
 }
 
@@ -95,7 +95,7 @@ async fn put(shared: &Shared, lease: &Arc<Owned>, object: &Object) -> Result<(),
                     return Err(UploadError::Deadline {
                         key: object.key.clone(),
                         waited,
-                        last: error,
+                        last: Box::new(error),
                     });
                 }
             }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::intent::{BadIntent, Intent, IntentList};
 use crate::ids::{ShardId, WorkerId};
+use crate::stream::deaggregate::HashRange;
 use crate::stream::position::{BadCheckpoint, Checkpoint};
 
 /// A DynamoDB attribute value, as far as lease items use them.
@@ -220,6 +221,12 @@ impl Lease {
     /// Delivered to its end.
     pub fn is_finished(&self) -> bool {
         self.progress.checkpoint == Checkpoint::ShardEnd
+    }
+
+    /// The range of hash keys, parsed.
+    pub fn hash_keys(&self) -> Option<HashRange> {
+        let (first, last) = self.hash_range.as_ref()?;
+        HashRange::parse(first, last)
     }
 
     /// The worker that may still deliver: the old one during a handoff.

@@ -66,6 +66,13 @@ pub const TABLE: &[Def] = &[
         &["shard"],
         "Payload bytes read from the stream.",
     ),
+    def("catchment_aggregates_total", Kind::Counter, &[], "KPL aggregates taken apart."),
+    def(
+        "catchment_foreign_records_total",
+        Kind::Counter,
+        &[],
+        "User records inside KPL aggregates whose hash key belongs to another shard; that shard delivers them.",
+    ),
     def(
         "catchment_get_records_total",
         Kind::Counter,

@@ -170,17 +170,19 @@ impl Pipeline {
             shared,
             lease,
         };
-        this.recover(row.started_ms).await?;
+        this.recover().await?;
         Ok(this)
     }
 
     /// Finishes the intents found in the row, oldest first. Nothing else happens before.
-    async fn recover(&mut self, started_ms: Option<i64>) -> Result<(), Stop> {
+    async fn recover(&mut self) -> Result<(), Stop> {
+        let row = self.lease.row().await;
         while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
             let after = self.ledger.progress().checkpoint.clone();
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
-            let Some(start) = start_at(&after, started_ms, self.shared.config.stream.start) else {
+            let Some(start) = start_at(&after, row.started_ms, self.shared.config.stream.start)
+            else {
                 break;
             };
             let lost = self.lease.lost.clone();
@@ -188,7 +190,7 @@ impl Pipeline {
                 biased;
                 () = lost.cancelled() => return Err(Stop::Lost),
                 recovered =
-                    recovery::recover(&self.shared, &self.lease.shard, &after, start, &intent) =>
+                    recovery::recover(&self.shared, &row, &after, start, &intent) =>
                     recovered?,
             };
             if let Some(gap) = gap {
@@ -223,7 +225,13 @@ impl Pipeline {
         else {
             return Ok(Ended::Finished);
         };
-        let range = Range { start, after: checkpoint.position().cloned(), until: None };
+        let range = Range {
+            start,
+            after: checkpoint.position().cloned(),
+            until: None,
+            deaggregate: self.shared.recipe.settings.deaggregate,
+            hash_range: row.hash_keys(),
+        };
         let (send, pages) = mpsc::channel(1);
         self.pages = pages;
         let read = poll::read(self.shared.reader(), self.lease.shard.clone(), range, send);
