@@ -168,6 +168,12 @@ pub const TABLE: &[Def] = &[
         &[],
         "Leases lost to another worker or to silence (LostLeases).",
     ),
+    def(
+        "catchment_lease_handoffs_total",
+        Kind::Counter,
+        &["step"],
+        "Graceful handoffs by step: asked, received, or given to another worker.",
+    ),
     def("catchment_leases_released_total", Kind::Counter, &[], "Leases given back."),
     def(
         "catchment_lease_renewals_total",

@@ -19,6 +19,7 @@ use crate::delivery::budget::Permit;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::uploader::{UploadError, upload};
 use crate::fault::{CallError, Fault};
+use crate::lease::expiry::HANDOFF;
 use crate::lease::graph;
 use crate::lease::owned::{Lost, Owned};
 use crate::stream::poll::{self, Fetched, Range};
@@ -83,7 +84,14 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
         Ok(pipeline) => pipeline,
         Err(stop) => return end(&shared, &lease, stop).await,
     };
-    let result = pipeline.run(&drain).await;
+    let wanted = lease.wanted.clone();
+    let patience = shared.clock.clone();
+    let result = tokio::select! {
+        biased;
+        result = pipeline.run(&drain) => result,
+        // The worker that asked has waited long enough. Announced batches are finished by it.
+        () = async { wanted.cancelled().await; patience.sleep(HANDOFF).await } => Ok(Ended::Released),
+    };
     shared.budget.closed(&shard);
     drop(pipeline);
     shared.metrics.forget(&shard);
@@ -264,6 +272,7 @@ impl Pipeline {
         let room = self.ledger.undelivered() <= self.shared.config.delivery.pipeline;
         let reading = room && !self.draining && !self.ending;
         let (lost, cut) = (self.lease.lost.clone(), Arc::clone(&self.cut));
+        let wanted = self.lease.wanted.clone();
         tokio::select! {
             biased;
             () = lost.cancelled() => return Err(Stop::Lost),
@@ -279,12 +288,8 @@ impl Pipeline {
                 }
                 self.moved();
             }
-            () = drain.cancelled(), if !self.draining => {
-                self.draining = true;
-                self.reader = None;
-                self.state("draining");
-                self.cut(Cause::Drain).await?;
-            }
+            () = drain.cancelled(), if !self.draining => self.drain().await?,
+            () = wanted.cancelled(), if !self.draining => self.drain().await?,
             () = cut.notified(), if self.open.is_some() => self.cut(Cause::Pressure).await?,
             () = sleep_until(&clock, due), if due.is_some() => self.cut(Cause::Time).await?,
             fetched = self.pages.recv(), if reading => match fetched {
@@ -299,6 +304,14 @@ impl Pipeline {
             },
         }
         Ok(())
+    }
+
+    /// Stops reading; what is in hand is delivered and committed, then the lease is given back.
+    async fn drain(&mut self) -> Result<(), Stop> {
+        self.draining = true;
+        self.reader = None;
+        self.state("draining");
+        self.cut(Cause::Drain).await
     }
 
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
