@@ -9,7 +9,6 @@ JWT authorizer, IAM, Lambda, Kinesis and S3. AUTH=true makes it check signatures
 Environment, all optional:
     UPLOAD_API_BIN       the bootstrap to zip; otherwise it is built (profile `dist`)
     CATCHMENT_BIN        the worker; without it its step is skipped, loudly
-    CATCHMENT_ARGS       its arguments (`run`); other CATCHMENT_ variables are passed on to it
     FRONT_DOOR_SLOW=1    also wait five minutes for a token to really expire
     FRONT_DOOR_PORT      ministack's port (14566)
 
@@ -403,12 +402,13 @@ def worker_stores(cloud, tokens):
     if not worker:
         print("SKIPPED: the worker storing the file (set CATCHMENT_BIN to the worker's binary)")
         return
-    command = os.environ.get("CATCHMENT_ARGS", "run").split()
+    command = [
+        "run", "--stream", STREAM, "--bucket", BUCKET, "--set", "aws.path_style=true",
+        "--set", "telemetry.listen=off", "--set", "delivery.batch_age=1s", "--set", "lease.scan=500ms",
+    ]
     environment = {
         "PATH": os.environ.get("PATH", ""), "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": BASE, "AWS_EC2_METADATA_DISABLED": "true",
-        **{k: v for k, v in os.environ.items()
-           if k.startswith("CATCHMENT_") and k not in ("CATCHMENT_BIN", "CATCHMENT_ARGS")},
     }
     process = subprocess.Popen([worker, *command], env=environment, start_new_session=True)
     try:

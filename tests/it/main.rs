@@ -13,4 +13,5 @@ mod exactly_once;
 mod flow;
 mod layering;
 mod lifecycle;
+mod reshard;
 mod support;
