@@ -30,7 +30,7 @@ fn splits_and_merges_lose_and_repeat_nothing() {
         ("lease.shard_sync", "2s"),
     ];
     let mut workers: Vec<Running> = (0..3).map(|_| worker(&services, &settings)).collect();
-    let expected: Vec<Vec<u8>> = (0..6).flat_map(|turn| numbered(turn)).collect();
+    let expected: Vec<Vec<u8>> = (0..6).flat_map(numbered).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let endpoint =
