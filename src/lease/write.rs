@@ -207,6 +207,31 @@ pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> U
     Update { update, condition, values }
 }
 
+/// Moves the checkpoint of a lease nobody owns: an operator's doing, never a worker's.
+pub fn reset(lease: &Lease, to: &Checkpoint) -> Update {
+    Update {
+        update: format!(
+            "SET {} = :to, {} = :to_sub REMOVE {} ADD {} :one",
+            attr::CHECKPOINT,
+            attr::CHECKPOINT_SUB,
+            attr::STARTED,
+            attr::COUNTER
+        ),
+        condition: format!(
+            "{} = :seen AND attribute_not_exists({}) AND attribute_not_exists({})",
+            attr::COUNTER,
+            attr::OWNER,
+            attr::PENDING_STATE
+        ),
+        values: vec![
+            (":to", Attr::S(to.text().into())),
+            (":to_sub", n(to.sub())),
+            (":seen", n(lease.counter)),
+            (":one", n(1)),
+        ],
+    }
+}
+
 /// Names the children of a finished shard (KCL operation 10).
 pub fn children(children: &[crate::ids::ShardId]) -> Update {
     let ids = children.iter().map(|c| c.as_str().to_owned()).collect();
@@ -288,6 +313,7 @@ mod tests {
             release(&me()),
             request_handoff(&held, &me()).unwrap(),
             transfer(&me()),
+            reset(&held, &Checkpoint::Latest),
             children(&[crate::ids::ShardId::new("c")]),
         ] {
             let text = format!("{} {}", write.update, write.condition);
