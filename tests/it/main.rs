@@ -15,3 +15,4 @@ mod layering;
 mod lifecycle;
 mod reshard;
 mod support;
+mod takeover;
