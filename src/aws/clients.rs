@@ -28,14 +28,25 @@ pub fn behavior() -> BehaviorVersion {
     BehaviorVersion::v2026_01_12()
 }
 
+/// Nothing says which region to talk to.
+#[derive(Debug, thiserror::Error)]
+#[error("no AWS region is set: set AWS_REGION, or the region of the profile")]
+pub struct NoRegion;
+
 impl Clients {
     /// Clients from the standard credential chain, region and endpoint variables.
-    pub async fn from_environment(settings: &config::Aws) -> Self {
+    ///
+    /// # Errors
+    /// [`NoRegion`]; credentials are looked for with the first call.
+    pub async fn from_environment(settings: &config::Aws) -> Result<Self, NoRegion> {
         let shared = aws_config::defaults(behavior())
             .retry_config(RetryConfig::standard().with_max_attempts(3))
             .load()
             .await;
-        Self::new(&shared, settings)
+        if shared.region().is_none() {
+            return Err(NoRegion);
+        }
+        Ok(Self::new(&shared, settings))
     }
 
     /// Clients of services at one address, with fixed credentials: the embedded ones.

@@ -1,8 +1,8 @@
 //! SDK errors into [`CallError`].
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::request_id::RequestId;
 
@@ -20,7 +20,7 @@ where
         SdkError::DispatchFailure(f) if f.as_connector_error().is_some_and(|c| c.is_user()) => {
             (Fault::Invalid, "DispatchFailure".to_owned())
         }
-        SdkError::DispatchFailure(f) if f.as_connector_error().is_none() => {
+        SdkError::DispatchFailure(_) if lacks_credentials(error) => {
             (Fault::Denied, "NoCredentials".to_owned())
         }
         SdkError::DispatchFailure(_) => (Fault::Unavailable, "DispatchFailure".to_owned()),
@@ -39,9 +39,28 @@ where
     };
     let message = match (error, error.message()) {
         (SdkError::ServiceError(_), Some(message)) => message.to_owned(),
-        _ => DisplayErrorContext(error).to_string(),
+        _ => chain(error),
     };
     CallError { operation, fault, code, message, request_id: error.request_id().map(str::to_owned) }
+}
+
+/// What an error and its causes say, each once.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(error), |e| e.source()) {
+        let text = cause.to_string();
+        if !told.iter().any(|t| t.contains(&text)) {
+            told.push(text);
+        }
+    }
+    told.join(": ")
+}
+
+/// No provider of the chain has credentials: waiting does not help.
+fn lacks_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| e.source()).any(|cause| {
+        matches!(cause.downcast_ref(), Some(CredentialsError::CredentialsNotLoaded(_)))
+    })
 }
 
 fn by_code(code: &str, status: Option<u16>) -> Fault {

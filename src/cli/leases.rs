@@ -111,7 +111,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let config = options.settings.load(layers)?;
     let (runtime, _tasks) = runtime(1)?;
     runtime.block_on(async {
-        let clients = Clients::from_environment(&config.aws).await;
+        let clients =
+            Clients::from_environment(&config.aws).await.map_err(|e| Failure::new(2, e))?;
         let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
         act(&table, &options.action).await
     })

@@ -22,7 +22,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         let _signals = tasks.spawn("signals", shutdown.clone().on_signals());
-        let clients = Clients::from_environment(&config.aws).await;
+        let clients = Clients::from_environment(&config.aws).await.map_err(|e| Failure::new(2, e))?;
         let node = Node { clock: Clock::system(), jitter: Jitter::system(), tasks };
         let exit = tokio::select! {
             biased;

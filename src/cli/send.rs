@@ -52,7 +52,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let config = Config::from_layers(layers)?;
     let (runtime, tasks) = runtime(1)?;
     runtime.block_on(async {
-        let clients = Clients::from_environment(&config.aws).await;
+        let clients =
+            Clients::from_environment(&config.aws).await.map_err(|e| Failure::new(2, e))?;
         let node = Node { clock: Clock::system(), jitter: Jitter::system(), tasks };
         let kinesis = Kinesis::new(clients.kinesis.clone());
         let producer = Producer::new(clients.kinesis);

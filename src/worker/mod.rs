@@ -96,7 +96,7 @@ pub enum StartError {
         item: String,
     },
     /// Not allowed.
-    #[error("{0}; grant the permission to the worker's role (docs/RUNBOOK.md lists what it needs)")]
+    #[error("{0}; {remedy}", remedy = remedy(.0))]
     Denied(CallError),
     /// Kept failing.
     #[error("{0}; gave up after {1:?}")]
@@ -104,6 +104,13 @@ pub enum StartError {
     /// Templates.
     #[error(transparent)]
     Template(#[from] BadTemplate),
+}
+
+fn remedy(error: &CallError) -> &'static str {
+    match error.code.as_str() {
+        "NoCredentials" => "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or run where a role is attached",
+        _ => "grant the permission to the worker's role (docs/RUNBOOK.md lists what it needs)",
+    }
 }
 
 /// How long passing failures are tried again at start.

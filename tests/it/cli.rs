@@ -156,6 +156,26 @@ fn what_is_missing_at_the_service_is_named_with_its_remedy() {
 }
 
 #[test]
+fn missing_credentials_and_region_are_told_at_once() {
+    for (environment, part) in [
+        (vec![("AWS_REGION", "eu-west-1")], "AWS_ACCESS_KEY_ID"),
+        (vec![("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")], "AWS_REGION"),
+    ] {
+        let output = std::process::Command::new(BIN)
+            .args(["run", "--stream", "a", "--bucket", "abc", "--set", "telemetry.listen=off"])
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(environment)
+            .output()
+            .unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
