@@ -2,6 +2,8 @@
 
 mod cli;
 mod exactly_once;
+mod faults;
 mod layering;
 mod lifecycle;
+mod proxy;
 mod support;
