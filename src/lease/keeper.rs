@@ -132,9 +132,18 @@ impl Keeper {
             now,
         );
         self.show(workers, active, leases.len() - active);
+        // A lease that names us and is not in our hands: the reply to its take was lost, or it was
+        // given up while the table could not be reached. Nobody renews it, and if no peer waits
+        // for it to expire it would stand still for ever.
+        let orphan = |l: &Lease| {
+            l.owner.as_ref() == Some(&self.shared.me)
+                && l.checkpoint_owner.is_none()
+                && !l.is_finished()
+        };
         let wanted: Vec<&Lease> = leases
             .iter()
-            .filter(|l| take.contains(&l.shard) && !held.contains(&l.shard))
+            .filter(|l| take.contains(&l.shard) || orphan(l))
+            .filter(|l| !held.contains(&l.shard))
             .filter(|l| !self.cooling.contains_key(&l.shard))
             .collect();
         // At most TAKE_PER_ROUND of them.

@@ -236,7 +236,8 @@ fn refuse(
 async fn forward(upstream: SocketAddr, request: Request<Body>) -> Result<Response<Body>, Failed> {
     let stream = TcpStream::connect(upstream).await?;
     stream.set_nodelay(true)?;
-    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut send, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::runtime::Handle::current().spawn(connection);
     Ok(send.send_request(request).await?.map(Body::new))
 }
