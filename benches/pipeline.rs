@@ -190,6 +190,7 @@ fn settings(format: Format, codec: Codec, level: i32) -> Settings {
         prefix: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/".into(),
         errors: "errors/!{error}/".into(),
         uploads: false,
+        deaggregate: false,
     }
 }
 

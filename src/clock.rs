@@ -72,21 +72,26 @@ impl Clock {
 
 /// Randomness for jitter, shuffles and ids. Cheap to clone; clones share one sequence.
 #[derive(Clone)]
-pub struct Jitter(Arc<Mutex<fastrand::Rng>>);
+pub struct Jitter {
+    sequence: Arc<Mutex<fastrand::Rng>>,
+    /// Ids come from the operating system: 64 bits of state are too few for names that must never
+    /// meet across processes, and one id must not betray the next.
+    system: bool,
+}
 
 impl Jitter {
     /// Seeded by the operating system.
     pub fn system() -> Self {
-        Self(Arc::new(Mutex::new(fastrand::Rng::new())))
+        Self { sequence: Arc::new(Mutex::new(fastrand::Rng::new())), system: true }
     }
 
     /// The same sequence for the same seed.
     pub fn seeded(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))))
+        Self { sequence: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))), system: false }
     }
 
     fn draw<T>(&self, f: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.sequence.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// `base` scaled by a factor drawn evenly from [1 - spread, 1 + spread].
@@ -105,8 +110,17 @@ impl Jitter {
     }
 
     /// A random (version 4) UUID.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn uuid(&self) -> uuid::Uuid {
+        if self.system {
+            return uuid::Uuid::new_v4();
+        }
         let bytes = self.draw(|r| r.u128(..)).to_be_bytes();
         uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+
+    /// An unguessable text of 244 random bits (when seeded by the operating system).
+    pub fn secret(&self) -> String {
+        format!("{}{}", self.uuid().simple(), self.uuid().simple())
     }
 }

@@ -32,6 +32,7 @@ pub mod ids;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;
+pub mod upload;
 
 #[cfg(feature = "local")]
 pub mod local;

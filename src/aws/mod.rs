@@ -1,6 +1,8 @@
 //! The only place that names the AWS SDK.
 
 pub mod clients;
+#[cfg(feature = "lambda")]
+pub mod door;
 pub mod dynamodb;
 mod fault;
 pub mod kinesis;

@@ -1,6 +1,6 @@
 //! The bucket: create-only objects.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -75,18 +75,30 @@ impl ObjectStore {
         }
     }
 
+    /// The user metadata of an object; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn metadata(
+        &self,
+        bucket: &str,
+        key: &str,
+    ) -> Result<Option<HashMap<String, String>>, CallError> {
+        match self.client.head_object().bucket(bucket).key(key).send().await {
+            Ok(reply) => Ok(Some(reply.metadata.unwrap_or_default())),
+            Err(error) => {
+                let told = describe("HeadObject", &error);
+                if told.fault == Fault::NotFound { Ok(None) } else { Err(told) }
+            }
+        }
+    }
+
     /// Does the object exist?
     ///
     /// # Errors
     /// [`CallError`]
     pub async fn exists(&self, bucket: &str, key: &str) -> Result<bool, CallError> {
-        match self.client.head_object().bucket(bucket).key(key).send().await {
-            Ok(_) => Ok(true),
-            Err(error) => {
-                let told = describe("HeadObject", &error);
-                if told.fault == Fault::NotFound { Ok(false) } else { Err(told) }
-            }
-        }
+        Ok(self.metadata(bucket, key).await?.is_some())
     }
 
     /// Puts an object unless its key exists (`If-None-Match: *`), in one piece or, above

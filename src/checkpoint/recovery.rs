@@ -20,7 +20,7 @@ use crate::delivery::budget::Permit;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
-use crate::ids::ShardId;
+use crate::lease::row::Lease;
 use crate::stream::poll::{self, Fetched, Range};
 use crate::stream::position::{Checkpoint, StartAt};
 use crate::worker::shared::Shared;
@@ -58,17 +58,24 @@ pub enum RecoveryError {
 /// [`RecoveryError`]
 pub async fn recover(
     shared: &Shared,
-    shard: &ShardId,
+    lease: &Lease,
     after: &Checkpoint,
     start: StartAt,
     intent: &Intent,
 ) -> Result<Recovered, RecoveryError> {
+    let shard = &lease.shard;
     let recipe = Arc::new(Recipe::new(Arc::clone(&intent.settings))?);
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
     let mut open = Open::new(Arc::clone(&recipe), shard.clone(), intent.stamp_ms, recorded_gap);
     let mut permit = shared.budget.overdraw(0);
     let (send, mut receive) = mpsc::channel(1);
-    let range = Range { start, after: after.position().cloned(), until: Some(intent.last.clone()) };
+    let range = Range {
+        start,
+        after: after.position().cloned(),
+        until: Some(intent.last.clone()),
+        deaggregate: intent.settings.deaggregate,
+        hash_range: lease.hash_keys(),
+    };
     let reading =
         shared.tasks.spawn("recovery", poll::read(shared.reader(), shard.clone(), range, send));
     let mut tips = 0;

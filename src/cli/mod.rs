@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 
 mod healthcheck;
+mod leases;
 #[cfg(feature = "local")]
 mod local;
 mod run;
@@ -36,6 +37,8 @@ enum Command {
     /// Send the lines of a file to a stream, each exactly once.
     #[cfg(feature = "local")]
     Send(send::Options),
+    /// Look at the lease table, give leases back, move checkpoints.
+    Leases(leases::Options),
     /// Ask a running worker whether it is live; for container health checks.
     Healthcheck {
         /// Address of the worker's telemetry endpoint.
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Local(options) => local::run(options),
         #[cfg(feature = "local")]
         Command::Send(options) => send::run(&options),
+        Command::Leases(options) => leases::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
     };
     match result {

@@ -112,6 +112,11 @@ pub const KEYS: &[Key] = &[
         help: "Store upload events as objects of their own instead of archiving them.",
     },
     Key {
+        name: "delivery.deaggregate",
+        default: "true",
+        help: "Take KPL aggregates apart; false delivers them as they came.",
+    },
+    Key {
         name: "delivery.batch_bytes",
         default: "64MiB",
         help: "Cut a batch at this much raw payload.",

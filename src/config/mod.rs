@@ -93,6 +93,8 @@ pub struct Delivery {
     pub errors: String,
     /// Recognise upload events.
     pub uploads: bool,
+    /// Take KPL aggregates apart.
+    pub deaggregate: bool,
     /// When to cut.
     pub limits: Limits,
     /// Announced batches per shard.
@@ -123,6 +125,7 @@ impl Delivery {
             prefix: self.prefix.clone(),
             errors: self.errors.clone(),
             uploads: self.uploads,
+            deaggregate: self.deaggregate,
         }))
     }
 }
@@ -238,6 +241,7 @@ impl Reader {
                 prefix: self.template("delivery.prefix", false),
                 errors: self.template("delivery.errors", true),
                 uploads: self.parse("delivery.uploads", true),
+                deaggregate: self.parse("delivery.deaggregate", true),
                 limits,
                 pipeline: self.number("delivery.pipeline", 1, 8),
                 uploads_in_flight: self.number("delivery.uploads_in_flight", 1, 1024),

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use crate::checkpoint::intent::Intent;
@@ -17,6 +19,7 @@ use crate::delivery::settings::Settings;
 use crate::ids::ShardId;
 use crate::stream::Record;
 use crate::stream::position::{Checkpoint, Position};
+use crate::upload::event::{self, Envelope};
 
 /// Settings with their templates parsed: what encoding needs at hand.
 #[derive(Debug)]
@@ -89,6 +92,8 @@ impl Cause {
 pub enum Kind {
     /// Records of one partition.
     Archive,
+    /// One uploaded file.
+    Upload,
     /// Dead letters of one kind.
     DeadLetter,
 }
@@ -110,6 +115,40 @@ pub struct Object {
     pub metadata: Vec<(String, String)>,
     /// Records in it.
     pub records: u64,
+    /// Where it goes, as a dead letter, if another file has taken its key. Uploads only.
+    pub conflict_key: Option<String>,
+}
+
+impl Object {
+    /// A metadata value.
+    pub fn meta(&self, name: &str) -> Option<&str> {
+        self.metadata.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The dead letter of an upload whose key belongs to another file. The same for everyone who
+    /// meets the conflict.
+    pub fn as_conflict(&self) -> Option<Self> {
+        let key = self.conflict_key.clone()?;
+        let line = serde_json::json!({
+            "kind": "upload-conflict",
+            "reason": "the file key belongs to another upload with other content",
+            "file_key": self.key,
+            "position": self.meta(event::META_POSITION),
+            "request_id": self.meta(event::META_REQUEST_ID),
+            "sha256": self.meta(event::META_SHA256),
+            "data": STANDARD.encode(self.body.concat()),
+        });
+        Some(Self {
+            bucket: self.bucket.clone(),
+            key,
+            kind: Kind::DeadLetter,
+            body: Body::of(format!("{line}\n")),
+            content_type: "application/x-ndjson".into(),
+            metadata: Vec::new(),
+            records: 1,
+            conflict_key: None,
+        })
+    }
 }
 
 /// Records missing between two positions: they left retention before anybody delivered them.
@@ -141,6 +180,7 @@ pub struct Open {
     bytes: u64,
     partitions: BTreeMap<String, (Encoder, u64)>,
     dead: BTreeMap<&'static str, (Encoder, u64)>,
+    uploads: Vec<Object>,
     /// The time slot and prefix of the last record: consecutive records usually share them.
     slot: Option<(i64, String)>,
 }
@@ -170,6 +210,7 @@ impl Open {
             bytes: 0,
             partitions: BTreeMap::new(),
             dead: BTreeMap::new(),
+            uploads: Vec::new(),
             slot: None,
         }
     }
@@ -187,7 +228,8 @@ impl Open {
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
         let encoders = self.partitions.values().chain(self.dead.values());
-        encoders.map(|(encoder, _)| encoder.memory()).sum()
+        let uploads = self.uploads.iter().map(|o| o.body.len() + 512).sum::<usize>();
+        encoders.map(|(encoder, _)| encoder.memory()).sum::<usize>() + uploads
     }
 
     /// Takes records from the front of `queue` until it is empty or the batch is full.
@@ -218,6 +260,10 @@ impl Open {
     pub fn push(&mut self, record: Record) -> Result<(), EncodeError> {
         let settings = Arc::clone(&self.recipe.settings);
         match route(&record, &settings) {
+            Route::Upload(envelope) => {
+                let object = self.upload(*envelope, &record.position);
+                self.uploads.push(object);
+            }
             Route::Archive => {
                 let prefix = self.prefix(&record);
                 let (encoder, count) = self
@@ -288,6 +334,7 @@ impl Open {
                 .chain([("catchment-records".to_owned(), u64::to_string(&records))])
                 .collect(),
             records,
+            conflict_key: None,
         };
         let codec = settings.codec.extension();
         for (prefix, (encoder, records)) in self.partitions {
@@ -302,6 +349,7 @@ impl Open {
             let body = encoder.finish()?;
             objects.push(object(key, Kind::DeadLetter, body, "application/x-ndjson", records));
         }
+        objects.extend(self.uploads);
         if let Some(gap) = &self.gap {
             let range = format!("{first}-{last}");
             let errors = &self.recipe.errors;
@@ -320,6 +368,35 @@ impl Open {
             objects,
             dead,
         })
+    }
+
+    fn upload(&self, envelope: Envelope, position: &Position) -> Object {
+        let settings = &self.recipe.settings;
+        let errors = self.recipe.errors.render(
+            self.stamp_ms,
+            &settings.stream,
+            &self.shard,
+            "upload-conflict",
+        );
+        let meta = |name: &str, value: String| (name.to_owned(), value);
+        Object {
+            bucket: settings.bucket.clone(),
+            key: envelope.file_key.to_string(),
+            kind: Kind::Upload,
+            content_type: envelope.content_type,
+            metadata: vec![
+                meta(event::META_REQUEST_ID, envelope.request_id),
+                meta(event::META_SUBJECT, envelope.subject),
+                meta(event::META_SHA256, envelope.sha256),
+                meta(event::META_POSITION, format!("{}/{position}", self.shard)),
+            ],
+            body: Body::of(envelope.body),
+            records: 1,
+            conflict_key: Some(format!(
+                "{errors}{}-{}-{position}.ndjson",
+                settings.stream, self.shard
+            )),
+        }
     }
 
     fn prefix(&mut self, record: &Record) -> String {
@@ -360,6 +437,7 @@ pub fn gap_report(
         content_type: "application/json".into(),
         metadata: Vec::new(),
         records: 0,
+        conflict_key: None,
     }
 }
 
@@ -436,6 +514,37 @@ mod tests {
         assert_eq!(queue.len(), 7);
         assert_eq!(seal(batch).intent.records, 2);
         assert!(open(Settings::sample()).seal().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_upload_event_becomes_its_own_object_and_a_broken_one_a_dead_letter() {
+        let envelope = Envelope {
+            file_key: event::validate_file_key("uploads/a.txt").unwrap(),
+            content_type: "text/plain".into(),
+            sha256: event::sha256_hex(b"hello"),
+            subject: event::subject_hash("iss", "sub"),
+            request_id: "r-1".into(),
+            received_at: 1,
+            body: b"hello".to_vec(),
+        };
+        let good = String::from_utf8(envelope.encode()).unwrap();
+        let bad = good.replace("uploads/a.txt", "uploads/../a");
+        let mut open = open(Settings::sample());
+        for (n, data) in [(1, good.as_str()), (2, bad.as_str()), (3, "plain")] {
+            open.push(record(n, Some(0), data)).unwrap();
+        }
+        let sealed = seal(open);
+        assert_eq!(sealed.objects.len(), 3);
+        assert_eq!(sealed.dead, [("upload-key", 1)]);
+        let upload = sealed.objects.iter().find(|o| o.kind == Kind::Upload).unwrap();
+        assert_eq!(
+            (upload.key.as_str(), upload.body.concat().as_ref()),
+            ("uploads/a.txt", &b"hello"[..])
+        );
+        assert_eq!(upload.meta(event::META_POSITION), Some("shardId-000000000000/1"));
+        let conflict = upload.as_conflict().unwrap();
+        assert_eq!(conflict.key, "errors/upload-conflict/events-shardId-000000000000-1.ndjson");
+        assert!(sealed.objects.iter().all(|o| o.kind == Kind::Upload || o.as_conflict().is_none()));
     }
 
     #[test]

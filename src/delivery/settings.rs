@@ -136,6 +136,8 @@ pub struct Settings {
     pub errors: String,
     /// Upload events become objects of their own.
     pub uploads: bool,
+    /// KPL aggregates are taken apart: decides what a record, and so a position, is.
+    pub deaggregate: bool,
 }
 
 impl Settings {
@@ -152,6 +154,7 @@ impl Settings {
             prefix: "events/dt=!{timestamp:yyyy-MM-dd}/".into(),
             errors: "errors/!{error}/".into(),
             uploads: true,
+            deaggregate: true,
         }
     }
 }

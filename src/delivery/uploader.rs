@@ -11,6 +11,7 @@ use crate::aws::s3::Put;
 use crate::delivery::batch::{Kind, Object};
 use crate::fault::CallError;
 use crate::lease::owned::Owned;
+use crate::upload::event;
 use crate::worker::shared::Shared;
 
 /// Why a batch is not durable.
@@ -27,7 +28,7 @@ pub enum UploadError {
         /// How long we tried.
         waited: Duration,
         /// The last failure.
-        last: CallError,
+        last: Box<CallError>,
     },
 }
 
@@ -80,6 +81,9 @@ async fn put(shared: &Shared, lease: &Arc<Owned>, object: &Object) -> Result<(),
         match attempt {
             Ok(put) => {
                 note(shared, object, put, waited);
+                if put == Put::Existed && object.kind == Kind::Upload {
+                    return taken(shared, lease, object).await;
+                }
                 return Ok(());
             }
             Err(error) => {
@@ -91,7 +95,7 @@ async fn put(shared: &Shared, lease: &Arc<Owned>, object: &Object) -> Result<(),
                     return Err(UploadError::Deadline {
                         key: object.key.clone(),
                         waited,
-                        last: error,
+                        last: Box::new(error),
                     });
                 }
             }
@@ -103,6 +107,29 @@ async fn put(shared: &Shared, lease: &Arc<Owned>, object: &Object) -> Result<(),
             () = shared.clock.sleep(shared.jitter.spread(pause, 0.5)) => {}
         }
     }
+}
+
+/// The key of an upload is taken. By this very event, when it is delivered again; by another event
+/// of the same file, which is a duplicate; or by another file, and then this one is put aside.
+async fn taken(shared: &Shared, lease: &Arc<Owned>, object: &Object) -> Result<(), UploadError> {
+    let there = loop {
+        fence(shared, lease).await?;
+        match shared.store.metadata(&object.bucket, &object.key).await {
+            Ok(Some(there)) => break there,
+            // Deleted since: the file was stored, and somebody is done with it.
+            Ok(None) => return Ok(()),
+            Err(error) => tracing::warn!(key = object.key, %error, "reading metadata failed"),
+        }
+        shared.clock.sleep(shared.jitter.spread(Duration::from_secs(1), 0.5)).await;
+    };
+    let same = |name: &str| there.get(name).map(String::as_str) == object.meta(name);
+    if same(event::META_POSITION) || same(event::META_SHA256) {
+        return Ok(());
+    }
+    let Some(conflict) = object.as_conflict() else { return Ok(()) };
+    tracing::warn!(key = object.key, "the key of an upload belongs to another file; put aside");
+    shared.metrics.add("catchment_dead_letters_total", &["upload-conflict"], 1);
+    Box::pin(put(shared, lease, &conflict)).await
 }
 
 /// Waits while the lease is too long without a heartbeat to start anything.
@@ -125,6 +152,7 @@ fn note(shared: &Shared, object: &Object, put: Put, took: Duration) {
         Put::Created => {
             let kind = match object.kind {
                 Kind::Archive => "archive",
+                Kind::Upload => "upload",
                 Kind::DeadLetter => "dead_letter",
             };
             shared.metrics.add("catchment_objects_written_total", &[kind], 1);

@@ -9,25 +9,32 @@ use std::time::Duration;
 use crate::ids::{ShardId, WorkerId};
 use crate::lease::row::Lease;
 
+/// Time an owner has to drain a lease it was asked for (the KCL's gracefulLeaseHandoffTimeout).
+pub const HANDOFF: Duration = Duration::from_secs(30);
+
 /// What has been seen of one lease.
 #[derive(Debug)]
 struct Seen {
     counter: u64,
     owner: Option<WorkerId>,
     since: Duration,
+    /// When the handoff under way was first seen.
+    handoff: Option<Duration>,
 }
 
 /// Remembers when each counter last moved.
 #[derive(Debug)]
 pub struct Watch {
     failover: Duration,
+    /// A handoff that takes longer than this is not coming.
+    patience: Duration,
     seen: BTreeMap<ShardId, Seen>,
 }
 
 impl Watch {
     /// Leases expire after `failover` without a heartbeat.
     pub fn new(failover: Duration) -> Self {
-        Self { failover, seen: BTreeMap::new() }
+        Self { failover, patience: failover + HANDOFF, seen: BTreeMap::new() }
     }
 
     /// Takes in a fresh reading of the whole table.
@@ -36,12 +43,19 @@ impl Watch {
         for lease in leases {
             let previous = self.seen.remove(&lease.shard);
             let owner = lease.effective_owner().cloned();
+            let handoff = lease
+                .checkpoint_owner
+                .as_ref()
+                .map(|_| previous.as_ref().and_then(|p| p.handoff).unwrap_or(now));
             let since = match previous {
                 Some(p) if p.counter == lease.counter && p.owner == owner => p.since,
                 // A first sight counts as a heartbeat: we do not know better yet.
                 _ => now,
             };
-            seen.insert(lease.shard.clone(), Seen { counter: lease.counter, owner, since });
+            seen.insert(
+                lease.shard.clone(),
+                Seen { counter: lease.counter, owner, since, handoff },
+            );
         }
         self.seen = seen;
     }
@@ -53,7 +67,10 @@ impl Watch {
 
     /// Owned, but its owner's heart has stopped.
     pub fn is_expired(&self, now: Duration, lease: &Lease) -> bool {
-        !lease.is_free() && self.age(now, &lease.shard).is_some_and(|age| age > self.failover)
+        let silent = self.age(now, &lease.shard).is_some_and(|age| age > self.failover);
+        let seen = self.seen.get(&lease.shard);
+        let stuck = seen.and_then(|s| s.handoff).is_some_and(|at| now - at > self.patience);
+        !lease.is_free() && (silent || stuck)
     }
 }
 
@@ -90,6 +107,18 @@ pub(crate) mod tests {
         watch.observe(12 * S, &[standing.clone(), lease("b", Some("w"), 2)]);
         assert!(watch.is_expired(12 * S, &standing));
         assert!(!watch.is_expired(12 * S, &lease("b", Some("w"), 2)));
+    }
+
+    #[test]
+    fn a_handoff_that_never_comes_expires_although_the_heart_beats() {
+        let mut watch = Watch::new(10 * S);
+        let mut asked = lease("a", Some("new"), 1);
+        asked.checkpoint_owner = Some(WorkerId::new("old"));
+        for second in 0..=41 {
+            asked.counter += 1;
+            watch.observe(second * S, &[asked.clone()]);
+            assert_eq!(watch.is_expired(second * S, &asked), second == 41);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::lease::assign::{self, Round};
 use crate::lease::expiry::Watch;
 use crate::lease::graph;
 use crate::lease::owned::Owned;
-use crate::lease::row::{Lease, NewLease};
+use crate::lease::row::{Item, Lease, NewLease};
 use crate::lease::write;
 use crate::worker::shared::Shared;
 
@@ -124,7 +124,7 @@ impl Keeper {
         // Each worker looks in its own order, or all would race for the same leases.
         self.shared.jitter.shuffle(&mut leases);
         let held: BTreeSet<ShardId> = self.registry.all().iter().map(|o| o.shard.clone()).collect();
-        let Round { take, workers, active, .. } = assign::decide(
+        let Round { take, ask, ours, workers, active, .. } = assign::decide(
             &leases,
             &self.watch,
             &self.shared.me,
@@ -132,45 +132,78 @@ impl Keeper {
             now,
         );
         self.show(workers, active, leases.len() - active);
-        // A lease that names us and is not in our hands: the reply to its take was lost, or it was
-        // given up while the table could not be reached. Nobody renews it, and if no peer waits
-        // for it to expire it would stand still for ever.
-        let orphan = |l: &Lease| {
-            l.owner.as_ref() == Some(&self.shared.me)
-                && l.checkpoint_owner.is_none()
-                && !l.is_finished()
-        };
-        let wanted: Vec<&Lease> = leases
-            .iter()
-            .filter(|l| take.contains(&l.shard) || orphan(l))
-            .filter(|l| !held.contains(&l.shard))
-            .filter(|l| !self.cooling.contains_key(&l.shard))
-            .collect();
+        for owned in self.registry.all() {
+            if let Some(row) = leases.iter().find(|l| l.shard == owned.shard) {
+                owned.wanted(row);
+            }
+        }
+        let free = |l: &&Lease| !held.contains(&l.shard) && !self.cooling.contains_key(&l.shard);
+        let wanted = leases.iter().filter(|l| take.contains(&l.shard)).filter(free);
         // At most TAKE_PER_ROUND of them.
-        let won = join_all(wanted.into_iter().map(|lease| self.take(lease))).await;
+        let mut won = join_all(wanted.map(|lease| self.take(lease))).await;
+        let arrived = leases.iter().filter(|l| ours.contains(&l.shard)).filter(free);
+        won.extend(join_all(arrived.map(|lease| self.adopt(lease))).await);
+        join_all(leases.iter().filter(|l| ask.contains(&l.shard)).map(|l| self.ask(l))).await;
         Ok(won.into_iter().flatten().collect())
+    }
+
+    /// Asks the owner of a lease to hand it over.
+    async fn ask(&self, lease: &Lease) {
+        let Some(update) = write::request_handoff(lease, &self.shared.me) else { return };
+        match self.shared.table.update(&lease.shard, update).await {
+            Ok(Written::Done(_)) => {
+                self.shared.metrics.add("catchment_lease_handoffs_total", &["asked"], 1);
+                tracing::info!(shard = %lease.shard, from = ?lease.owner, "asked for a lease");
+            }
+            // Somebody else asked first, or it moved on.
+            Ok(Written::Refused(_)) => {}
+            Err(error) => {
+                tracing::warn!(shard = %lease.shard, %error, "asking for a lease failed");
+            }
+        }
+    }
+
+    /// Starts a lease that was handed over to us; the first heartbeat makes sure it still is.
+    async fn adopt(&self, lease: &Lease) -> Option<Arc<Owned>> {
+        let asked = self.shared.clock.now();
+        let update = write::renew(lease, &self.shared.me, None);
+        let item = match self.shared.table.update(&lease.shard, update).await {
+            Ok(Written::Done(item)) => item,
+            Ok(Written::Refused(_)) => return None,
+            Err(error) => {
+                tracing::warn!(shard = %lease.shard, %error, "starting a lease handed over failed");
+                return None;
+            }
+        };
+        self.shared.metrics.add("catchment_lease_handoffs_total", &["received"], 1);
+        self.own(&item, asked)
+    }
+
+    /// A row that names us becomes a lease we work on.
+    fn own(&self, item: &Item, asked: Duration) -> Option<Arc<Owned>> {
+        let row = Lease::parse(item).ok().flatten()?;
+        if row.owner.as_ref() != Some(&self.shared.me) || row.checkpoint_owner.is_some() {
+            return None;
+        }
+        let owned = Arc::new(Owned::new(self.shared.lease_means(), row, asked));
+        self.registry.insert(&owned);
+        Some(owned)
     }
 
     async fn take(&self, lease: &Lease) -> Option<Arc<Owned>> {
         let asked = self.shared.clock.now();
         let update = write::take(lease, &self.shared.me);
-        let row = match self.shared.table.update(&lease.shard, update).await {
-            Ok(Written::Done(item)) => item,
-            Ok(Written::Refused(Some(item))) => item,
+        let item = match self.shared.table.update(&lease.shard, update).await {
+            // Also after a refusal the row decides: an earlier attempt of ours may have won.
+            Ok(Written::Done(item) | Written::Refused(Some(item))) => item,
             Ok(Written::Refused(None)) => return None,
             Err(error) => {
                 tracing::warn!(shard = %lease.shard, %error, "taking a lease failed");
                 return None;
             }
         };
-        // Also after a refusal the row decides: an earlier attempt of ours may have won.
-        let row = Lease::parse(&row).ok().flatten()?;
-        if row.owner.as_ref() != Some(&self.shared.me) || row.checkpoint_owner.is_some() {
-            return None;
-        }
+        let owned = self.own(&item, asked)?;
         self.shared.metrics.add("catchment_leases_taken_total", &[], 1);
-        let owned = Arc::new(Owned::new(self.shared.lease_means(), row, asked));
-        self.registry.insert(&owned);
         Some(owned)
     }
 

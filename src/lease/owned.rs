@@ -30,6 +30,8 @@ pub struct Owned {
     pub shard: ShardId,
     /// Cancelled when the lease is lost.
     pub lost: CancellationToken,
+    /// Cancelled when another worker asks for the lease: drain, commit, transfer.
+    pub wanted: CancellationToken,
     me: WorkerId,
     table: LeaseTable,
     clock: Clock,
@@ -71,6 +73,7 @@ impl Owned {
         Self {
             shard: row.shard.clone(),
             lost: CancellationToken::new(),
+            wanted: CancellationToken::new(),
             me: means.me,
             table: means.table,
             clock: means.clock,
@@ -150,6 +153,7 @@ impl Owned {
                     match write::judge_renewal(seen.as_ref(), &self.me) {
                         Verdict::Again | Verdict::Done => {
                             if let Some(seen) = seen {
+                                self.wanted(&seen);
                                 *row = seen;
                             }
                             self.metrics.add("catchment_lease_renewals_total", &["retry"], 1);
@@ -225,14 +229,32 @@ impl Owned {
         }
     }
 
-    /// Gives the lease back. Best effort: if it fails, the lease expires.
+    /// Somebody read the row: is the lease asked for?
+    pub fn wanted(&self, row: &Lease) {
+        if row.checkpoint_owner.as_ref() == Some(&self.me) && !self.wanted.is_cancelled() {
+            tracing::info!(shard = %self.shard, to = ?row.owner, "asked to hand the lease over");
+            self.wanted.cancel();
+        }
+    }
+
+    /// Gives the lease back, or over to the worker that asked for it. Best effort: if it fails, the
+    /// lease expires.
     pub async fn release(&self) {
         let _row = self.row.lock().await;
         if self.lost.is_cancelled() {
             return;
         }
-        match self.table.update(&self.shard, write::release(&self.me)).await {
-            Ok(_) => self.metrics.add("catchment_leases_released_total", &[], 1),
+        let mut written = self.table.update(&self.shard, write::release(&self.me)).await;
+        // Refused because it was asked for: then it goes there.
+        if let Ok(Written::Refused(Some(_))) = written {
+            written = self.table.update(&self.shard, write::transfer(&self.me)).await;
+            if let Ok(Written::Done(_)) = written {
+                self.metrics.add("catchment_lease_handoffs_total", &["given"], 1);
+            }
+        }
+        match written {
+            Ok(Written::Done(_)) => self.metrics.add("catchment_leases_released_total", &[], 1),
+            Ok(Written::Refused(_)) => {}
             Err(error) => self.note(&error, "releasing a lease failed; it will expire"),
         }
         self.lost.cancel();

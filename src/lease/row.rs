@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::intent::{BadIntent, Intent, IntentList};
 use crate::ids::{ShardId, WorkerId};
+use crate::stream::deaggregate::HashRange;
 use crate::stream::position::{BadCheckpoint, Checkpoint};
 
 /// A DynamoDB attribute value, as far as lease items use them.
@@ -222,6 +223,12 @@ impl Lease {
         self.progress.checkpoint == Checkpoint::ShardEnd
     }
 
+    /// The range of hash keys, parsed.
+    pub fn hash_keys(&self) -> Option<HashRange> {
+        let (first, last) = self.hash_range.as_ref()?;
+        HashRange::parse(first, last)
+    }
+
     /// The worker that may still deliver: the old one during a handoff.
     pub fn effective_owner(&self) -> Option<&WorkerId> {
         self.checkpoint_owner.as_ref().or(self.owner.as_ref())
@@ -261,6 +268,21 @@ fn pending(item: &Item) -> Result<Pending, BadIntent> {
         }
         None if checkpoint.is_none() => Pending::None,
         raw => Pending::Foreign { checkpoint, raw },
+    })
+}
+
+/// A sign that workers of KCL 3.x are alive on this table: there, a leader assigns leases, and a
+/// worker that takes them by itself would fight it. Names the item.
+///
+/// Such workers refresh their metrics item every 30 s (`lut`, epoch seconds, wall clock); one that
+/// is two minutes old is a stopped worker's.
+pub fn live_kcl3(items: &[Item], now_ms: i64) -> Option<String> {
+    const FRESH_SECONDS: i64 = 120;
+    items.iter().find_map(|item| {
+        let is_metrics = text(item, attr::ENTITY).as_deref() == Some("WORKER_METRIC_STATS");
+        let updated: i64 = number(item, "lut")?;
+        let fresh = now_ms / 1000 - updated < FRESH_SECONDS;
+        (is_metrics && fresh).then(|| text(item, attr::KEY)).flatten()
     })
 }
 
@@ -342,6 +364,21 @@ mod tests {
         assert!(Lease::parse(&item).unwrap().is_none());
         item.insert(attr::ENTITY.into(), Attr::S("LEASE".into()));
         assert!(Lease::parse(&item).unwrap().is_some());
+    }
+
+    #[test]
+    fn live_workers_of_kcl_3_are_noticed_and_stopped_ones_are_not() {
+        let metrics = |lut: i64| {
+            Item::from([
+                (attr::KEY.to_owned(), Attr::S("java-worker".into())),
+                (attr::ENTITY.to_owned(), Attr::S("WORKER_METRIC_STATS".into())),
+                ("lut".to_owned(), Attr::N(lut.to_string())),
+            ])
+        };
+        let now_ms = 1_800_000_000_000;
+        let items = |lut| [fresh(), metrics(lut)];
+        assert_eq!(live_kcl3(&items(1_799_999_990), now_ms).as_deref(), Some("java-worker"));
+        assert_eq!(live_kcl3(&items(1_799_999_000), now_ms), None);
     }
 
     #[test]

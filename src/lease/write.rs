@@ -46,12 +46,13 @@ pub fn renew(lease: &Lease, me: &WorkerId, read_through_ms: Option<i64>) -> Upda
         update.push_str(&format!(", {} = :read", attr::READ_THROUGH));
         values.push((":read", n(ms)));
     }
-    let condition = format!(
-        "{} = :seen AND {} = :me AND attribute_not_exists({})",
-        attr::COUNTER,
-        attr::OWNER,
-        attr::CHECKPOINT_OWNER
-    );
+    // During a handoff the old owner's heart goes on beating until it has transferred.
+    let ours = if lease.checkpoint_owner.as_ref() == Some(me) {
+        format!("{} = :me", attr::CHECKPOINT_OWNER)
+    } else {
+        format!("{} = :me AND attribute_not_exists({})", attr::OWNER, attr::CHECKPOINT_OWNER)
+    };
+    let condition = format!("{} = :seen AND {ours}", attr::COUNTER);
     Update { update, condition, values }
 }
 
@@ -93,6 +94,38 @@ pub fn release(me: &WorkerId) -> Update {
             attr::OWNER,
             attr::CHECKPOINT_OWNER
         ),
+        values: vec![(":me", Attr::S(me.as_str().into())), (":one", n(1))],
+    }
+}
+
+/// Asks the owner to hand a lease over (KCL operation 7): it drains, commits, and transfers. The
+/// counter stays, so that its owner is not disturbed before it notices.
+pub fn request_handoff(lease: &Lease, me: &WorkerId) -> Option<Update> {
+    let owner = lease.owner.as_ref()?;
+    Some(Update {
+        update: format!("SET {} = :me, {} = :owner", attr::OWNER, attr::CHECKPOINT_OWNER),
+        condition: format!(
+            "{} = :owner AND attribute_not_exists({})",
+            attr::OWNER,
+            attr::CHECKPOINT_OWNER
+        ),
+        values: vec![
+            (":me", Attr::S(me.as_str().into())),
+            (":owner", Attr::S(owner.as_str().into())),
+        ],
+    })
+}
+
+/// Ends a handoff (KCL operation 6): the lease is the new owner's from here on.
+pub fn transfer(me: &WorkerId) -> Update {
+    Update {
+        update: format!(
+            "REMOVE {} ADD {} :one, {} :one",
+            attr::CHECKPOINT_OWNER,
+            attr::COUNTER,
+            attr::SWITCHES
+        ),
+        condition: format!("{} = :me", attr::CHECKPOINT_OWNER),
         values: vec![(":me", Attr::S(me.as_str().into())), (":one", n(1))],
     }
 }
@@ -174,6 +207,31 @@ pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> U
     Update { update, condition, values }
 }
 
+/// Moves the checkpoint of a lease nobody owns: an operator's doing, never a worker's.
+pub fn reset(lease: &Lease, to: &Checkpoint) -> Update {
+    Update {
+        update: format!(
+            "SET {} = :to, {} = :to_sub REMOVE {} ADD {} :one",
+            attr::CHECKPOINT,
+            attr::CHECKPOINT_SUB,
+            attr::STARTED,
+            attr::COUNTER
+        ),
+        condition: format!(
+            "{} = :seen AND attribute_not_exists({}) AND attribute_not_exists({})",
+            attr::COUNTER,
+            attr::OWNER,
+            attr::PENDING_STATE
+        ),
+        values: vec![
+            (":to", Attr::S(to.text().into())),
+            (":to_sub", n(to.sub())),
+            (":seen", n(lease.counter)),
+            (":one", n(1)),
+        ],
+    }
+}
+
 /// Names the children of a finished shard (KCL operation 10).
 pub fn children(children: &[crate::ids::ShardId]) -> Update {
     let ids = children.iter().map(|c| c.as_str().to_owned()).collect();
@@ -198,9 +256,7 @@ pub fn delete_finished() -> (String, Vec<(&'static str, Attr)>) {
 /// moved its counter: an earlier attempt of this renewal, or a commit that landed late.
 pub fn judge_renewal(row: Option<&Lease>, me: &WorkerId) -> Verdict {
     match row {
-        Some(row) if row.owner.as_ref() == Some(me) && row.checkpoint_owner.is_none() => {
-            Verdict::Again
-        }
+        Some(row) if row.effective_owner() == Some(me) => Verdict::Again,
         _ => Verdict::Lost,
     }
 }
@@ -255,6 +311,9 @@ mod tests {
             take(&held, &me()),
             take(&lease("s", None, 4), &me()),
             release(&me()),
+            request_handoff(&held, &me()).unwrap(),
+            transfer(&me()),
+            reset(&held, &Checkpoint::Latest),
             children(&[crate::ids::ShardId::new("c")]),
         ] {
             let text = format!("{} {}", write.update, write.condition);
@@ -275,6 +334,10 @@ mod tests {
         assert_eq!(judge_renewal(Some(&lease("s", Some("me"), 9)), &me()), Verdict::Again);
         assert_eq!(judge_renewal(Some(&lease("s", Some("you"), 9)), &me()), Verdict::Lost);
         assert_eq!(judge_renewal(None, &me()), Verdict::Lost);
+        let mut handing_over = lease("s", Some("you"), 9);
+        handing_over.checkpoint_owner = Some(me());
+        assert_eq!(judge_renewal(Some(&handing_over), &me()), Verdict::Again);
+        assert!(renew(&handing_over, &me(), None).condition.contains("checkpointOwner = :me"));
         let from = Progress { checkpoint: Checkpoint::TrimHorizon, pending: Pending::None };
         let to =
             Progress { checkpoint: Checkpoint::parse("7", 0).unwrap(), pending: Pending::None };

@@ -12,6 +12,7 @@
 //!   encryption or copies; a listing of uploads is one page.
 //! - Streams survive a kill of the process but not a power cut; tables survive both.
 
+pub mod door;
 mod dynamodb;
 mod gateway;
 mod kinesis;

@@ -1,5 +1,6 @@
 //! Reading a shard: the vocabulary of pages and records.
 
+pub mod deaggregate;
 pub mod pacing;
 pub mod poll;
 pub mod position;

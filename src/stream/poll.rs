@@ -11,6 +11,7 @@ use crate::clock::{Clock, Jitter};
 use crate::delivery::budget::{Budget, Permit};
 use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
+use crate::stream::deaggregate::{HashRange, split};
 use crate::stream::pacing::{Limits, Pacing};
 use crate::stream::position::{Position, StartAt};
 use crate::stream::{Page, Record, ShardInfo};
@@ -26,8 +27,10 @@ const TIP_BYTES: usize = 1 << 20;
 /// Payload asked for at once. A shard gives 2 MB per second, so larger replies bring nothing but
 /// large allocations, which the allocator is slow to give back.
 const AIM: usize = 2 << 20;
-/// Records asked for while their size is not known.
-const FIRST: i32 = 16;
+/// Records asked for while their size is not known, and how much more are asked for from one reply
+/// to the next: the first records of a shard may be smaller than the rest.
+const FIRST: i32 = 2;
+const GROWTH: i32 = 8;
 
 /// What a reader needs.
 #[derive(Clone)]
@@ -50,7 +53,7 @@ pub struct Means {
     pub metrics: Arc<Metrics>,
 }
 
-/// Where and how far to read.
+/// What to read: where from, how far, and how a record is understood.
 #[derive(Clone, Debug)]
 pub struct Range {
     /// First iterator.
@@ -59,6 +62,10 @@ pub struct Range {
     pub after: Option<Position>,
     /// Stop once a record at or beyond this was read.
     pub until: Option<Position>,
+    /// Take KPL aggregates apart.
+    pub deaggregate: bool,
+    /// Hash keys of the shard: user records outside it are another shard's.
+    pub hash_range: Option<HashRange>,
 }
 
 /// What a reader hands over.
@@ -162,7 +169,8 @@ impl Reader {
             self.means.metrics.add("catchment_get_records_total", &[result], 1);
             if let Some(size) = payload.checked_div(page.records.len()) {
                 let fitting = i32::try_from(AIM / size.max(1)).unwrap_or(i32::MAX);
-                self.limit = fitting.clamp(1, self.means.page_records);
+                let most = self.means.page_records.min(self.limit.saturating_mul(GROWTH));
+                self.limit = fitting.clamp(1, most);
             }
             let start_gone = self.start_gone(&page);
             if let Some(last) = page.records.last() {
@@ -170,8 +178,7 @@ impl Reader {
                 self.first = false;
             }
             self.iterator = page.next;
-            let records: VecDeque<Record> =
-                page.records.into_iter().filter(|r| self.wanted(&r.position)).collect();
+            let records = self.user_records(page.records);
             if self.iterator.is_none() && records.is_empty() {
                 return Fetched::End { children: page.children };
             }
@@ -182,6 +189,24 @@ impl Reader {
                 return Fetched::Page { records, permit, behind_ms: page.behind_ms, start_gone };
             }
         }
+    }
+
+    /// The user records of a page that are in range.
+    fn user_records(&self, records: Vec<Record>) -> VecDeque<Record> {
+        if !self.range.deaggregate {
+            return records.into_iter().filter(|r| self.wanted(&r.position)).collect();
+        }
+        let (mut aggregates, mut foreign) = (0, 0);
+        let mut users = VecDeque::with_capacity(records.len());
+        for record in records {
+            let split = split(record, self.range.hash_range);
+            aggregates += u64::from(split.aggregate);
+            foreign += split.foreign;
+            users.extend(split.records.into_iter().filter(|r| self.wanted(&r.position)));
+        }
+        self.means.metrics.add("catchment_aggregates_total", &[], aggregates);
+        self.means.metrics.add("catchment_foreign_records_total", &[], foreign);
+        users
     }
 
     fn wanted(&self, position: &Position) -> bool {

@@ -66,6 +66,13 @@ pub const TABLE: &[Def] = &[
         &["shard"],
         "Payload bytes read from the stream.",
     ),
+    def("catchment_aggregates_total", Kind::Counter, &[], "KPL aggregates taken apart."),
+    def(
+        "catchment_foreign_records_total",
+        Kind::Counter,
+        &[],
+        "User records inside KPL aggregates whose hash key belongs to another shard; that shard delivers them.",
+    ),
     def(
         "catchment_get_records_total",
         Kind::Counter,
@@ -160,6 +167,12 @@ pub const TABLE: &[Def] = &[
         Kind::Counter,
         &[],
         "Leases lost to another worker or to silence (LostLeases).",
+    ),
+    def(
+        "catchment_lease_handoffs_total",
+        Kind::Counter,
+        &["step"],
+        "Graceful handoffs by step: asked, received, or given to another worker.",
     ),
     def("catchment_leases_released_total", Kind::Counter, &[], "Leases given back."),
     def(

@@ -20,7 +20,7 @@ use crate::delivery::budget::Budget;
 use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::ids::WorkerId;
-use crate::lease::row::Lease;
+use crate::lease::row::{Lease, live_kcl3};
 use crate::stream::StreamInfo;
 use crate::task::Tasks;
 use crate::telemetry::metrics::Metrics;
@@ -81,6 +81,19 @@ pub enum StartError {
         found: String,
         /// Identity of the configured stream.
         expected: String,
+    },
+    /// Workers of KCL 3.x are alive on the table.
+    #[error(
+        "table `{table}` is in use by a KCL 3.x application: its worker `{item}` reported within the \
+         last two minutes, and its leader assigns the leases. Stop that application and start again \
+         (Catchment goes on at its checkpoints), or set lease.application to another name to run \
+         beside it"
+    )]
+    Kcl3 {
+        /// Table name.
+        table: String,
+        /// Key of the metrics item seen.
+        item: String,
     },
     /// Not allowed.
     #[error("{0}; grant the permission to the worker's role (docs/RUNBOOK.md lists what it needs)")]
@@ -210,6 +223,9 @@ async fn check_identity(
 ) -> Result<(), StartError> {
     let expected = stream.identity();
     let items = patiently(clock, async || table.scan().await).await?;
+    if let Some(item) = live_kcl3(&items, clock.wall()) {
+        return Err(StartError::Kcl3 { table: table.name().to_owned(), item });
+    }
     let other = items
         .iter()
         .filter_map(|item| Lease::parse(item).ok().flatten()?.stream)

@@ -19,6 +19,7 @@ use crate::delivery::budget::Permit;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::uploader::{UploadError, upload};
 use crate::fault::{CallError, Fault};
+use crate::lease::expiry::HANDOFF;
 use crate::lease::graph;
 use crate::lease::owned::{Lost, Owned};
 use crate::stream::poll::{self, Fetched, Range};
@@ -83,7 +84,14 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
         Ok(pipeline) => pipeline,
         Err(stop) => return end(&shared, &lease, stop).await,
     };
-    let result = pipeline.run(&drain).await;
+    let wanted = lease.wanted.clone();
+    let patience = shared.clock.clone();
+    let result = tokio::select! {
+        biased;
+        result = pipeline.run(&drain) => result,
+        // The worker that asked has waited long enough. Announced batches are finished by it.
+        () = async { wanted.cancelled().await; patience.sleep(HANDOFF).await } => Ok(Ended::Released),
+    };
     shared.budget.closed(&shard);
     drop(pipeline);
     shared.metrics.forget(&shard);
@@ -170,17 +178,19 @@ impl Pipeline {
             shared,
             lease,
         };
-        this.recover(row.started_ms).await?;
+        this.recover().await?;
         Ok(this)
     }
 
     /// Finishes the intents found in the row, oldest first. Nothing else happens before.
-    async fn recover(&mut self, started_ms: Option<i64>) -> Result<(), Stop> {
+    async fn recover(&mut self) -> Result<(), Stop> {
+        let row = self.lease.row().await;
         while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
             let after = self.ledger.progress().checkpoint.clone();
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
-            let Some(start) = start_at(&after, started_ms, self.shared.config.stream.start) else {
+            let Some(start) = start_at(&after, row.started_ms, self.shared.config.stream.start)
+            else {
                 break;
             };
             let lost = self.lease.lost.clone();
@@ -188,7 +198,7 @@ impl Pipeline {
                 biased;
                 () = lost.cancelled() => return Err(Stop::Lost),
                 recovered =
-                    recovery::recover(&self.shared, &self.lease.shard, &after, start, &intent) =>
+                    recovery::recover(&self.shared, &row, &after, start, &intent) =>
                     recovered?,
             };
             if let Some(gap) = gap {
@@ -223,7 +233,13 @@ impl Pipeline {
         else {
             return Ok(Ended::Finished);
         };
-        let range = Range { start, after: checkpoint.position().cloned(), until: None };
+        let range = Range {
+            start,
+            after: checkpoint.position().cloned(),
+            until: None,
+            deaggregate: self.shared.recipe.settings.deaggregate,
+            hash_range: row.hash_keys(),
+        };
         let (send, pages) = mpsc::channel(1);
         self.pages = pages;
         let read = poll::read(self.shared.reader(), self.lease.shard.clone(), range, send);
@@ -256,6 +272,7 @@ impl Pipeline {
         let room = self.ledger.undelivered() <= self.shared.config.delivery.pipeline;
         let reading = room && !self.draining && !self.ending;
         let (lost, cut) = (self.lease.lost.clone(), Arc::clone(&self.cut));
+        let wanted = self.lease.wanted.clone();
         tokio::select! {
             biased;
             () = lost.cancelled() => return Err(Stop::Lost),
@@ -271,12 +288,8 @@ impl Pipeline {
                 }
                 self.moved();
             }
-            () = drain.cancelled(), if !self.draining => {
-                self.draining = true;
-                self.reader = None;
-                self.state("draining");
-                self.cut(Cause::Drain).await?;
-            }
+            () = drain.cancelled(), if !self.draining => self.drain().await?,
+            () = wanted.cancelled(), if !self.draining => self.drain().await?,
             () = cut.notified(), if self.open.is_some() => self.cut(Cause::Pressure).await?,
             () = sleep_until(&clock, due), if due.is_some() => self.cut(Cause::Time).await?,
             fetched = self.pages.recv(), if reading => match fetched {
@@ -291,6 +304,14 @@ impl Pipeline {
             },
         }
         Ok(())
+    }
+
+    /// Stops reading; what is in hand is delivered and committed, then the lease is given back.
+    async fn drain(&mut self) -> Result<(), Stop> {
+        self.draining = true;
+        self.reader = None;
+        self.state("draining");
+        self.cut(Cause::Drain).await
     }
 
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {

@@ -181,3 +181,34 @@ fn a_taken_port_is_named() {
     assert_eq!(output.status.code(), Some(1));
     assert!(std::path::Path::new(BIN).exists());
 }
+
+#[test]
+fn leases_are_listed_released_and_reset_under_guard() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 2);
+    let leases = |arguments: &[&str]| {
+        let all: Vec<&str> = ["leases"].iter().chain(arguments).copied().collect();
+        let output = catchment(&all, &services.environment);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        (output.status.code().unwrap(), text)
+    };
+    let (code, text) = leases(&["list"]);
+    assert!(code == 1 && text.contains("lease.table"), "{text}");
+    let mut running = crate::support::worker(&services, &[("delivery.batch_age", "200ms")]);
+    crate::support::eventually("both shards are owned", || {
+        let (_, text) = leases(&["list", "--json"]);
+        (text.matches("\"state\":\"owned\"").count() == 2).then_some(())
+    });
+    let shard = "shardId-000000000001";
+    let (code, text) = leases(&["reset", shard, "--to", "latest", "--yes"]);
+    assert!(code == 1 && text.contains("is owned by"), "{text}");
+    running.signal("TERM");
+    assert!(running.wait(std::time::Duration::from_secs(20)).success());
+    assert!(leases(&["list"]).1.contains("free"));
+    let (code, text) = leases(&["reset", shard, "--to", "12"]);
+    assert!(code == 0 && text.contains("Nothing was done"), "{text}");
+    assert_eq!(leases(&["reset", shard, "--to", "12", "--yes"]).0, 0);
+    assert!(leases(&["show", shard]).1.contains("\"checkpoint\": \"12\""));
+    assert_eq!(leases(&["reset", shard, "--to", "soon"]).0, 2);
+    assert_eq!(leases(&["show", "shardId-9"]).0, 1);
+}

@@ -567,23 +567,30 @@ fn outage(codec: &str, record: usize) {
         (read()? >= count as f64).then_some(())
     });
     let peak = high_water(&worker);
+    let code = memory(&worker, "RssFile");
     worker.stop();
     println!(
-        "{codec}, records of {record}: {} MiB in the outage, {} MiB at the end, of {} + 64 allowed; {} MB delivered",
+        "{codec}, records of {record}: {} MiB in the outage, {} MiB at the end, of {} + 64 allowed; {} MiB of it is code; {} MB delivered",
         in_outage / MIB,
         peak / MIB,
         BUDGET / MIB,
+        code / MIB,
         size / 1_000_000,
     );
     assert!(peak <= BUDGET + 64 * MIB, "{codec}: {} MiB", peak / MIB);
     same_lines(&file, scene.data());
 }
 
-/// `VmHWM` of a worker, bytes.
+/// Most memory a worker ever had, bytes.
 fn high_water(worker: &Worker) -> u64 {
+    memory(worker, "VmHWM")
+}
+
+/// A size in `/proc/PID/status`, bytes.
+fn memory(worker: &Worker, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", worker.running.child.id())).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 /// Lines that hardly compress, each different; returns size and number.

@@ -56,6 +56,38 @@ fn a_worker_told_to_stop_hands_its_leases_to_a_waiting_peer() {
 }
 
 #[test]
+fn a_newcomer_is_given_its_share_and_nothing_is_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 6);
+    let (first_at, second_at) = (free_port(), free_port());
+    let mut first = with_endpoint(&services, &first_at);
+    eventually("the first worker owns every shard", || (owned(&first_at)? == 6).then_some(()));
+    let file = dir.path().join("input");
+    let expected: Vec<Vec<u8>> = (0..20_000).map(|n| format!("{n:06}").into_bytes()).collect();
+    std::fs::write(&file, expected.join(&b'\n')).unwrap();
+    let mut second = with_endpoint(&services, &second_at);
+    let sent = crate::support::catchment(
+        &["send", "--stream", "local", "--input", file.to_str().unwrap()],
+        &services.environment,
+    );
+    assert!(sent.status.success());
+    eventually("both own three", || {
+        (owned(&first_at)? == 3 && owned(&second_at)? == 3).then_some(())
+    });
+    let (_, metrics) = get(&second_at, "/metrics").unwrap();
+    assert!(metrics.contains("catchment_lease_handoffs_total{step=\"received\"} 3"), "{metrics}");
+    assert!(metrics.contains("catchment_leases_lost_total 0"));
+    eventually("every record is delivered", || {
+        (lines(dir.path()).len() >= expected.len()).then_some(())
+    });
+    for running in [&mut first, &mut second] {
+        running.signal("TERM");
+        assert!(running.wait(Duration::from_secs(40)).success());
+    }
+    assert!(lines(dir.path()) == expected);
+}
+
+#[test]
 fn what_was_read_is_delivered_before_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let services = services(dir.path(), 2);

@@ -1,9 +1,20 @@
 //! The real binary, the real SDK, the embedded services.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "tests; helpers outside test functions count as code for clippy"
+)]
 
 mod cli;
+mod docs;
+mod door;
 mod exactly_once;
 mod faults;
+mod flow;
 mod layering;
 mod lifecycle;
 mod proxy;
+mod reshard;
 mod support;
+mod takeover;

@@ -20,6 +20,7 @@ use crate::config::raw::{Layers, Source};
 use crate::ids::{SequenceNumber, ShardId};
 use crate::lease::row::Lease;
 use crate::local::Services;
+use crate::local::door::{FrontDoor, FrontDoorOptions};
 use crate::shutdown::Shutdown;
 use crate::stream::position::Position;
 use crate::task::{Handle, Tasks};
@@ -56,6 +57,9 @@ pub(super) struct Options {
     /// Port of the embedded services; a free one if not given.
     #[arg(long)]
     port: Option<u16>,
+    /// Port of the upload API and the /try page; 3000 or a free one if not given.
+    #[arg(long)]
+    api_port: Option<u16>,
     /// Print one last line of JSON.
     #[arg(long)]
     json: bool,
@@ -144,9 +148,13 @@ async fn with_services(
     let fail = |e: crate::fault::CallError| Failure::new(1, e);
     Objects::new(clients.s3.clone()).create_bucket(bucket).await.map_err(fail)?;
     let fresh = producer.create_stream(stream, options.shards).await.map_err(fail)?;
-    if !options.once {
-        introduce(options, &config, services, objects);
-    }
+    let door = if options.once {
+        None
+    } else {
+        let door = front_door(options, &config, node, services).await?;
+        introduce(options, &config, services, objects, &door);
+        Some(door)
+    };
     let workers_stop = Shutdown::default();
     let mut workers = Vec::new();
     for number in 0..options.workers {
@@ -155,6 +163,10 @@ async fn with_services(
     }
     let begun = node.clock.now();
     let done = work(options, &config, node, shutdown, &clients, &producer, fresh).await;
+    // First nobody sends any more, then what was sent is delivered.
+    if let Some(door) = door {
+        door.stop().await;
+    }
     workers_stop.drain.cancel();
     let mut exits = Vec::new();
     for worker in workers {
@@ -172,6 +184,34 @@ async fn with_services(
         return Err(Failure::new(1, "records are missing or stored twice"));
     }
     Ok(())
+}
+
+/// The upload API with its login. On port 3000, where the login's redirect leads, if it is free.
+async fn front_door(
+    options: &Options,
+    config: &Config,
+    node: &Node,
+    services: &Services,
+) -> Result<FrontDoor, Failure> {
+    let endpoint = services.endpoint();
+    let (stream, bucket) = (&config.stream.name, &config.delivery.bucket);
+    let wanted = FrontDoorOptions {
+        gateway_port: options.api_port.unwrap_or(3000),
+        ..FrontDoorOptions::new(&endpoint, &endpoint, stream, bucket)
+    };
+    let start =
+        |wanted| FrontDoor::start(wanted, &node.tasks, node.clock.clone(), node.jitter.clone());
+    let started = match start(wanted.clone()).await {
+        Err(error)
+            if options.api_port.is_none() && error.kind() == std::io::ErrorKind::AddrInUse =>
+        {
+            start(FrontDoorOptions { gateway_port: 0, ..wanted }).await
+        }
+        other => other,
+    };
+    started.map_err(|e| {
+        Failure::new(2, format!("the front door cannot start: {e}; pass another --api-port"))
+    })
 }
 
 async fn start(
@@ -261,7 +301,13 @@ async fn delivered(
 }
 
 /// Prints the environment for a shell to `eval`, and what to try next.
-fn introduce(options: &Options, config: &Config, services: &Services, objects: &std::path::Path) {
+fn introduce(
+    options: &Options,
+    config: &Config,
+    services: &Services,
+    objects: &std::path::Path,
+    door: &FrontDoor,
+) {
     let mut out = std::io::stdout().lock();
     for (name, value) in services.environment() {
         let _ = writeln!(out, "export {name}='{value}'");
@@ -280,8 +326,12 @@ fn introduce(options: &Options, config: &Config, services: &Services, objects: &
          aws kinesis put-record --stream-name {stream} --partition-key k \
          --cli-binary-format raw-in-base64-out --data 'hello'\n  \
          aws s3 ls --recursive s3://{bucket}/\n{status}\n\
+         Upload a file through the front door, in a browser at {try_url} (user dev, password \
+         catchment),\nor with curl: get a code, exchange it, upload\n\n{tour}\n\
          Objects appear as files under {dir}\nStop with Ctrl-C.",
         endpoint = services.endpoint(),
+        try_url = door.try_url,
+        tour = door.tour().iter().map(|line| format!("  {line}\n")).collect::<String>(),
         dir = objects.join(bucket).display(),
     );
 }

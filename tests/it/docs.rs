@@ -1,0 +1,104 @@
+//! Documents that are generated from the code, and samples that must load.
+//!
+//! `UPDATE_DOCS=1 cargo test --test it docs` writes them anew.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use catchment::config::Config;
+use catchment::config::keys::KEYS;
+use catchment::config::raw::Layers;
+use catchment::telemetry::metrics::{Kind, TABLE};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn compare(path: &str, expected: &str) {
+    let file = root().join(path);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&file, expected).unwrap();
+    }
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    assert!(found == expected, "{path} is out of date: UPDATE_DOCS=1 cargo test --test it docs");
+}
+
+#[test]
+fn the_configuration_table_is_the_code() {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         Values come from defaults, then a TOML file (`--config FILE` or `CATCHMENT_CONFIG`), then\n\
+         `CATCHMENT_*` environment variables, then flags (`--set key=value`, `--stream`, `--bucket`);\n\
+         later ones win. Unknown keys are refused. All problems are reported at once, with exit code 2.\n\n\
+         Durations are written `500ms`, `10s`, `5m`; sizes `64MiB` (1024-based) or `64MB` (1000-based).\n\
+         In the file, the part before the dot is the section: `stream.name` is `name` under `[stream]`.\n\
+         `docs/samples/` holds files to start from.\n\n\
+         AWS credentials, region and endpoints come from the standard places: environment, profile,\n\
+         web identity, container and instance roles; `AWS_REGION`, `AWS_ENDPOINT_URL`,\n\
+         `AWS_ENDPOINT_URL_KINESIS`, `_DYNAMODB`, `_S3`. Logs follow `CATCHMENT_LOG` or `RUST_LOG`.\n\n\
+         | key | environment | default | meaning |\n|---|---|---|---|\n",
+    );
+    for key in KEYS {
+        let default =
+            if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
+        writeln!(text, "| `{}` | `{}` | {default} | {} |", key.name, key.environment(), key.help)
+            .unwrap();
+    }
+    compare("docs/CONFIGURATION.md", &text);
+}
+
+#[test]
+fn the_metrics_table_is_the_code() {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         Served at `/metrics` in the Prometheus text format. Counters end in `_total`; times are\n\
+         seconds, sizes bytes. `telemetry.shard_labels = false` folds the label `shard` into `all`.\n\n\
+         | name | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for def in TABLE {
+        let kind = match def.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge | Kind::FloatGauge => "gauge",
+            Kind::Seconds | Kind::Bytes => "histogram",
+        };
+        writeln!(text, "| `{}` | {kind} | {} | {} |", def.name, def.labels.join(", "), def.help)
+            .unwrap();
+    }
+    compare("docs/METRICS.md", &text);
+}
+
+#[test]
+fn samples_load() {
+    let mut count = 0;
+    for entry in fs::read_dir(root().join("docs/samples")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut layers = Layers::default();
+        layers.file(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
+        if let Err(error) = Config::from_layers(layers) {
+            panic!("{}: {error}", path.display());
+        }
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut pages = vec![root().join("README.md")];
+    let listing = fs::read_dir(root().join("docs")).unwrap();
+    pages.extend(
+        listing.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")),
+    );
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = target.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = page.parent().unwrap_or(Path::new(".")).join(target);
+            assert!(path.exists(), "{}: {target} does not exist", page.display());
+        }
+    }
+}

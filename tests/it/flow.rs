@@ -1,0 +1,161 @@
+//! The user's flow, whole: log in, upload through the API, find the file in S3; and what happens to
+//! events that should not be.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use catchment::upload::event::{Envelope, sha256_hex, subject_hash, validate_file_key};
+use serde_json::Value;
+
+use crate::support::{BIN, Running, catchment, eventually, objects, services, stderr, worker};
+
+fn tool(name: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
+    found.is_ok_and(|o| o.status.success())
+}
+
+#[test]
+fn the_tour_ends_with_a_file_in_s3() {
+    if !tool("curl") || !tool("bash") {
+        println!("SKIPPED: the tour needs curl and bash");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(BIN)
+        .args(["local", "--data-dir"])
+        .arg(dir.path())
+        .args(["--set", "telemetry.listen=off", "--set", "delivery.batch_age=300ms"])
+        .env("CATCHMENT_LOG", "error")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let printed = BufReader::new(child.stderr.take().unwrap());
+    let mut running = Running { child, environment: Vec::new() };
+    let mut tour = Vec::new();
+    for line in printed.lines() {
+        let line = line.unwrap();
+        if line.contains("Stop with Ctrl-C") {
+            break;
+        }
+        tour.extend(
+            line.strip_prefix("  ")
+                .filter(|l| l.contains("curl") && !l.contains("/status") && !l.contains("/metrics"))
+                .map(str::to_owned),
+        );
+    }
+    assert_eq!(tour.len(), 3, "{tour:?}");
+    let output = Command::new("bash").arg("-c").arg(tour.join("\n")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answer: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(answer["message"], "File uploaded and event sent", "{text}");
+    let key = answer["file_key"].as_str().unwrap().to_owned();
+    assert!(key.starts_with("uploads/") && key.ends_with(".txt"), "{key}");
+    let file = dir.path().join("archive").join(&key);
+    let stored = eventually("the file is in S3", || std::fs::read_to_string(&file).ok());
+    assert_eq!(stored, "Hello, Catchment");
+    running.signal("TERM");
+    assert!(running.wait(Duration::from_secs(40)).success());
+}
+
+fn envelope(key: &str, body: &str) -> Vec<u8> {
+    Envelope {
+        file_key: validate_file_key(key).unwrap(),
+        content_type: "text/plain".into(),
+        sha256: sha256_hex(body.as_bytes()),
+        subject: subject_hash("issuer", "someone"),
+        request_id: "request-1".into(),
+        received_at: 1_790_000_000_000,
+        body: body.as_bytes().to_vec(),
+    }
+    .encode()
+}
+
+#[test]
+fn a_key_is_written_once_and_everything_else_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 3);
+    let mut running = worker(&services, &[("delivery.batch_age", "300ms")]);
+    let good = envelope("uploads/a.txt", "first");
+    let text = String::from_utf8(good.clone()).unwrap();
+    let deliver = |name: &str, events: &[Vec<u8>]| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, events.join(&b'\n')).unwrap();
+        let sent = catchment(
+            &["send", "--stream", "local", "--input", file.to_str().unwrap()],
+            &services.environment,
+        );
+        assert!(sent.status.success(), "{}", stderr(&sent));
+    };
+    let stored = |part: &str| {
+        let all = objects(dir.path(), "archive");
+        all.into_iter().filter(|(key, _)| key.contains(part)).collect::<Vec<_>>()
+    };
+    deliver("one", std::slice::from_ref(&good));
+    eventually("the upload is stored", || (!stored("uploads/a.txt").is_empty()).then_some(()));
+    deliver(
+        "two",
+        &[
+            // The same file again; another file under the same key; and what no door would write.
+            good,
+            envelope("uploads/a.txt", "second"),
+            text.replace("uploads/a.txt", "uploads/../../etc/passwd").into_bytes(),
+            text.replace("uploads/a.txt", "elsewhere/a.txt").into_bytes(),
+            text.replace("\"v\":1", "\"v\":9").into_bytes(),
+            text.replace("Zmlyc3Q=", "Zmlyc3R=").into_bytes(),
+            b"an ordinary record".to_vec(),
+        ],
+    );
+    eventually("all are delivered", || {
+        let dead: usize =
+            stored("errors/").iter().map(|(_, raw)| raw.split(|b| *b == b'\n').count() - 1).sum();
+        (dead == 5 && !stored("local/dt=").is_empty()).then_some(())
+    });
+    running.signal("TERM");
+    assert!(running.wait(Duration::from_secs(40)).success());
+    assert_eq!(stored("uploads/a.txt")[0].1, b"first");
+    let uploads = stored("uploads/").into_iter().filter(|(k, _)| k.starts_with("uploads/"));
+    assert_eq!(uploads.count(), 1);
+    let conflict = stored("errors/upload-conflict/");
+    assert_eq!(conflict.len(), 1);
+    let line: Value = serde_json::from_slice(&conflict[0].1).unwrap();
+    assert_eq!(line["file_key"], "uploads/a.txt");
+    assert_eq!(line["data"], "c2Vjb25k");
+    assert!(stored("errors/upload-key/").len() <= 2 && !stored("errors/upload-key/").is_empty());
+    assert_eq!(stored("errors/upload-version/").len(), 1);
+}
+
+/// Aggregates made by an independent encoder (PyPI `aws-kinesis-agg` 1.2.3; `tests/data/README.md`).
+#[test]
+fn aggregates_of_an_independent_encoder_are_read() {
+    use catchment::ids::SequenceNumber;
+    use catchment::stream::Record;
+    use catchment::stream::deaggregate::split;
+    use catchment::stream::position::Position;
+
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in ["keys", "explicit", "one"] {
+        let raw = std::fs::read(data.join(format!("kpl-{name}.bin"))).unwrap();
+        let text = std::fs::read_to_string(data.join(format!("kpl-{name}.json"))).unwrap();
+        let expected: Vec<(String, Option<String>, String)> = serde_json::from_str(&text).unwrap();
+        let record = Record {
+            position: Position::plain(SequenceNumber::parse("1").unwrap()),
+            arrival_ms: None,
+            partition_key: None,
+            data: raw.into(),
+        };
+        let split = split(record, None);
+        assert!(split.aggregate, "{name}");
+        let found: Vec<(String, String)> = split
+            .records
+            .iter()
+            .map(|r| {
+                let hex = r.data.iter().map(|b| format!("{b:02x}")).collect();
+                (r.partition_key.as_deref().unwrap().to_owned(), hex)
+            })
+            .collect();
+        let expected: Vec<_> = expected.into_iter().map(|(key, _, hex)| (key, hex)).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}

@@ -1,0 +1,327 @@
+//! What happens in a seed: how many workers, shards and records, who crashes, freezes or is cut
+//! off and when, how the stream is resharded. Drawn here, driven here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use catchment::task::BoxTask;
+
+use crate::effects::Observer;
+use crate::faults::{FaultMix, Outage, Scope, Window};
+use crate::node::{Node, NodeOptions};
+use crate::services::kinesis::KinesisOptions;
+use crate::services::world::WorldOptions;
+use crate::services::{Backend, Service, World};
+use crate::sim::{Setup, Sim};
+
+/// The stream, table and bucket of every fleet.
+pub const STREAM: &str = "events";
+pub const TABLE: &str = "catchment-leases";
+pub const BUCKET: &str = "archive";
+
+/// One seed's fleet.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    pub seed: u64,
+    pub backend: Backend,
+    pub workers: usize,
+    pub shards: u32,
+    pub records: u64,
+    pub faults: FaultMix,
+    pub world: WorldOptions,
+    pub yields: u32,
+    /// Wall clock error per worker.
+    pub skew_ms: Vec<i64>,
+    /// What happens, in order of time.
+    pub plan: Vec<(u64, Act)>,
+    /// When faults stop.
+    pub heal_ms: u64,
+    /// How long after that everything must be done.
+    pub settle_ms: u64,
+}
+
+/// Something the world does to the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Kill worker `0` at its `1`th poll from now; it stays dead for `2` ms.
+    Crash(usize, u64, u64),
+    /// Stop worker `0` for `1` ms.
+    Freeze(usize, u64),
+    /// Freeze worker `0` for `1` ms and start its next incarnation at once: a zombie.
+    Zombie(usize, u64),
+    /// Cut a worker or a service off for `1` ms.
+    Cut(Cut, u64),
+    /// Split the `0`th open shard.
+    Split(usize),
+    /// Merge the `0`th open shard with its neighbour.
+    Merge(usize),
+    /// Records that arrived more than `0` ms ago leave retention.
+    #[expect(dead_code, reason = "the toy cannot report a gap; the real worker can")]
+    Trim(u64),
+}
+
+/// What is cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Worker(usize),
+    Replies(usize),
+    Service(Service, Outage),
+}
+
+impl Fleet {
+    /// No faults: `workers`, `shards`, `records`.
+    pub fn calm(seed: u64, workers: usize, shards: u32, records: u64) -> Self {
+        Self {
+            seed,
+            backend: Backend::Strict,
+            workers,
+            shards,
+            records,
+            faults: FaultMix::calm(),
+            world: WorldOptions::default(),
+            yields: 0,
+            skew_ms: vec![0; workers],
+            plan: Vec::new(),
+            heal_ms: 60_000,
+            settle_ms: 600_000,
+        }
+    }
+
+    /// A fleet of its own for each seed.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x46_4c45_4554);
+        let workers = rng.usize(1..=4);
+        let mut fleet = Self::calm(seed, workers, rng.u32(1..=3), rng.u64(20..=200));
+        fleet.faults = FaultMix::draw(&mut rng);
+        fleet.world = WorldOptions {
+            kinesis: KinesisOptions {
+                page_bytes: if rng.bool() { 10 << 20 } else { rng.usize(50..2_000) },
+                list_page: if rng.bool() { 1000 } else { rng.usize(1..3) },
+                empty_pages: if rng.bool() { 0 } else { rng.u32(1..500) },
+                late_ends: if rng.bool() { 0 } else { 500 },
+                limits: rng.u32(0..4) > 0,
+                no_partition_key: if rng.u32(0..4) == 0 { 300 } else { 0 },
+            },
+            stale_ms: rng.u64(0..3_000),
+            stale: if rng.bool() { 0 } else { rng.u32(1..500) },
+        };
+        fleet.yields = if rng.bool() { 0 } else { rng.u32(1..200) };
+        for skew in &mut fleet.skew_ms {
+            *skew = if rng.u32(0..4) == 0 { rng.i64(-3_600_000..3_600_000) } else { 0 };
+        }
+        fleet.heal_ms = rng.u64(20_000..120_000);
+        for _ in 0..rng.usize(0..10) {
+            let at = rng.u64(0..fleet.heal_ms);
+            let worker = rng.usize(0..workers);
+            let span = rng.u64(500..40_000);
+            let act = match rng.u32(0..10) {
+                0..=2 => Act::Crash(worker, rng.u64(1..300), rng.u64(0..20_000)),
+                3 | 4 => Act::Freeze(worker, span),
+                5 => Act::Zombie(worker, span),
+                6 => Act::Cut(Cut::Worker(worker), span),
+                7 => Act::Cut(Cut::Replies(worker), span),
+                8 => {
+                    let service = Service::ALL[rng.usize(0..3)];
+                    let kinds =
+                        [Outage::Refused, Outage::Silent, Outage::Unavailable, Outage::Throttled];
+                    Act::Cut(Cut::Service(service, kinds[rng.usize(0..4)]), span)
+                }
+                _ => match rng.bool() {
+                    true => Act::Split(rng.usize(0..8)),
+                    false => Act::Merge(rng.usize(0..8)),
+                },
+            };
+            fleet.plan.push((at, act));
+        }
+        fleet.plan.sort_by_key(|(at, _)| *at);
+        fleet
+    }
+
+    /// The setup of a run of this fleet.
+    pub fn setup(&self, observer: Box<dyn Observer>) -> Setup {
+        Setup {
+            seed: self.seed,
+            backend: self.backend,
+            faults: self.faults.clone(),
+            world: self.world.clone(),
+            observer,
+        }
+    }
+}
+
+/// Builds the root task of a worker process.
+pub type Start = dyn Fn(&Node) -> BoxTask + Send + Sync;
+
+struct Driver<'a> {
+    sim: &'a Sim,
+    fleet: &'a Fleet,
+    start: &'a Start,
+    /// The newest incarnation of each worker.
+    nodes: Vec<Node>,
+    incarnations: Vec<u32>,
+    /// When a dead worker starts again.
+    restarts: Vec<Option<u64>>,
+    /// How long each stays dead.
+    delays: Vec<u64>,
+}
+
+/// Runs the fleet: produce, disturb, heal, and wait until `done`, or say what was not done in time.
+///
+/// `done` is asked about once a second after the last record was produced and faults have stopped.
+pub async fn drive(
+    sim: &Sim,
+    fleet: &Fleet,
+    start: &Start,
+    done: impl Fn(&mut World) -> bool,
+) -> Result<(), String> {
+    {
+        let now = sim.net.now();
+        let mut world = sim.net.world();
+        world.kinesis.create(STREAM, fleet.shards, now.wall_ms);
+        world.objects.lock().unwrap().buckets.entry(BUCKET.to_owned()).or_default();
+    }
+    let mut driver = Driver {
+        sim,
+        fleet,
+        start,
+        nodes: Vec::new(),
+        incarnations: vec![0; fleet.workers],
+        restarts: vec![None; fleet.workers],
+        delays: vec![0; fleet.workers],
+    };
+    for worker in 0..fleet.workers {
+        let node = driver.incarnation(worker);
+        driver.nodes.push(node);
+    }
+    let mut rng = fastrand::Rng::with_seed(fleet.seed ^ 0x5052_4f44);
+    let mut due: Vec<u64> = (0..fleet.records).map(|_| rng.u64(0..fleet.heal_ms)).collect();
+    due.sort_unstable();
+    let (mut produced, mut planned) = (0, 0);
+    // One step a millisecond apart from the next would be slow: jump to whatever comes next.
+    loop {
+        let at = sim.net.now().at;
+        while produced < due.len() && due[produced] <= at {
+            driver.produce(&mut rng, produced);
+            produced += 1;
+        }
+        while planned < fleet.plan.len() && fleet.plan[planned].0 <= at {
+            driver.act(&fleet.plan[planned].1);
+            planned += 1;
+        }
+        driver.restart(at);
+        if at >= fleet.heal_ms && produced == due.len() {
+            break;
+        }
+        let next =
+            [due.get(produced).copied(), fleet.plan.get(planned).map(|p| p.0), Some(fleet.heal_ms)];
+        let next =
+            next.into_iter().flatten().chain(driver.restarts.iter().copied().flatten()).min();
+        let wait = next.unwrap_or(at).saturating_sub(at).clamp(1, 1_000);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
+    sim.net.heal();
+    sim.trace.note(sim.net.now().at, &"world".into(), "heal");
+    for node in &driver.nodes {
+        node.disarm();
+    }
+    for _ in 0..fleet.settle_ms / 1000 {
+        driver.restart(u64::MAX);
+        if done(&mut sim.net.world()) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Err(format!("not done {} s after the faults stopped", fleet.settle_ms / 1000))
+}
+
+impl Driver<'_> {
+    fn incarnation(&mut self, worker: usize) -> Node {
+        self.incarnations[worker] += 1;
+        let name = format!("w{worker}.{}", self.incarnations[worker]);
+        let options =
+            NodeOptions { skew_ms: self.fleet.skew_ms[worker], yields: self.fleet.yields };
+        let node = Node::new(self.sim, &name, &options);
+        node.run((self.start)(&node));
+        node
+    }
+
+    /// Starts workers again: a dead one is noticed, and its time comes a while later.
+    fn restart(&mut self, at: u64) {
+        for worker in 0..self.nodes.len() {
+            let due = *match (self.nodes[worker].end(), &mut self.restarts[worker]) {
+                (None, _) => continue,
+                (Some(_), due) => due.get_or_insert(at.saturating_add(self.delays[worker])),
+            };
+            if due <= at {
+                self.restarts[worker] = None;
+                self.nodes[worker] = self.incarnation(worker);
+            }
+        }
+    }
+
+    fn produce(&self, rng: &mut fastrand::Rng, number: usize) {
+        let now = self.sim.net.now();
+        let data = Bytes::from(format!("record {number} {:08x}", rng.u32(..)));
+        let hash = rng.u128(..);
+        let mut world = self.sim.net.world();
+        if let Ok(stream) = world.kinesis.stream(STREAM) {
+            stream.put(Some(format!("key-{number}")), Some(hash), data, now.wall_ms);
+        }
+    }
+
+    fn act(&mut self, act: &Act) {
+        let now = self.sim.net.now();
+        self.sim.trace.note(now.at, &"world".into(), &format!("{act:?}"));
+        match act {
+            Act::Crash(worker, poll, after) => {
+                self.nodes[*worker].crash_at_poll(*poll);
+                self.delays[*worker] = *after;
+            }
+            Act::Freeze(worker, ms) => self.nodes[*worker].freeze(Duration::from_millis(*ms)),
+            Act::Zombie(worker, ms) => {
+                self.nodes[*worker].freeze(Duration::from_millis(*ms));
+                self.nodes[*worker] = self.incarnation(*worker);
+            }
+            Act::Cut(cut, ms) => {
+                let worker = |w: &usize| -> Arc<str> { format!("w{w}").into() };
+                let (scope, kind) = match cut {
+                    Cut::Worker(w) => (Scope::Node(worker(w)), Outage::Silent),
+                    Cut::Replies(w) => (Scope::Replies(worker(w)), Outage::Silent),
+                    Cut::Service(service, kind) => (Scope::Service(*service), *kind),
+                };
+                self.sim.net.cut(Window { scope, from_ms: now.at, to_ms: now.at + ms, kind });
+            }
+            Act::Split(nth) | Act::Merge(nth) => {
+                let mut world = self.sim.net.world();
+                let Ok(stream) = world.kinesis.stream(STREAM) else {
+                    return;
+                };
+                let mut open: Vec<(u128, String)> = stream
+                    .shards
+                    .iter()
+                    .filter(|s| s.closed.is_none())
+                    .map(|s| (s.range.0, s.id.clone()))
+                    .collect();
+                open.sort();
+                let nth = nth % open.len();
+                let done = match act {
+                    Act::Split(_) => stream.split(&open[nth].1, None, now.wall_ms).map(|_| ()),
+                    _ if nth + 1 < open.len() => {
+                        stream.merge(&open[nth].1, &open[nth + 1].1, now.wall_ms).map(|_| ())
+                    }
+                    _ => Ok(()),
+                };
+                if let Err(refused) = done {
+                    self.sim.trace.violation(format!("the harness could not reshard: {refused:?}"));
+                }
+            }
+            Act::Trim(age_ms) => {
+                let up_to = now.wall_ms - i64::try_from(*age_ms).unwrap_or(0);
+                if let Ok(stream) = self.sim.net.world().kinesis.stream(STREAM) {
+                    stream.trim(up_to);
+                }
+            }
+        }
+    }
+}

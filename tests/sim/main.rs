@@ -1,0 +1,23 @@
+//! Simulation: a fleet of workers with the real AWS SDK clients against simulated services, over a
+//! simulated network, in virtual time. One seed is one fleet, one thread, one trace.
+//!
+//! [`sim`] runs a seed; [`net`] carries requests; [`node`] is a process that can die; [`services`]
+//! answer; [`effects`] records and lets an oracle judge; [`fleet`] draws and drives what happens.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is all test code")]
+
+#[cfg(feature = "local")]
+mod agreement;
+mod effects;
+mod faults;
+mod fleet;
+mod meta;
+mod net;
+mod net_test;
+mod node;
+mod services;
+mod sim;
+mod toy;
+mod toy_test;
+mod wire_test;
