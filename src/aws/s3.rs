@@ -46,7 +46,7 @@ impl ObjectStore {
     /// HeadBucket.
     ///
     /// # Errors
-    /// [`CallError`]: `NotFound`; `Denied` also for a bucket in another region.
+    /// [`CallError`]: `NotFound`; `Denied`; `Invalid` for a bucket in another region.
     pub async fn check_bucket(&self, bucket: &str) -> Result<(), CallError> {
         match self.client.head_bucket().bucket(bucket).send().await {
             Ok(_) => Ok(()),
@@ -57,8 +57,15 @@ impl ObjectStore {
                     .map(str::to_owned);
                 let mut told = describe("HeadBucket", &error);
                 let status = error.raw_response().map(|r| r.status().as_u16());
+                if status == Some(403) {
+                    // A reply to HEAD has no body that could say more.
+                    told.message = format!(
+                        "access to bucket `{bucket}` is refused: s3:ListBucket is missing, or the \
+                         bucket is another account's"
+                    );
+                }
                 if let (Some(region), Some(301 | 400)) = (region, status) {
-                    told.fault = Fault::Denied;
+                    told.fault = Fault::Invalid;
                     told.code = "PermanentRedirect".into();
                     told.message =
                         format!("the bucket is in region {region}; set AWS_REGION to it");

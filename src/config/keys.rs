@@ -51,7 +51,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "stream.page_records",
         default: "10000",
-        help: "Most records per GetRecords call, 1 to 10000.",
+        help: "Most records per GetRecords call, 1 to 10000; fewer are asked for when they are large.",
     },
     Key {
         name: "lease.application",

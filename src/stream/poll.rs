@@ -24,6 +24,14 @@ const TIP_REPLY: usize = 4 << 20;
 /// A page this small says the shard is at its tip even where MillisBehindLatest is absent.
 const TIP_BYTES: usize = 1 << 20;
 
+/// Payload asked for at once. A shard gives 2 MB per second, so larger replies bring nothing but
+/// large allocations, which the allocator is slow to give back.
+const AIM: usize = 2 << 20;
+/// Records asked for while their size is not known, and how much more are asked for from one reply
+/// to the next: the first records of a shard may be smaller than the rest.
+const FIRST: i32 = 2;
+const GROWTH: i32 = 8;
+
 /// What a reader needs.
 #[derive(Clone)]
 pub struct Means {
@@ -86,6 +94,7 @@ pub enum Fetched {
 pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<Fetched>) {
     let mut reader = Reader {
         pacing: Pacing::new(means.pace),
+        limit: FIRST.min(means.page_records),
         means,
         shard,
         iterator: None,
@@ -115,6 +124,8 @@ struct Reader {
     iterator: Option<String>,
     pacing: Pacing,
     expected: usize,
+    /// Records to ask for.
+    limit: i32,
     /// No record was seen yet.
     first: bool,
 }
@@ -147,7 +158,7 @@ impl Reader {
             let payload: usize = page.records.iter().map(|r| r.data.len()).sum();
             permit.resize(memory);
             let caught_up = page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0)
-                && page.records.len() < 1000;
+                && page.records.len() < 1000.min(usize::try_from(self.limit).unwrap_or(1));
             self.expected = if caught_up { TIP_REPLY } else { LARGEST_REPLY };
             self.pacing.page(clock.now(), payload, caught_up);
             let label = self.means.metrics.shard(&self.shard);
@@ -156,6 +167,11 @@ impl Reader {
             self.means.metrics.add("catchment_bytes_read_total", &[label], payload as u64);
             let result = if count == 0 { "empty" } else { "records" };
             self.means.metrics.add("catchment_get_records_total", &[result], 1);
+            if let Some(size) = payload.checked_div(page.records.len()) {
+                let fitting = i32::try_from(AIM / size.max(1)).unwrap_or(i32::MAX);
+                let most = self.means.page_records.min(self.limit.saturating_mul(GROWTH));
+                self.limit = fitting.clamp(1, most);
+            }
             let start_gone = self.start_gone(&page);
             if let Some(last) = page.records.last() {
                 self.resume = StartAt::After(last.position.sequence.clone());
@@ -208,14 +224,14 @@ impl Reader {
     }
 
     async fn fetch(&mut self) -> Result<Page, CallError> {
-        let Means { kinesis, arn, page_records, .. } = &self.means;
+        let Means { kinesis, arn, .. } = &self.means;
         let iterator = match self.iterator.take() {
             Some(iterator) => iterator,
             None => kinesis.iterator(arn, &self.shard, &self.resume).await?,
         };
         // Kept for the retry: a failed call does not use an iterator up.
         self.iterator = Some(iterator.clone());
-        kinesis.get_records(arn, &iterator, *page_records).await
+        kinesis.get_records(arn, &iterator, self.limit).await
     }
 
     /// Waits out what passes; hands over what does not.

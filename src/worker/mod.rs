@@ -140,12 +140,13 @@ pub async fn prepare(
     if !stream.readable {
         return Err(StartError::NotReadable(stream.name));
     }
+    // Nothing is made of the answer; a permission that is missing should be told now, not by a
+    // worker that never finds a shard.
+    patiently(&clock, async || kinesis.list_shards(&stream.arn).await).await?;
     let bucket = &config.delivery.bucket;
     patiently(&clock, async || store.check_bucket(bucket).await).await.map_err(
         |error| match error {
-            StartError::Unavailable(source, _) | StartError::Denied(source)
-                if !source.fault.is_passing() =>
-            {
+            StartError::Unavailable(source, _) if !source.fault.is_passing() => {
                 StartError::Bucket { bucket: bucket.clone(), source }
             }
             other => other,

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_catchment");
 
+/// Seconds that S3 is away in the memory test. Not for the binary, which refuses names it does not
+/// know.
+pub(crate) const OUTAGE: &str = "CATCHMENT_OUTAGE_SECONDS";
+
 /// A process that does not outlive its test.
 pub(crate) struct Running {
     pub(crate) child: Child,
@@ -48,6 +52,7 @@ pub(crate) fn services(data_dir: &Path, shards: u32) -> Running {
     let mut child = Command::new(BIN)
         .args(["local", "--workers", "0", "--shards", &shards.to_string(), "--data-dir"])
         .arg(data_dir)
+        .env_remove(OUTAGE)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -76,6 +81,7 @@ pub(crate) fn worker(services: &Running, settings: &[(&str, &str)]) -> Running {
         .args(["--set", "lease.scan=200ms"])
         .envs(services.environment.iter().cloned())
         .env("CATCHMENT_LOG", "info")
+        .env_remove(OUTAGE)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     for (key, value) in settings {
@@ -87,7 +93,7 @@ pub(crate) fn worker(services: &Running, settings: &[(&str, &str)]) -> Running {
 /// Runs the binary to its end.
 pub(crate) fn catchment(arguments: &[&str], environment: &[(String, String)]) -> Output {
     let mut command = Command::new(BIN);
-    command.args(arguments).envs(environment.iter().cloned());
+    command.args(arguments).envs(environment.iter().cloned()).env_remove(OUTAGE);
     command.stdin(Stdio::null()).output().unwrap()
 }
 

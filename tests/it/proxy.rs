@@ -1,0 +1,257 @@
+//! A proxy in front of the embedded services that can be told to misbehave.
+//!
+//! Workers are pointed at it by `AWS_ENDPOINT_URL`. Rules decide per request, may be changed while
+//! it runs, and count what they did, so that a test waits for an effect instead of a time.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{Method, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+use catchment::ids::SequenceNumber;
+
+use crate::support::Running;
+
+/// What happens to a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// Refused with this status and error code, in the form of the service; nothing is done.
+    Refuse(u16, &'static str),
+    /// S3 says that the bucket lives in another region.
+    Elsewhere(&'static str),
+    /// It is done, and the connection closed instead of an answer.
+    LoseReply,
+    /// Records before this one are gone from the reply of GetRecords, as if retention had passed
+    /// them.
+    Trim(SequenceNumber),
+}
+
+/// Which requests a fault applies to.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    /// `Kinesis.GetRecords`, `DynamoDB.UpdateItem`, `S3.PutObject`; a `*` at the end stands for
+    /// anything.
+    operation: String,
+    /// Text that the request's body contains.
+    body: String,
+    fault: Fault,
+    /// Every n-th matching request.
+    every: usize,
+    seen: Arc<AtomicUsize>,
+    done: Arc<AtomicUsize>,
+}
+
+impl Rule {
+    pub(crate) fn new(operation: &str, fault: Fault) -> Self {
+        Self {
+            operation: operation.to_owned(),
+            body: String::new(),
+            fault,
+            every: 1,
+            seen: Arc::default(),
+            done: Arc::default(),
+        }
+    }
+
+    pub(crate) fn with_body(self, body: &str) -> Self {
+        Self { body: body.to_owned(), ..self }
+    }
+
+    pub(crate) fn every(self, every: usize) -> Self {
+        Self { every, ..self }
+    }
+
+    /// How many requests it met with its fault.
+    pub(crate) fn hits(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    fn applies(&self, operation: &str, body: &[u8]) -> bool {
+        let named = match self.operation.strip_suffix('*') {
+            Some(prefix) => operation.starts_with(prefix),
+            None => operation == self.operation,
+        };
+        let worded = self.body.is_empty() || String::from_utf8_lossy(body).contains(&self.body);
+        if !named || !worded {
+            return false;
+        }
+        let hit = self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.every);
+        if hit {
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+        hit
+    }
+}
+
+#[derive(Default)]
+struct State {
+    rules: Vec<Rule>,
+    calls: BTreeMap<String, usize>,
+}
+
+/// A running proxy; ends when dropped.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    _runtime: Runtime,
+}
+
+impl Proxy {
+    /// In front of these services.
+    pub(crate) fn start(services: &Running) -> Self {
+        let endpoint = services.environment.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
+        let upstream = endpoint.unwrap().1.strip_prefix("http://").unwrap().parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::clone(&state);
+        let handle = runtime.handle().clone();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = Arc::clone(&shared);
+                let service = service_fn(move |request| {
+                    let state = Arc::clone(&state);
+                    async move { answer(&state, upstream, request).await }
+                });
+                handle.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { address, state, _runtime: runtime }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Adds a rule; the first that applies to a request decides.
+    pub(crate) fn add(&self, rule: Rule) -> Rule {
+        self.state.lock().unwrap().rules.push(rule.clone());
+        rule
+    }
+
+    /// Forgets all rules.
+    pub(crate) fn heal(&self) {
+        self.state.lock().unwrap().rules.clear();
+    }
+
+    /// Requests of one operation so far, refused ones included.
+    pub(crate) fn calls(&self, operation: &str) -> usize {
+        self.state.lock().unwrap().calls.get(operation).copied().unwrap_or(0)
+    }
+}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+async fn answer(
+    state: &Mutex<State>,
+    upstream: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Failed> {
+    let operation = operation(&request);
+    let is_head = request.method() == Method::HEAD;
+    let (mut head, body) = request.into_parts();
+    // Read to the end also when it is refused: a client that is still sending does not listen.
+    let body = to_bytes(Body::new(body), usize::MAX).await?;
+    let fault = {
+        let mut state = state.lock().unwrap();
+        *state.calls.entry(operation.clone()).or_default() += 1;
+        // The body of an object says nothing.
+        let words: &[u8] = if operation.starts_with("S3.") { b"" } else { &body };
+        state.rules.iter().find(|r| r.applies(&operation, words)).map(|r| r.fault.clone())
+    };
+    head.headers.remove(header::EXPECT);
+    let request = Request::from_parts(head, Body::from(body));
+    match fault {
+        None => forward(upstream, request).await,
+        Some(Fault::Refuse(status, code)) => refuse(&operation, is_head, status, code),
+        Some(Fault::Elsewhere(region)) => Ok(Response::builder()
+            .status(301)
+            .header("x-amz-bucket-region", region)
+            .body(Body::empty())?),
+        Some(Fault::LoseReply) => {
+            let reply = forward(upstream, request).await?;
+            to_bytes(reply.into_body(), usize::MAX).await?;
+            Err("the reply is lost".into())
+        }
+        Some(Fault::Trim(before)) => trim(forward(upstream, request).await?, &before).await,
+    }
+}
+
+/// `Kinesis.GetRecords`, `S3.PutObject` and so on.
+fn operation(request: &Request<Incoming>) -> String {
+    let target = request.headers().get("x-amz-target").and_then(|v| v.to_str().ok());
+    if let Some((service, operation)) = target.and_then(|t| t.split_once('.')) {
+        return format!("{}.{operation}", service.split('_').next().unwrap_or_default());
+    }
+    let path = request.uri().path().trim_matches('/');
+    let query = request.uri().query().unwrap_or_default();
+    let asks = |name: &str| query.split('&').any(|p| p.split('=').next() == Some(name));
+    let on_object = path.contains('/');
+    let name = match (request.method().as_str(), on_object) {
+        ("HEAD", false) => "HeadBucket",
+        ("HEAD", true) => "HeadObject",
+        ("PUT", true) if asks("uploadId") => "UploadPart",
+        ("PUT", true) => "PutObject",
+        ("POST", true) if asks("uploads") => "CreateMultipartUpload",
+        ("POST", true) => "CompleteMultipartUpload",
+        ("DELETE", true) if asks("uploadId") => "AbortMultipartUpload",
+        _ => "Other",
+    };
+    format!("S3.{name}")
+}
+
+fn refuse(
+    operation: &str,
+    is_head: bool,
+    status: u16,
+    code: &str,
+) -> Result<Response<Body>, Failed> {
+    let reply = Response::builder().status(status).header("x-amzn-requestid", "proxy");
+    if is_head {
+        return Ok(reply.body(Body::empty())?);
+    }
+    let body = if operation.starts_with("S3.") {
+        format!("<Error><Code>{code}</Code><Message>by the proxy</Message></Error>")
+    } else {
+        serde_json::json!({ "__type": code, "message": "by the proxy" }).to_string()
+    };
+    Ok(reply.body(Body::from(body))?)
+}
+
+async fn forward(upstream: SocketAddr, request: Request<Body>) -> Result<Response<Body>, Failed> {
+    let stream = TcpStream::connect(upstream).await?;
+    stream.set_nodelay(true)?;
+    let (mut send, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::runtime::Handle::current().spawn(connection);
+    Ok(send.send_request(request).await?.map(Body::new))
+}
+
+async fn trim(reply: Response<Body>, before: &SequenceNumber) -> Result<Response<Body>, Failed> {
+    let (mut head, body) = reply.into_parts();
+    let body = to_bytes(body, usize::MAX).await?;
+    let mut page: Value = serde_json::from_slice(&body)?;
+    if let Some(records) = page["Records"].as_array_mut() {
+        records.retain(|record| {
+            let sequence = record["SequenceNumber"].as_str().unwrap_or_default();
+            SequenceNumber::parse(sequence).is_ok_and(|sequence| sequence >= *before)
+        });
+    }
+    head.headers.remove(header::CONTENT_LENGTH);
+    Ok(Response::from_parts(head, Body::from(Bytes::from(serde_json::to_vec(&page)?))))
+}
