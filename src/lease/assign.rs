@@ -1,7 +1,9 @@
 //! ◆ Which leases to take in this round.
 //!
 //! Every worker decides for itself from the same table: its fair share of the leases that still
-//! have work, no more. Only free and expired leases are taken.
+//! have work, no more. Only free and expired leases are taken, and those that name us although we
+//! do not hold them: given up here (not renewed in time, or released without success), they would
+//! otherwise wait for another worker, and a worker alone would wait for ever.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,11 +30,13 @@ pub struct Round {
 }
 
 /// Decides one round. `leases` is the whole table; the order of `take` is that of `leases`, so the
-/// caller shuffles first to keep workers from racing for the same ones.
+/// caller shuffles first to keep workers from racing for the same ones. `held` are the shards this
+/// process has a live lease of, which the table alone does not tell.
 pub fn decide(
     leases: &[Lease],
     watch: &Watch,
     me: &WorkerId,
+    held: &BTreeSet<ShardId>,
     max_leases: usize,
     now: Duration,
 ) -> Round {
@@ -44,12 +48,13 @@ pub fn decide(
         .filter_map(|l| l.effective_owner())
         .collect();
     workers.insert(me);
-    let mine = active.iter().filter(|l| l.effective_owner() == Some(me)).count();
+    let mine = active.iter().filter(|l| held.contains(&l.shard)).count();
     let ready: Vec<&Lease> = active
         .iter()
         .copied()
-        .filter(|l| l.owner.as_ref() != Some(me) && l.checkpoint_owner.as_ref() != Some(me))
-        .filter(|l| l.is_free() || watch.is_expired(now, l))
+        .filter(|l| !held.contains(&l.shard))
+        .filter(|l| l.checkpoint_owner.as_ref() != Some(me))
+        .filter(|l| l.is_free() || l.owner.as_ref() == Some(me) || watch.is_expired(now, l))
         .filter(|l| graph::may_start(l, &unfinished))
         .collect();
     // Leases blocked by their parents are nobody's load yet.
@@ -78,7 +83,7 @@ mod tests {
     fn round(leases: &[Lease], me: &str) -> Round {
         let mut watch = Watch::new(10 * S);
         watch.observe(S, leases);
-        decide(leases, &watch, &WorkerId::new(me), usize::MAX, 2 * S)
+        decide(leases, &watch, &WorkerId::new(me), &BTreeSet::new(), usize::MAX, 2 * S)
     }
 
     #[test]
@@ -95,7 +100,8 @@ mod tests {
         let leases = [lease("a", Some("dead"), 1), lease("b", Some("dead"), 1)];
         let mut watch = Watch::new(10 * S);
         watch.observe(S, &leases);
-        let round = decide(&leases, &watch, &WorkerId::new("me"), usize::MAX, 12 * S);
+        let round =
+            decide(&leases, &watch, &WorkerId::new("me"), &BTreeSet::new(), usize::MAX, 12 * S);
         assert_eq!((round.workers, round.take.len()), (1, 2));
     }
 
@@ -116,6 +122,17 @@ mod tests {
         let leases: Vec<_> = (0..10).map(|n| lease(&format!("s{n}"), None, 0)).collect();
         let mut watch = Watch::new(10 * S);
         watch.observe(S, &leases);
-        assert_eq!(decide(&leases, &watch, &WorkerId::new("me"), 4, S).take.len(), 4);
+        let round = decide(&leases, &watch, &WorkerId::new("me"), &BTreeSet::new(), 4, S);
+        assert_eq!(round.take.len(), 4);
+    }
+
+    #[test]
+    fn a_lease_that_names_us_and_is_not_held_is_taken_again() {
+        let leases = [lease("a", Some("me"), 1), lease("b", Some("me"), 1)];
+        let mut watch = Watch::new(10 * S);
+        watch.observe(S, &leases);
+        let held = BTreeSet::from([ShardId::new("a")]);
+        let round = decide(&leases, &watch, &WorkerId::new("me"), &held, usize::MAX, S);
+        assert_eq!(round.take, [ShardId::new("b")]);
     }
 }

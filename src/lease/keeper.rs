@@ -128,13 +128,14 @@ impl Keeper {
             &leases,
             &self.watch,
             &self.shared.me,
+            &held,
             self.shared.config.lease.max,
             now,
         );
         self.show(workers, active, leases.len() - active);
         let wanted: Vec<&Lease> = leases
             .iter()
-            .filter(|l| take.contains(&l.shard) && !held.contains(&l.shard))
+            .filter(|l| take.contains(&l.shard))
             .filter(|l| !self.cooling.contains_key(&l.shard))
             .collect();
         // At most TAKE_PER_ROUND of them.
