@@ -91,7 +91,7 @@ pub async fn recover(
         }
     }
     drop(reading);
-    let found = open.first().cloned();
+    let (found, end) = (open.first().cloned(), open.last().cloned());
     let sealed = open.seal_as(intent.first.clone(), intent.last.clone())?;
     let whole = found.as_ref() == Some(&intent.first)
         && sealed.intent.records == intent.records
@@ -99,7 +99,12 @@ pub async fn recover(
     if whole {
         return Ok(Recovered { objects: sealed.objects, permit, gap: None });
     }
-    let gap = Gap::new(after, found.as_ref().unwrap_or(&intent.last));
+    // Retention takes the oldest first: what was not read at the end of the range is gone with all
+    // before it.
+    let gap = match found {
+        Some(first) if end.as_ref() == Some(&intent.last) => Gap::new(after, &first),
+        _ => Gap::through(after, &intent.last),
+    };
     let mut objects = Vec::new();
     for object in sealed.objects.into_iter().filter(|o| o.records > 0) {
         if !shared.store.exists(&object.bucket, &object.key).await? {

@@ -208,7 +208,7 @@ impl Pipeline {
     /// Tells of lost records; stops if the policy says so.
     fn gap(&self, gap: &Gap) -> Result<(), Stop> {
         self.shared.metrics.add("catchment_gaps_total", &[], 1);
-        tracing::error!(shard = %self.lease.shard, after = gap.after, before = gap.before,
+        tracing::error!(shard = %self.lease.shard, %gap,
             "records left the stream's retention before they were delivered");
         match self.shared.config.delivery.on_gap {
             OnGap::Stop => Err(Stop::Gap(gap.clone())),
@@ -429,7 +429,7 @@ impl Pipeline {
         }
         self.cut(Cause::ShardEnd).await?;
         let last = self.ledger.progress().checkpoint.to_string();
-        let gap = Gap { after: last.clone(), before: Checkpoint::ShardEnd.to_string() };
+        let gap = Gap::to_end(&self.ledger.progress().checkpoint);
         self.gap(&gap)?;
         let recipe = &self.shared.recipe;
         let range = format!("{last}-{}", Checkpoint::ShardEnd);

@@ -280,11 +280,12 @@ impl Book {
             serde_json::from_slice(body).map_err(|e| format!("{key}: {e}"))?;
         let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
         let (shard, after, before) = (text("shard"), text("after"), text("before"));
+        let (before, more) = if before.is_empty() { (text("through"), 1) } else { (before, 0) };
         let shown =
             format!("{} to {}", self.checkpoint_name(&after), self.checkpoint_name(&before));
         self.tell(moment, format!("reports a gap in {shard}: {shown}"));
         self.count("gap");
-        let (after, before) = (reach(&after), reach(&before));
+        let (after, before) = (reach(&after), reach(&before).saturating_add(more));
         let held = stream.shards.iter().find(|s| s.id == shard).ok_or(format!("{shard}?"))?;
         let inside = held.records.iter().filter(|r| after < r.sequence && r.sequence < before);
         let mut lost = 0;

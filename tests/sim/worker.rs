@@ -167,7 +167,7 @@ fn seen_in_the_trace(report: &mut Report) {
             ("PutObject", 412) => "412",
             ("drained", _) => "drained",
             ("stopped late", _) => "stopped late",
-            
+
             (op, _) if op.starts_with("does not start") => "did not start",
             (op, _) if op.starts_with("Split") => "split",
             (op, _) if op.starts_with("Merge") => "merge",
