@@ -67,6 +67,8 @@ pub enum Fetched {
         behind_ms: Option<i64>,
         /// The record that `start` names is gone: retention has passed it.
         start_gone: bool,
+        /// A record was seen, now or before: it is known whether the one `start` names is gone.
+        begun: bool,
     },
     /// The closed shard has no more records.
     End {
@@ -166,7 +168,8 @@ impl Reader {
             // An empty page of a shard that has more says nothing; of a shard at its tip it says
             // that everything is read.
             if !records.is_empty() || caught_up || self.is_done() {
-                return Fetched::Page { records, permit, behind_ms: page.behind_ms, start_gone };
+                let (behind_ms, begun) = (page.behind_ms, !self.first);
+                return Fetched::Page { records, permit, behind_ms, start_gone, begun };
             }
         }
     }

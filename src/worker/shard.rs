@@ -137,6 +137,10 @@ struct Pipeline {
     reader: Option<Handle<()>>,
     /// A checkpoint whose record was not found where reading began.
     start_gone: bool,
+    /// When reading began, the shard had not been read to its tip for as long as retention reaches:
+    /// if the checkpointed record turns out to be gone, others may be. Until that is known, the
+    /// row keeps the old time: a tip that is empty now says nothing about what was there before.
+    suspect: bool,
     /// The oldest record in hand: when it was read.
     oldest: VecDeque<(Position, Duration)>,
     ending: bool,
@@ -164,6 +168,7 @@ impl Pipeline {
             pages,
             reader: None,
             start_gone: false,
+            suspect: false,
             oldest: VecDeque::new(),
             ending: false,
             draining: false,
@@ -223,6 +228,9 @@ impl Pipeline {
         else {
             return Ok(Ended::Finished);
         };
+        let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
+        self.suspect =
+            checkpoint.position().is_some() && may_have_lost(row.read_through_ms, now, retention);
         let range = Range { start, after: checkpoint.position().cloned(), until: None };
         let (send, pages) = mpsc::channel(1);
         self.pages = pages;
@@ -295,8 +303,9 @@ impl Pipeline {
 
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
         match fetched {
-            Fetched::Page { records, permit, behind_ms, start_gone } => {
+            Fetched::Page { records, permit, behind_ms, start_gone, begun } => {
                 self.start_gone |= start_gone;
+                self.suspect &= self.start_gone || !begun;
                 let label = self.shared.metrics.shard(&self.lease.shard);
                 if let Some(ms) = behind_ms {
                     let seconds = ms as f64 / 1000.0;
@@ -309,7 +318,7 @@ impl Pipeline {
                 self.shared.board.shard(&self.lease.shard, |s| s.behind_ms = behind_ms);
                 self.moved();
                 if records.is_empty() {
-                    if self.open.is_none() && self.ledger.is_idle() {
+                    if self.open.is_none() && self.ledger.is_idle() && !self.suspect {
                         self.lease.caught_up(self.shared.clock.wall());
                     }
                     return Ok(());
@@ -333,7 +342,7 @@ impl Pipeline {
             let (mut open, mut held, at) = match self.open.take() {
                 Some(open) => open,
                 None => {
-                    let gap = self.start_gap(&first.position).await?;
+                    let gap = self.start_gap(&first.position)?;
                     let stamp = self.shared.clock.wall();
                     let recipe = Arc::clone(&self.shared.recipe);
                     let open = Open::new(recipe, self.lease.shard.clone(), stamp, gap);
@@ -358,13 +367,8 @@ impl Pipeline {
     }
 
     /// The gap in front of the first batch, if there is one.
-    async fn start_gap(&mut self, first: &Position) -> Result<Option<Gap>, Stop> {
-        if !std::mem::take(&mut self.start_gone) {
-            return Ok(None);
-        }
-        let row = self.lease.row().await;
-        let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
-        if !may_have_lost(row.read_through_ms, now, retention) {
+    fn start_gap(&mut self, first: &Position) -> Result<Option<Gap>, Stop> {
+        if !std::mem::take(&mut self.start_gone) || !std::mem::take(&mut self.suspect) {
             return Ok(None);
         }
         let gap = Gap::new(&self.ledger.progress().checkpoint, first);
