@@ -66,7 +66,10 @@ pub async fn recover(
     let recipe = Arc::new(Recipe::new(Arc::clone(&intent.settings))?);
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
     let mut open = Open::new(Arc::clone(&recipe), shard.clone(), intent.stamp_ms, recorded_gap);
-    let mut permit = shared.budget.overdraw(0);
+    // Room for the whole batch, before the first record of it is held: what is read here can be
+    // given back only when all of it is, so waiting for more half-way could be waiting for itself.
+    let room = usize::try_from(intent.bytes).unwrap_or(usize::MAX);
+    let mut permit = shared.budget.acquire(room).await;
     let (send, mut receive) = mpsc::channel(1);
     let range = Range { start, after: after.position().cloned(), until: Some(intent.last.clone()) };
     let reading =
@@ -79,7 +82,7 @@ pub async fn recover(
                 for record in records {
                     open.push(record)?;
                 }
-                permit.resize(open.memory());
+                permit.resize(open.memory().max(room));
                 if tips >= TIPS {
                     break;
                 }
@@ -93,6 +96,7 @@ pub async fn recover(
     drop(reading);
     let (found, end) = (open.first().cloned(), open.last().cloned());
     let sealed = open.seal_as(intent.first.clone(), intent.last.clone())?;
+    permit.resize(sealed.objects.iter().map(|o| o.body.len()).sum());
     let whole = found.as_ref() == Some(&intent.first)
         && sealed.intent.records == intent.records
         && sealed.intent.bytes == intent.bytes;

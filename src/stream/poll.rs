@@ -129,7 +129,11 @@ impl Reader {
         let clock = self.means.clock.clone();
         loop {
             clock.sleep_until(self.pacing.next_call()).await;
-            let mut permit = self.means.budget.acquire(self.expected).await;
+            // A bounded range was given room as a whole: see `checkpoint::recovery`.
+            let mut permit = match self.range.until {
+                Some(_) => self.means.budget.overdraw(self.expected),
+                None => self.means.budget.acquire(self.expected).await,
+            };
             let page = match self.fetch().await {
                 Ok(page) => page,
                 Err(error) => {
