@@ -21,6 +21,7 @@ use crate::delivery::encode::EncodeError;
 use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
+use crate::mutant::{self, Mutant};
 use crate::stream::poll::{self, Fetched, Range};
 use crate::stream::position::{Checkpoint, StartAt};
 use crate::worker::shared::Shared;
@@ -63,7 +64,11 @@ pub async fn recover(
     start: StartAt,
     intent: &Intent,
 ) -> Result<Recovered, RecoveryError> {
-    let recipe = Arc::new(Recipe::new(Arc::clone(&intent.settings))?);
+    let recipe = if mutant::is(Mutant::OwnSettings) {
+        Arc::clone(&shared.recipe)
+    } else {
+        Arc::new(Recipe::new(Arc::clone(&intent.settings))?)
+    };
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
     let mut open = Open::new(Arc::clone(&recipe), shard.clone(), intent.stamp_ms, recorded_gap);
     // Room for the whole batch, before the first record of it is held: what is read here can be
@@ -83,7 +88,7 @@ pub async fn recover(
                     open.push(record)?;
                 }
                 permit.resize(open.memory().max(room));
-                if tips >= TIPS {
+                if tips >= TIPS || mutant::is(Mutant::OnePage) {
                     break;
                 }
             }

@@ -21,6 +21,8 @@ use crate::delivery::uploader::{UploadError, upload};
 use crate::fault::{CallError, Fault};
 use crate::lease::graph;
 use crate::lease::owned::{Lost, Owned};
+use crate::lease::row::{Pending, Progress};
+use crate::mutant::{self, Mutant};
 use crate::stream::poll::{self, Fetched, Range};
 use crate::stream::position::{Checkpoint, Position, may_have_lost, start_at};
 use crate::stream::{Record, ShardInfo};
@@ -183,6 +185,12 @@ impl Pipeline {
     async fn recover(&mut self, started_ms: Option<i64>) -> Result<(), Stop> {
         while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
             let after = self.ledger.progress().checkpoint.clone();
+            if mutant::is(Mutant::IgnorePending) {
+                let none = Progress { checkpoint: after, pending: Pending::None };
+                self.lease.progress(self.ledger.progress(), &none).await?;
+                self.ledger = Ledger::new(none, self.shared.config.delivery.pipeline);
+                break;
+            }
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
             let Some(start) = start_at(&after, started_ms, self.shared.config.stream.start) else {
@@ -390,6 +398,9 @@ impl Pipeline {
         self.shared.metrics.add("catchment_batches_total", &[cause.as_str()], 1);
         for (kind, count) in dead {
             self.shared.metrics.add("catchment_dead_letters_total", &[kind], count);
+        }
+        if mutant::is(Mutant::PutBeforeIntent) {
+            upload(&self.shared, &self.lease, &objects).await?;
         }
         let batch = Batch { objects: Arc::new(objects), _permit: permit };
         self.batches.insert(intent.last.clone(), batch);

@@ -118,3 +118,33 @@ fn both_back_ends_give_the_same_trace() {
         assert_eq!(strict.failures, library.failures, "seed {seed}");
     }
 }
+
+/// Each rule of the protocol is taken away, and the oracle must notice.
+#[cfg(feature = "mutants")]
+#[test]
+fn mutants_are_killed() {
+    use catchment::mutant::{ALL, choose};
+
+    let seeds = env("SEEDS").unwrap_or(400);
+    let mut alive = Vec::new();
+    println!("{:<22} {:>5}  seen as", "mutant", "seed");
+    for mutant in ALL {
+        choose(Some(mutant));
+        let killed = (0..seeds).find_map(|seed| {
+            let outcome = fleet_of_workers(&Fleet::draw(seed));
+            outcome.failures.first().map(|seen| (seed, seen.clone()))
+        });
+        choose(None);
+        match killed {
+            Some((seed, seen)) => {
+                let seen: String = seen.chars().take(110).collect();
+                println!("{:<22} {seed:>5}  {seen}", format!("{mutant:?}"));
+            }
+            None => {
+                println!("{:<22}     -  survives {seeds} seeds", format!("{mutant:?}"));
+                alive.push(mutant);
+            }
+        }
+    }
+    assert!(alive.is_empty(), "{alive:?} survive");
+}
