@@ -29,6 +29,7 @@ pub mod cli;
 pub mod clock;
 pub mod fault;
 pub mod ids;
+pub mod mutant;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;

@@ -26,8 +26,14 @@ where
         SdkError::DispatchFailure(_) => (Fault::Unavailable, "DispatchFailure".to_owned()),
         SdkError::ServiceError(_) => {
             let code = error.code().unwrap_or_default();
+            // The words of AWS for a clock that is off; the SDK corrects it from the reply, unless
+            // this was its last attempt.
+            let skewed = code == "InvalidSignatureException"
+                && error.message().is_some_and(|m| {
+                    m.contains("Signature expired") || m.contains("Signature not yet current")
+                });
             (
-                by_code(code, status),
+                if skewed { Fault::Unavailable } else { by_code(code, status) },
                 if code.is_empty() {
                     format!("HTTP {}", status.unwrap_or(0))
                 } else {

@@ -21,6 +21,7 @@ use crate::aws::fault::describe;
 use crate::delivery::batch::Object;
 use crate::delivery::encode::Body;
 use crate::fault::{CallError, Fault};
+use crate::mutant::{self, Mutant};
 
 /// Access to buckets.
 #[derive(Clone, Debug)]
@@ -118,7 +119,7 @@ impl ObjectStore {
             .put_object()
             .bucket(&object.bucket)
             .key(&object.key)
-            .if_none_match("*")
+            .set_if_none_match((!mutant::is(Mutant::Overwrite)).then(|| "*".to_owned()))
             .content_type(&object.content_type)
             .checksum_crc32(crc32(&object.body))
             .content_length(i64::try_from(object.body.len()).unwrap_or(i64::MAX))

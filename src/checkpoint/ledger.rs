@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use crate::checkpoint::intent::{Intent, IntentList};
 use crate::lease::row::{Pending, Progress};
+use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, Position};
 
 /// One write to the row.
@@ -125,7 +126,7 @@ impl Ledger {
             .drain(..change.announces.min(self.cut.len()))
             .map(|intent| intent.last)
             .collect();
-        self.durable.extend(announced.iter().map(|_| false));
+        self.durable.extend(announced.iter().map(|_| mutant::is(Mutant::CommitBeforePut)));
         announced
     }
 }

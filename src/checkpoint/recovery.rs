@@ -21,6 +21,7 @@ use crate::delivery::encode::EncodeError;
 use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::lease::row::Lease;
+use crate::mutant::{self, Mutant};
 use crate::stream::poll::{self, Fetched, Range};
 use crate::stream::position::{Checkpoint, StartAt};
 use crate::worker::shared::Shared;
@@ -64,10 +65,17 @@ pub async fn recover(
     intent: &Intent,
 ) -> Result<Recovered, RecoveryError> {
     let shard = &lease.shard;
-    let recipe = Arc::new(Recipe::new(Arc::clone(&intent.settings))?);
+    let recipe = if mutant::is(Mutant::OwnSettings) {
+        Arc::clone(&shared.recipe)
+    } else {
+        Arc::new(Recipe::new(Arc::clone(&intent.settings))?)
+    };
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
     let mut open = Open::new(Arc::clone(&recipe), shard.clone(), intent.stamp_ms, recorded_gap);
-    let mut permit = shared.budget.overdraw(0);
+    // Room for the whole batch, before the first record of it is held: what is read here can be
+    // given back only when all of it is, so waiting for more half-way could be waiting for itself.
+    let room = usize::try_from(intent.bytes).unwrap_or(usize::MAX);
+    let mut permit = shared.budget.acquire(room).await;
     let (send, mut receive) = mpsc::channel(1);
     let range = Range {
         start,
@@ -86,8 +94,8 @@ pub async fn recover(
                 for record in records {
                     open.push(record)?;
                 }
-                permit.resize(open.memory());
-                if tips >= TIPS {
+                permit.resize(open.memory().max(room));
+                if tips >= TIPS || mutant::is(Mutant::OnePage) {
                     break;
                 }
             }
@@ -98,15 +106,21 @@ pub async fn recover(
         }
     }
     drop(reading);
-    let found = open.first().cloned();
+    let (found, end) = (open.first().cloned(), open.last().cloned());
     let sealed = open.seal_as(intent.first.clone(), intent.last.clone())?;
+    permit.resize(sealed.objects.iter().map(|o| o.body.len()).sum());
     let whole = found.as_ref() == Some(&intent.first)
         && sealed.intent.records == intent.records
         && sealed.intent.bytes == intent.bytes;
     if whole {
         return Ok(Recovered { objects: sealed.objects, permit, gap: None });
     }
-    let gap = Gap::new(after, found.as_ref().unwrap_or(&intent.last));
+    // Retention takes the oldest first: what was not read at the end of the range is gone with all
+    // before it.
+    let gap = match found {
+        Some(first) if end.as_ref() == Some(&intent.last) => Gap::new(after, &first),
+        _ => Gap::through(after, &intent.last),
+    };
     let mut objects = Vec::new();
     for object in sealed.objects.into_iter().filter(|o| o.records > 0) {
         if !shared.store.exists(&object.bucket, &object.key).await? {

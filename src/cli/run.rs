@@ -99,11 +99,10 @@ pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
         Exit::Gap(shard, gap) => Err(Failure::new(
             3,
             format!(
-                "records of {shard} after {} and before {} left the stream's retention before they \
+                "records of {shard} {gap} left the stream's retention before they \
                  were delivered. To record the gap under the error prefix and go on, set \
                  delivery.on_gap = \"continue\"; to notice earlier, alert on \
-                 catchment_behind_latest_seconds and raise the retention",
-                gap.after, gap.before
+                 catchment_behind_latest_seconds and raise the retention"
             ),
         )),
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
 
 use crate::checkpoint::intent::Intent;
 use crate::delivery::encode::{Body, EncodeError, Encoder};
@@ -151,19 +150,48 @@ impl Object {
     }
 }
 
-/// Records missing between two positions: they left retention before anybody delivered them.
-#[derive(Clone, Debug, Serialize)]
+/// Records missing after a position: they left retention before anybody delivered them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// Delivered up to here.
     pub after: String,
+    /// Where it ends.
+    pub end: GapEnd,
+}
+
+/// The end of a gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GapEnd {
     /// The first record found.
-    pub before: String,
+    Before(String),
+    /// The last record that is missing: nothing was found in a range known to end with it.
+    Through(String),
 }
 
 impl Gap {
     /// Between a checkpoint and the first record found.
     pub fn new(after: &Checkpoint, before: &Position) -> Self {
-        Self { after: after.to_string(), before: before.to_string() }
+        Self { after: after.to_string(), end: GapEnd::Before(before.to_string()) }
+    }
+
+    /// From a checkpoint to the end of an announced range, that end included.
+    pub fn through(after: &Checkpoint, last: &Position) -> Self {
+        Self { after: after.to_string(), end: GapEnd::Through(last.to_string()) }
+    }
+
+    /// From a checkpoint to the end of the shard.
+    pub fn to_end(after: &Checkpoint) -> Self {
+        let end = GapEnd::Before(Checkpoint::ShardEnd.to_string());
+        Self { after: after.to_string(), end }
+    }
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.end {
+            GapEnd::Before(end) => write!(f, "after {} and before {end}", self.after),
+            GapEnd::Through(end) => write!(f, "after {} up to and including {end}", self.after),
+        }
     }
 }
 
@@ -296,6 +324,11 @@ impl Open {
         self.first.as_ref()
     }
 
+    /// The last record taken.
+    pub fn last(&self) -> Option<&Position> {
+        self.last.as_ref()
+    }
+
     /// Closes the batch; `None` if it is empty.
     ///
     /// # Errors
@@ -423,11 +456,15 @@ pub fn gap_report(
     stamp_ms: i64,
     gap: &Gap,
 ) -> Object {
-    let line = serde_json::json!({
+    let mut line = serde_json::json!({
         "stream": settings.stream, "shard": shard, "kind": "gap",
         "reason": "records between these positions left the stream's retention undelivered",
-        "after": gap.after, "before": gap.before,
+        "after": gap.after,
     });
+    match &gap.end {
+        GapEnd::Before(end) => line["before"] = end.as_str().into(),
+        GapEnd::Through(end) => line["through"] = end.as_str().into(),
+    }
     let prefix = errors.render(stamp_ms, &settings.stream, shard, "gap");
     Object {
         bucket: settings.bucket.clone(),
@@ -551,7 +588,7 @@ mod tests {
     fn dead_letters_and_gaps_are_objects_of_the_same_plan() {
         let settings = Settings { format: Format::JsonArray, ..Settings::sample() };
         let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
-        let gap = Gap { after: "1".into(), before: "7".into() };
+        let gap = Gap { after: "1".into(), end: GapEnd::Before("7".into()) };
         let mut open = Open::new(recipe, ShardId::new("shardId-000000000000"), 0, Some(gap));
         open.push(record(7, Some(0), "{}")).unwrap();
         open.push(record(8, Some(0), "{")).unwrap();

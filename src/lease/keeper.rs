@@ -132,18 +132,20 @@ impl Keeper {
             now,
         );
         self.show(workers, active, leases.len() - active);
+        let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
         for owned in self.registry.all() {
-            if let Some(row) = leases.iter().find(|l| l.shard == owned.shard) {
+            if let Some(row) = rows.get(&owned.shard) {
                 owned.wanted(row);
             }
         }
+        let row = |shard: &ShardId| rows.get(shard).copied();
         let free = |l: &&Lease| !held.contains(&l.shard) && !self.cooling.contains_key(&l.shard);
-        let wanted = leases.iter().filter(|l| take.contains(&l.shard)).filter(free);
+        let wanted = take.iter().filter_map(row).filter(free);
         // At most TAKE_PER_ROUND of them.
         let mut won = join_all(wanted.map(|lease| self.take(lease))).await;
-        let arrived = leases.iter().filter(|l| ours.contains(&l.shard)).filter(free);
+        let arrived = ours.iter().filter_map(row).filter(free);
         won.extend(join_all(arrived.map(|lease| self.adopt(lease))).await);
-        join_all(leases.iter().filter(|l| ask.contains(&l.shard)).map(|l| self.ask(l))).await;
+        join_all(ask.iter().filter_map(row).map(|lease| self.ask(lease))).await;
         Ok(won.into_iter().flatten().collect())
     }
 

@@ -17,6 +17,7 @@ use crate::fault::CallError;
 use crate::ids::{ShardId, WorkerId};
 use crate::lease::row::{Item, Lease, Progress};
 use crate::lease::write::{self, Verdict};
+use crate::mutant::{self, Mutant};
 use crate::telemetry::metrics::Metrics;
 
 /// The lease is another worker's now, or has not been renewed for so long that it may be.
@@ -199,6 +200,7 @@ impl Owned {
                     return Ok(());
                 }
                 Ok(Written::Refused(image)) => self.parse(image),
+                Err(_) if mutant::is(Mutant::AmbiguousIsWritten) => return Ok(()),
                 Err(error) => {
                     self.note(&error, "writing progress failed; reading the row again");
                     self.clock.sleep(self.jitter.spread(pause, 0.5)).await;

@@ -6,6 +6,7 @@
 
 use crate::ids::WorkerId;
 use crate::lease::row::{Attr, Lease, Pending, Progress, attr};
+use crate::mutant::{self, Mutant};
 use crate::stream::position::Checkpoint;
 
 /// An UpdateItem on one lease.
@@ -204,6 +205,15 @@ pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> U
         update.push_str(&format!(" REMOVE {}", remove.join(", ")));
     }
     update.push_str(&format!(" ADD {} :one", attr::COUNTER));
+    if mutant::is(Mutant::Unconditional) || mutant::is(Mutant::OwnerOnly) {
+        let mine = mutant::is(Mutant::OwnerOnly);
+        condition = if mine { "leaseOwner = :me" } else { "attribute_exists(leaseKey)" }.into();
+        let used = |name: &str| update.contains(name) || condition.contains(name);
+        values.retain(|(name, _)| match *name {
+            ":from" | ":from_sub" | ":held" | ":their" | ":their_state" => false,
+            name => used(name),
+        });
+    }
     Update { update, condition, values }
 }
 

@@ -80,6 +80,8 @@ pub enum Fetched {
         behind_ms: Option<i64>,
         /// The record that `start` names is gone: retention has passed it.
         start_gone: bool,
+        /// A record was seen, now or before: it is known whether the one `start` names is gone.
+        begun: bool,
     },
     /// The closed shard has no more records.
     End {
@@ -143,7 +145,11 @@ impl Reader {
         let clock = self.means.clock.clone();
         loop {
             clock.sleep_until(self.pacing.next_call()).await;
-            let mut permit = self.means.budget.acquire(self.expected).await;
+            // A bounded range was given room as a whole: see `checkpoint::recovery`.
+            let mut permit = match self.range.until {
+                Some(_) => self.means.budget.overdraw(self.expected),
+                None => self.means.budget.acquire(self.expected).await,
+            };
             let page = match self.fetch().await {
                 Ok(page) => page,
                 Err(error) => {
@@ -186,7 +192,8 @@ impl Reader {
             // An empty page of a shard that has more says nothing; of a shard at its tip it says
             // that everything is read.
             if !records.is_empty() || caught_up || self.is_done() {
-                return Fetched::Page { records, permit, behind_ms: page.behind_ms, start_gone };
+                let (behind_ms, begun) = (page.behind_ms, !self.first);
+                return Fetched::Page { records, permit, behind_ms, start_gone, begun };
             }
         }
     }

@@ -202,10 +202,16 @@ pub fn start_at(
 ///
 /// The checkpointed record itself is gone (retention), which alone proves nothing: an idle shard
 /// forgets its last record too. Records may have been lost only if the shard was last read to its
-/// tip longer ago than retention reaches back. Times in milliseconds since the epoch.
+/// tip longer ago than retention reaches back. Times in milliseconds since the epoch, taken from
+/// the wall clocks of two hosts; they are trusted to [`CLOCKS_MS`].
 pub fn may_have_lost(read_through_ms: Option<i64>, now_ms: i64, retention_ms: i64) -> bool {
-    read_through_ms.is_none_or(|seen| now_ms.saturating_sub(seen) >= retention_ms)
+    read_through_ms
+        .is_none_or(|seen| now_ms.saturating_sub(seen).saturating_add(CLOCKS_MS) >= retention_ms)
 }
+
+/// How far the clocks of two hosts may be apart. Too much tells of a gap where there may be none,
+/// too little passes over one.
+const CLOCKS_MS: i64 = 2 * 3_600_000;
 
 #[cfg(test)]
 mod tests {
@@ -257,8 +263,8 @@ mod tests {
     #[test]
     fn an_idle_shard_is_no_gap() {
         let hour = 3_600_000;
-        assert!(!may_have_lost(Some(0), 23 * hour, 24 * hour));
-        assert!(may_have_lost(Some(0), 24 * hour, 24 * hour));
+        assert!(!may_have_lost(Some(0), 21 * hour, 24 * hour));
+        assert!(may_have_lost(Some(0), 22 * hour, 24 * hour));
         assert!(may_have_lost(None, 0, 24 * hour));
     }
 }

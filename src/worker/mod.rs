@@ -130,7 +130,7 @@ pub async fn prepare(
     let store = ObjectStore::new(clients.s3);
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
     let name = &config.stream.name;
-    let stream = patiently(&clock, async || kinesis.describe(name).await).await;
+    let stream = patiently(&clock, || kinesis.describe(name)).await;
     let stream = stream.map_err(|error| match error {
         StartError::Unavailable(source, _) if source.fault == Fault::NotFound => {
             StartError::NoStream { name: name.clone(), source }
@@ -142,16 +142,14 @@ pub async fn prepare(
     }
     // Nothing is made of the answer; a permission that is missing should be told now, not by a
     // worker that never finds a shard.
-    patiently(&clock, async || kinesis.list_shards(&stream.arn).await).await?;
+    patiently(&clock, || kinesis.list_shards(&stream.arn)).await?;
     let bucket = &config.delivery.bucket;
-    patiently(&clock, async || store.check_bucket(bucket).await).await.map_err(
-        |error| match error {
-            StartError::Unavailable(source, _) if !source.fault.is_passing() => {
-                StartError::Bucket { bucket: bucket.clone(), source }
-            }
-            other => other,
-        },
-    )?;
+    patiently(&clock, || store.check_bucket(bucket)).await.map_err(|error| match error {
+        StartError::Unavailable(source, _) if !source.fault.is_passing() => {
+            StartError::Bucket { bucket: bucket.clone(), source }
+        }
+        other => other,
+    })?;
     ensure_table(&clock, &table).await?;
     check_identity(&clock, &table, &stream).await?;
     let me = WorkerId::new(match &config.lease.worker {
@@ -182,9 +180,9 @@ pub async fn prepare(
 }
 
 /// Tries a call again while its failure may pass.
-async fn patiently<T>(
+async fn patiently<T, F: Future<Output = Result<T, CallError>>>(
     clock: &Clock,
-    mut call: impl AsyncFnMut() -> Result<T, CallError>,
+    mut call: impl FnMut() -> F,
 ) -> Result<T, StartError> {
     let begun = clock.now();
     loop {
@@ -229,7 +227,7 @@ async fn check_identity(
     stream: &StreamInfo,
 ) -> Result<(), StartError> {
     let expected = stream.identity();
-    let items = patiently(clock, async || table.scan().await).await?;
+    let items = patiently(clock, || table.scan()).await?;
     if let Some(item) = live_kcl3(&items, clock.wall()) {
         return Err(StartError::Kcl3 { table: table.name().to_owned(), item });
     }

@@ -22,6 +22,8 @@ use crate::fault::{CallError, Fault};
 use crate::lease::expiry::HANDOFF;
 use crate::lease::graph;
 use crate::lease::owned::{Lost, Owned};
+use crate::lease::row::{Pending, Progress};
+use crate::mutant::{self, Mutant};
 use crate::stream::poll::{self, Fetched, Range};
 use crate::stream::position::{Checkpoint, Position, may_have_lost, start_at};
 use crate::stream::{Record, ShardInfo};
@@ -145,6 +147,10 @@ struct Pipeline {
     reader: Option<Handle<()>>,
     /// A checkpoint whose record was not found where reading began.
     start_gone: bool,
+    /// When reading began, the shard had not been read to its tip for as long as retention reaches:
+    /// if the checkpointed record turns out to be gone, others may be. Until that is known, the
+    /// row keeps the old time: a tip that is empty now says nothing about what was there before.
+    suspect: bool,
     /// The oldest record in hand: when it was read.
     oldest: VecDeque<(Position, Duration)>,
     ending: bool,
@@ -172,6 +178,7 @@ impl Pipeline {
             pages,
             reader: None,
             start_gone: false,
+            suspect: false,
             oldest: VecDeque::new(),
             ending: false,
             draining: false,
@@ -187,6 +194,12 @@ impl Pipeline {
         let row = self.lease.row().await;
         while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
             let after = self.ledger.progress().checkpoint.clone();
+            if mutant::is(Mutant::IgnorePending) {
+                let none = Progress { checkpoint: after, pending: Pending::None };
+                self.lease.progress(self.ledger.progress(), &none).await?;
+                self.ledger = Ledger::new(none, self.shared.config.delivery.pipeline);
+                break;
+            }
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
             let Some(start) = start_at(&after, row.started_ms, self.shared.config.stream.start)
@@ -218,7 +231,7 @@ impl Pipeline {
     /// Tells of lost records; stops if the policy says so.
     fn gap(&self, gap: &Gap) -> Result<(), Stop> {
         self.shared.metrics.add("catchment_gaps_total", &[], 1);
-        tracing::error!(shard = %self.lease.shard, after = gap.after, before = gap.before,
+        tracing::error!(shard = %self.lease.shard, %gap,
             "records left the stream's retention before they were delivered");
         match self.shared.config.delivery.on_gap {
             OnGap::Stop => Err(Stop::Gap(gap.clone())),
@@ -233,6 +246,9 @@ impl Pipeline {
         else {
             return Ok(Ended::Finished);
         };
+        let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
+        self.suspect =
+            checkpoint.position().is_some() && may_have_lost(row.read_through_ms, now, retention);
         let range = Range {
             start,
             after: checkpoint.position().cloned(),
@@ -316,8 +332,9 @@ impl Pipeline {
 
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
         match fetched {
-            Fetched::Page { records, permit, behind_ms, start_gone } => {
+            Fetched::Page { records, permit, behind_ms, start_gone, begun } => {
                 self.start_gone |= start_gone;
+                self.suspect &= self.start_gone || !begun;
                 let label = self.shared.metrics.shard(&self.lease.shard);
                 if let Some(ms) = behind_ms {
                     let seconds = ms as f64 / 1000.0;
@@ -330,7 +347,7 @@ impl Pipeline {
                 self.shared.board.shard(&self.lease.shard, |s| s.behind_ms = behind_ms);
                 self.moved();
                 if records.is_empty() {
-                    if self.open.is_none() && self.ledger.is_idle() {
+                    if self.open.is_none() && self.ledger.is_idle() && !self.suspect {
                         self.lease.caught_up(self.shared.clock.wall());
                     }
                     return Ok(());
@@ -354,7 +371,7 @@ impl Pipeline {
             let (mut open, mut held, at) = match self.open.take() {
                 Some(open) => open,
                 None => {
-                    let gap = self.start_gap(&first.position).await?;
+                    let gap = self.start_gap(&first.position)?;
                     let stamp = self.shared.clock.wall();
                     let recipe = Arc::clone(&self.shared.recipe);
                     let open = Open::new(recipe, self.lease.shard.clone(), stamp, gap);
@@ -379,13 +396,8 @@ impl Pipeline {
     }
 
     /// The gap in front of the first batch, if there is one.
-    async fn start_gap(&mut self, first: &Position) -> Result<Option<Gap>, Stop> {
-        if !std::mem::take(&mut self.start_gone) {
-            return Ok(None);
-        }
-        let row = self.lease.row().await;
-        let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
-        if !may_have_lost(row.read_through_ms, now, retention) {
+    fn start_gap(&mut self, first: &Position) -> Result<Option<Gap>, Stop> {
+        if !std::mem::take(&mut self.start_gone) || !std::mem::take(&mut self.suspect) {
             return Ok(None);
         }
         let gap = Gap::new(&self.ledger.progress().checkpoint, first);
@@ -407,6 +419,9 @@ impl Pipeline {
         self.shared.metrics.add("catchment_batches_total", &[cause.as_str()], 1);
         for (kind, count) in dead {
             self.shared.metrics.add("catchment_dead_letters_total", &[kind], count);
+        }
+        if mutant::is(Mutant::PutBeforeIntent) {
+            upload(&self.shared, &self.lease, &objects).await?;
         }
         let batch = Batch { objects: Arc::new(objects), _permit: permit };
         self.batches.insert(intent.last.clone(), batch);
@@ -450,7 +465,7 @@ impl Pipeline {
         }
         self.cut(Cause::ShardEnd).await?;
         let last = self.ledger.progress().checkpoint.to_string();
-        let gap = Gap { after: last.clone(), before: Checkpoint::ShardEnd.to_string() };
+        let gap = Gap::to_end(&self.ledger.progress().checkpoint);
         self.gap(&gap)?;
         let recipe = &self.shared.recipe;
         let range = format!("{last}-{}", Checkpoint::ShardEnd);

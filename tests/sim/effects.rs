@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::services::attr::Row;
-use crate::services::kinesis::Record;
+use crate::services::kinesis::{Kinesis, Record};
 use crate::services::objects::Object;
 
 /// One request as it took effect (or was refused) at a service.
@@ -34,7 +34,7 @@ pub struct Effect {
 
 /// A change or a read that an oracle may want to judge.
 #[derive(Debug)]
-#[expect(dead_code, reason = "for the oracle of the real worker")]
+#[expect(dead_code, reason = "an oracle takes what it needs")]
 pub enum Event<'a> {
     /// A write to a DynamoDB item, successful or not: equal images mean that nothing changed.
     Row { table: &'a str, key: &'a str, before: Option<&'a Row>, after: Option<&'a Row> },
@@ -69,14 +69,19 @@ pub struct Moment {
 
 /// Judges every event as it happens; an `Err` is a violation and fails the run.
 pub trait Observer: Send {
-    fn observe(&mut self, moment: &Moment, event: &Event<'_>) -> Result<(), String>;
+    fn observe(
+        &mut self,
+        moment: &Moment,
+        event: &Event<'_>,
+        kinesis: &Kinesis,
+    ) -> Result<(), String>;
 }
 
 /// No oracle.
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn observe(&mut self, _: &Moment, _: &Event<'_>) -> Result<(), String> {
+    fn observe(&mut self, _: &Moment, _: &Event<'_>, _: &Kinesis) -> Result<(), String> {
         Ok(())
     }
 }

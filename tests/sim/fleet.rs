@@ -28,6 +28,8 @@ pub struct Fleet {
     pub workers: usize,
     pub shards: u32,
     pub records: u64,
+    /// Payloads are padded with up to this many bytes.
+    pub pad: usize,
     pub faults: FaultMix,
     pub world: WorldOptions,
     pub yields: u32,
@@ -56,9 +58,11 @@ pub enum Act {
     Split(usize),
     /// Merge the `0`th open shard with its neighbour.
     Merge(usize),
-    /// Records that arrived more than `0` ms ago leave retention.
-    #[expect(dead_code, reason = "the toy cannot report a gap; the real worker can")]
-    Trim(u64),
+    /// SIGTERM to worker `0`; it stays away for `1` ms and comes back with another configuration.
+    Term(usize, u64),
+    /// The whole fleet is down for `0` hours, retention takes what it takes; worker `1`, if there
+    /// is one of this number, is not dead but frozen.
+    Blackout(u64, usize),
 }
 
 /// What is cut off.
@@ -78,6 +82,7 @@ impl Fleet {
             workers,
             shards,
             records,
+            pad: 20,
             faults: FaultMix::calm(),
             world: WorldOptions::default(),
             yields: 0,
@@ -106,6 +111,7 @@ impl Fleet {
             stale_ms: rng.u64(0..3_000),
             stale: if rng.bool() { 0 } else { rng.u32(1..500) },
         };
+        fleet.pad = if rng.u32(0..4) == 0 { 2_000 } else { 20 };
         fleet.yields = if rng.bool() { 0 } else { rng.u32(1..200) };
         for skew in &mut fleet.skew_ms {
             *skew = if rng.u32(0..4) == 0 { rng.i64(-3_600_000..3_600_000) } else { 0 };
@@ -115,8 +121,9 @@ impl Fleet {
             let at = rng.u64(0..fleet.heal_ms);
             let worker = rng.usize(0..workers);
             let span = rng.u64(500..40_000);
-            let act = match rng.u32(0..10) {
-                0..=2 => Act::Crash(worker, rng.u64(1..300), rng.u64(0..20_000)),
+            let act = match rng.u32(0..13) {
+                10..=12 => Act::Term(worker, rng.u64(0..15_000)),
+                0..=2 => Act::Crash(worker, rng.u64(1..800), rng.u64(0..20_000)),
                 3 | 4 => Act::Freeze(worker, span),
                 5 => Act::Zombie(worker, span),
                 6 => Act::Cut(Cut::Worker(worker), span),
@@ -134,8 +141,27 @@ impl Fleet {
             };
             fleet.plan.push((at, act));
         }
+        if rng.u32(0..6) == 0 {
+            let at = rng.u64(2_000..fleet.heal_ms);
+            if rng.bool() {
+                // What is announced cannot be put before the lights go out.
+                let kind = if rng.bool() { Outage::Silent } else { Outage::Unavailable };
+                let cut = Act::Cut(Cut::Service(Service::S3, kind), rng.u64(1_000..20_000));
+                fleet.plan.push((at.saturating_sub(rng.u64(500..6_000)), cut));
+            }
+            fleet.plan.push((at, Act::Blackout(rng.u64(22..28), rng.usize(0..workers * 2))));
+        }
         fleet.plan.sort_by_key(|(at, _)| *at);
         fleet
+    }
+
+    /// How long the fleet is down on purpose.
+    pub fn dark_ms(&self) -> u64 {
+        let hours = self.plan.iter().map(|(_, act)| match act {
+            Act::Blackout(hours, _) => *hours,
+            _ => 0,
+        });
+        hours.sum::<u64>() * 3_600_000
     }
 
     /// The setup of a run of this fleet.
@@ -159,6 +185,8 @@ struct Driver<'a> {
     start: &'a Start,
     /// The newest incarnation of each worker.
     nodes: Vec<Node>,
+    /// Every incarnation there ever was: zombies live on.
+    all: Vec<Node>,
     incarnations: Vec<u32>,
     /// When a dead worker starts again.
     restarts: Vec<Option<u64>>,
@@ -173,7 +201,7 @@ pub async fn drive(
     sim: &Sim,
     fleet: &Fleet,
     start: &Start,
-    done: impl Fn(&mut World) -> bool,
+    done: impl Fn(&mut World) -> Result<(), String>,
 ) -> Result<(), String> {
     {
         let now = sim.net.now();
@@ -186,6 +214,7 @@ pub async fn drive(
         fleet,
         start,
         nodes: Vec::new(),
+        all: Vec::new(),
         incarnations: vec![0; fleet.workers],
         restarts: vec![None; fleet.workers],
         delays: vec![0; fleet.workers],
@@ -197,26 +226,46 @@ pub async fn drive(
     let mut rng = fastrand::Rng::with_seed(fleet.seed ^ 0x5052_4f44);
     let mut due: Vec<u64> = (0..fleet.records).map(|_| rng.u64(0..fleet.heal_ms)).collect();
     due.sort_unstable();
-    let (mut produced, mut planned) = (0, 0);
+    let (mut produced, mut planned, mut dark) = (0, 0, 0);
     // One step a millisecond apart from the next would be slow: jump to whatever comes next.
     loop {
-        let at = sim.net.now().at;
+        // The plan's clock stands still while the fleet is down.
+        let at = sim.net.now().at - dark;
         while produced < due.len() && due[produced] <= at {
             driver.produce(&mut rng, produced);
             produced += 1;
         }
-        while planned < fleet.plan.len() && fleet.plan[planned].0 <= at {
-            driver.act(&fleet.plan[planned].1);
+        if planned < fleet.plan.len() && fleet.plan[planned].0 <= at {
+            let act = &fleet.plan[planned].1;
             planned += 1;
+            if let Act::Blackout(hours, frozen) = act {
+                let ms = hours * 3_600_000;
+                dark += ms;
+                for step in driver.blackout(ms, *frozen) {
+                    tokio::time::sleep(step).await;
+                    for _ in 0..(due.len() - produced) / 8 {
+                        driver.produce(&mut rng, produced);
+                        produced += 1;
+                    }
+                    driver.retention();
+                }
+                driver.restart(u64::MAX);
+            } else {
+                driver.act(act);
+            }
+            continue;
         }
-        driver.restart(at);
+        driver.restart(at + dark);
         if at >= fleet.heal_ms && produced == due.len() {
             break;
         }
         let next =
             [due.get(produced).copied(), fleet.plan.get(planned).map(|p| p.0), Some(fleet.heal_ms)];
-        let next =
-            next.into_iter().flatten().chain(driver.restarts.iter().copied().flatten()).min();
+        let next = next
+            .into_iter()
+            .flatten()
+            .chain(driver.restarts.iter().flatten().map(|r| r.saturating_sub(dark)))
+            .min();
         let wait = next.unwrap_or(at).saturating_sub(at).clamp(1, 1_000);
         tokio::time::sleep(Duration::from_millis(wait)).await;
     }
@@ -225,14 +274,19 @@ pub async fn drive(
     for node in &driver.nodes {
         node.disarm();
     }
+    let mut late = Err("nothing was looked at".to_owned());
     for _ in 0..fleet.settle_ms / 1000 {
-        driver.restart(u64::MAX);
-        if done(&mut sim.net.world()) {
-            return Ok(());
+        driver.restart(sim.net.now().at);
+        late = done(&mut sim.net.world());
+        if late.is_ok() {
+            break;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    Err(format!("not done {} s after the faults stopped", fleet.settle_ms / 1000))
+    late.map_err(|what| {
+        format!("not done {} s after the faults stopped: {what}", fleet.settle_ms / 1000)
+    })?;
+    driver.finish().await
 }
 
 impl Driver<'_> {
@@ -243,15 +297,61 @@ impl Driver<'_> {
             NodeOptions { skew_ms: self.fleet.skew_ms[worker], yields: self.fleet.yields };
         let node = Node::new(self.sim, &name, &options);
         node.run((self.start)(&node));
+        self.all.push(node.clone());
         node
+    }
+
+    /// Everybody is told to stop, and what is still on the wire lands.
+    async fn finish(&mut self) -> Result<(), String> {
+        self.sim.trace.note(self.sim.net.now().at, &"world".into(), "finish");
+        for node in &self.all {
+            node.terminate();
+        }
+        let limit = Duration::from_secs(120);
+        for node in &self.all {
+            if tokio::time::timeout(limit, node.ended()).await.is_err() {
+                return Err(format!("{} does not stop", node.name));
+            }
+        }
+        while self.sim.net.in_flight() > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    /// All go down; returns how long to wait between looks at retention.
+    fn blackout(&mut self, ms: u64, frozen: usize) -> Vec<Duration> {
+        self.sim.trace.note(self.sim.net.now().at, &"world".into(), "blackout");
+        for node in &self.all {
+            match self.nodes.get(frozen) {
+                Some(spared) if spared.name == node.name => {
+                    node.freeze(Duration::from_millis(ms + 3_000));
+                }
+                _ => node.crash(),
+            }
+        }
+        vec![Duration::from_millis(ms / 4); 4]
+    }
+
+    /// What is older than retention goes.
+    fn retention(&mut self) {
+        let now = self.sim.net.now().wall_ms;
+        if let Ok(stream) = self.sim.net.world().kinesis.stream(STREAM) {
+            stream.trim(now - stream.retention_hours * 3_600_000);
+        }
     }
 
     /// Starts workers again: a dead one is noticed, and its time comes a while later.
     fn restart(&mut self, at: u64) {
         for worker in 0..self.nodes.len() {
+            if at == u64::MAX && self.nodes[worker].end().is_some() {
+                self.delays[worker] = 0;
+            }
             let due = *match (self.nodes[worker].end(), &mut self.restarts[worker]) {
                 (None, _) => continue,
-                (Some(_), due) => due.get_or_insert(at.saturating_add(self.delays[worker])),
+                (Some(_), due) => {
+                    due.get_or_insert(at.saturating_add(self.delays[worker].max(200)))
+                }
             };
             if due <= at {
                 self.restarts[worker] = None;
@@ -262,7 +362,11 @@ impl Driver<'_> {
 
     fn produce(&self, rng: &mut fastrand::Rng, number: usize) {
         let now = self.sim.net.now();
-        let data = Bytes::from(format!("record {number} {:08x}", rng.u32(..)));
+        // Ends with the only full stop, so that records laid end to end can be told apart. Every
+        // third is JSON.
+        let pad = "x".repeat(rng.usize(0..self.fleet.pad.max(1)));
+        let text = format!("record {number} {:08x}{pad}.", rng.u32(..));
+        let data = Bytes::from(if number % 3 == 0 { format!("\"{text}\"") } else { text });
         let hash = rng.u128(..);
         let mut world = self.sim.net.world();
         if let Ok(stream) = world.kinesis.stream(STREAM) {
@@ -316,12 +420,11 @@ impl Driver<'_> {
                     self.sim.trace.violation(format!("the harness could not reshard: {refused:?}"));
                 }
             }
-            Act::Trim(age_ms) => {
-                let up_to = now.wall_ms - i64::try_from(*age_ms).unwrap_or(0);
-                if let Ok(stream) = self.sim.net.world().kinesis.stream(STREAM) {
-                    stream.trim(up_to);
-                }
+            Act::Term(worker, after) => {
+                self.nodes[*worker].terminate();
+                self.delays[*worker] = *after;
             }
+            Act::Blackout(..) => {}
         }
     }
 }

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::fleet::{Fleet, drive};
-use crate::node::Node;
-use crate::sim::run;
-use crate::toy::{self, Mutant};
+use crate::fleet::Fleet;
+use crate::worker::fleet_watched;
 
 fn entries(dir: &str) -> BTreeMap<String, String> {
     let listed = std::fs::read_dir(dir).unwrap().filter_map(Result::ok);
@@ -28,20 +26,14 @@ fn entries(dir: &str) -> BTreeMap<String, String> {
 fn alone() {
     let threads = || entries("/proc/self/task").len();
     let (threads_before, files_before) = (threads(), entries("/proc/self/fd"));
-    let (mut seen, mut effects) = ((0, BTreeMap::new()), 0);
+    let mut effects = 0;
     for seed in 0..3 {
-        let fleet = Fleet::draw(seed);
-        let start = |node: &Node| -> catchment::task::BoxTask {
-            Box::pin(toy::run(node.clone(), Mutant::Correct))
-        };
-        let (_, report) = run(fleet.setup(Box::new(crate::effects::Unobserved)), async |sim| {
-            let done = drive(&sim, &fleet, &start, |_| true).await;
-            seen = (threads(), entries("/proc/self/fd"));
-            done
+        let outcome = fleet_watched(&Fleet::draw(seed), || {
+            assert_eq!(threads(), threads_before, "threads during the run of seed {seed}");
+            let files = entries("/proc/self/fd");
+            assert_eq!(files, files_before, "descriptors during the run of seed {seed}");
         });
-        effects += report.effects.len();
-        assert_eq!(seen.0, threads_before, "threads during the run of seed {seed}");
-        assert_eq!(seen.1, files_before, "descriptors during the run of seed {seed}");
+        effects += outcome.report.effects.len();
     }
     assert!(effects > 100, "the fleets did something");
     println!("alone: fine");

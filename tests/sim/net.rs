@@ -106,13 +106,11 @@ impl Net {
     }
 
     /// Requests that have not landed yet, duplicates included.
-    #[expect(dead_code, reason = "for the oracle of the real worker")]
     pub fn in_flight(&self) -> usize {
         self.state().in_flight
     }
 
     /// Requests sent so far.
-    #[expect(dead_code, reason = "for the oracle of the real worker")]
     pub fn requests(&self) -> u64 {
         self.state().requests
     }

@@ -21,6 +21,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::TimeSource;
 use catchment::clock::{Clock, Jitter};
+use catchment::shutdown::Shutdown;
 use catchment::task::{BoxTask, Tasks};
 use tokio::sync::watch;
 
@@ -81,9 +82,8 @@ pub struct Node {
     pub kinesis: aws_sdk_kinesis::Client,
     pub dynamodb: aws_sdk_dynamodb::Client,
     pub s3: aws_sdk_s3::Client,
-    /// For building further clients.
-    #[expect(dead_code, reason = "the real worker builds its own clients")]
-    pub http: SharedHttpClient,
+    /// SIGTERM.
+    pub shutdown: Shutdown,
     life: Arc<Mutex<Life>>,
     sim: Sim,
 }
@@ -150,10 +150,16 @@ impl Node {
             name,
             clock,
             tasks,
-            http,
+            shutdown: Shutdown::default(),
             life,
             sim: sim.clone(),
         }
+    }
+
+    /// Something a process must not do, seen from inside it.
+    pub fn violation(&self, what: &str) {
+        let at = self.sim.net.now().at;
+        self.sim.trace.violation(format!("at {at} ms, {}: {what}", self.name));
     }
 
     fn life(&self) -> MutexGuard<'_, Life> {
@@ -161,13 +167,14 @@ impl Node {
     }
 
     /// Runs the process; when `root` returns, so does the node, and its other tasks end with it.
+    #[expect(clippy::disallowed_methods, reason = "nobody in the node holds the root's handle")]
     pub fn run(&self, root: impl Future<Output = ()> + Send + 'static) {
         let life = self.life.clone();
         let root = async move {
             root.await;
             lock(&life).finish(End::Returned);
         };
-        drop(self.tasks.spawn("root", root));
+        tokio::spawn(self.tasks.spawn("root", root).detached());
     }
 
     /// Kills the process: no code of its own runs any more.
@@ -219,8 +226,14 @@ impl Node {
         end.ok().and_then(|end| end.clone()).unwrap_or(End::Crashed)
     }
 
-    fn note(&self, what: &str) {
-        if self.end().is_none() {
+    /// SIGTERM: the process drains and ends.
+    pub fn terminate(&self) {
+        self.note("SIGTERM");
+        self.shutdown.drain.cancel();
+    }
+
+    pub fn note(&self, what: &str) {
+        if !self.life().gone() {
             self.sim.trace.note(self.sim.net.now().at, &self.name, what);
         }
     }

@@ -120,7 +120,7 @@ impl World {
     }
 
     fn observe(&mut self, moment: &Moment, event: &Event<'_>) {
-        if let Err(broken) = self.observer.observe(moment, event) {
+        if let Err(broken) = self.observer.observe(moment, event, &self.kinesis) {
             self.trace.violation(format!("at {} ms, {}: {broken}", moment.at, moment.node));
         }
     }

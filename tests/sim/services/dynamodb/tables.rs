@@ -95,6 +95,7 @@ fn describe(name: &str, table: &Table, status: &str) -> Value {
         "TableStatus": status,
         "TableArn": format!("arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{name}"),
         "KeySchema": schema(&table.hash, None),
+        "AttributeDefinitions": [{ "AttributeName": table.hash, "AttributeType": "S" }],
         "BillingModeSummary": { "BillingMode": "PAY_PER_REQUEST" },
         "ItemCount": table.items.len(),
     });

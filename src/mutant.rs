@@ -1,0 +1,77 @@
+//! Deliberate mistakes, to prove that the tests would notice them.
+//!
+//! Each takes one rule of the delivery protocol away. They exist with the feature `mutants` only,
+//! which nothing but the simulation turns on; without it [`is`] is constant and costs nothing.
+
+/// A rule that is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Objects are put before their intent is in the row.
+    PutBeforeIntent,
+    /// A progress write without an answer is taken for written.
+    AmbiguousIsWritten,
+    /// A new owner drops what the previous one announced.
+    IgnorePending,
+    /// A new owner encodes an announced batch with its own settings.
+    OwnSettings,
+    /// Progress is written without a condition.
+    Unconditional,
+    /// Progress is written on the condition of ownership alone.
+    OwnerOnly,
+    /// A failed put counts as done.
+    PutErrorIsSuccess,
+    /// A batch counts as durable after its first object.
+    FirstObjectIsEnough,
+    /// The commit does not wait for the objects.
+    CommitBeforePut,
+    /// Recovery reads one page of the announced range.
+    OnePage,
+    /// Objects replace what stands under their key.
+    Overwrite,
+    /// Children are read before their parents are finished.
+    ChildrenFirst,
+}
+
+#[cfg(feature = "mutants")]
+mod chosen {
+    use super::Mutant;
+
+    thread_local! {
+        static CHOSEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+    }
+
+    /// Every one of them.
+    pub const ALL: [Mutant; 12] = [
+        Mutant::PutBeforeIntent,
+        Mutant::AmbiguousIsWritten,
+        Mutant::IgnorePending,
+        Mutant::OwnSettings,
+        Mutant::Unconditional,
+        Mutant::OwnerOnly,
+        Mutant::PutErrorIsSuccess,
+        Mutant::FirstObjectIsEnough,
+        Mutant::CommitBeforePut,
+        Mutant::OnePage,
+        Mutant::Overwrite,
+        Mutant::ChildrenFirst,
+    ];
+
+    /// Breaks a rule on this thread, or none.
+    pub fn choose(mutant: Option<Mutant>) {
+        CHOSEN.set(mutant);
+    }
+
+    /// Is this rule broken?
+    pub fn is(mutant: Mutant) -> bool {
+        CHOSEN.get() == Some(mutant)
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use chosen::{ALL, choose, is};
+
+/// Is this rule broken? Never.
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn is(_: Mutant) -> bool {
+    false
+}

@@ -1,0 +1,180 @@
+//! The real worker as a simulated process.
+
+use std::sync::Arc;
+
+use catchment::aws::clients::Clients;
+use catchment::config::Config;
+use catchment::config::raw::{Layers, Source};
+use catchment::worker::supervisor::{self, Exit};
+use catchment::worker::{self, StartError};
+
+use crate::effects::Fnv;
+use crate::fleet::{BUCKET, Fleet, STREAM, TABLE, drive};
+use crate::node::Node;
+use crate::oracle::Oracle;
+use crate::sim::{Report, run};
+
+/// The configuration of one incarnation. Drawn by name: a worker that comes back has another, as
+/// after a deployment.
+pub fn config(seed: u64, node: &str) -> Config {
+    let mut rng = fastrand::Rng::with_seed(seed ^ Fnv::of(node.as_bytes()) ^ 0x43_4f4e);
+    let one = |rng: &mut fastrand::Rng, of: &[&'static str]| of[rng.usize(0..of.len())];
+    let mut layers = Layers::default();
+    let mut set = |name: &str, value: String| layers.set(name, value, Source::Flag("sim".into()));
+    set("stream.name", STREAM.into());
+    set("stream.idle", format!("{}ms", rng.u32(200..1_500)));
+    set("stream.page_records", rng.u32(3..2_000).to_string());
+    set("lease.application", TABLE.into());
+    set("lease.worker", node.into());
+    set("lease.failover", "10s".into());
+    set("lease.shard_sync", format!("{}s", rng.u32(2..10)));
+    set("delivery.bucket", BUCKET.into());
+    let format = one(&mut rng, &["ndjson", "raw", "ndjson", "raw", "envelope", "json-array"]);
+    set("delivery.format", format.into());
+    set("delivery.compression", one(&mut rng, &["none", "zstd", "none", "gzip"]).into());
+    // Batches that cross a minute, or ten seconds' worth of one, become several objects.
+    let layouts = ["!{stream}/", "!{stream}/!{yyyy}/!{MM}/!{dd}/!{HH}/!{mm}/", "!{stream}/!{ss}/"];
+    set("delivery.prefix", one(&mut rng, &layouts).into());
+    set("delivery.batch_records", rng.u32(1..40).to_string());
+    set("delivery.batch_bytes", format!("{}B", rng.u32(30..3_000)));
+    set("delivery.batch_age", format!("{}ms", rng.u32(200..8_000)));
+    set("delivery.pipeline", rng.u32(1..5).to_string());
+    set("delivery.uploads_in_flight", rng.u32(1..5).to_string());
+    set("delivery.upload_deadline", format!("{}s", rng.u32(10..300)));
+    set("delivery.on_gap", "continue".into());
+    set("memory.budget", one(&mut rng, &["8MiB", "40MiB", "256MiB"]).into());
+    set("telemetry.listen", "off".into());
+    set("shutdown.deadline", format!("{}s", rng.u32(3..25)));
+    Config::from_layers(layers).unwrap()
+}
+
+/// One life of a worker process.
+async fn live(node: Node, config: Config) {
+    let means = worker::Node {
+        clock: node.clock.clone(),
+        jitter: node.jitter.clone(),
+        tasks: node.tasks.clone(),
+    };
+    let clients = Clients {
+        kinesis: node.kinesis.clone(),
+        dynamodb: node.dynamodb.clone(),
+        s3: node.s3.clone(),
+    };
+    let prepared = tokio::select! {
+        biased;
+        () = node.shutdown.drain.cancelled() => return,
+        prepared = Box::pin(worker::prepare(&means, config, clients)) => prepared,
+    };
+    let shared = match prepared {
+        Ok(shared) => shared,
+        Err(error) => {
+            node.note(&format!("does not start: {error}"));
+            match &error {
+                StartError::Unavailable(..) | StartError::Table(_) | StartError::Bucket { .. } => {}
+                other => node.violation(&format!("does not start: {other}")),
+            }
+            return;
+        }
+    };
+    let exit = Box::pin(supervisor::run(Arc::clone(&shared), node.shutdown.clone())).await;
+    match exit {
+        Exit::Drained => {
+            // Ended tasks give back what they hold when they are next looked at.
+            node.clock.sleep(std::time::Duration::from_millis(50)).await;
+            let (_, used, waiting) = shared.budget.usage();
+            if (used, waiting) != (0, 0) {
+                node.violation(&format!("[10] drained, and {used} B, {waiting} requests left"));
+            }
+            node.note("drained");
+        }
+        Exit::Late(_) => node.note("stopped late"),
+        Exit::Gap(shard, _) => node.violation(&format!("stops for a gap in {shard}")),
+    }
+}
+
+/// What a run of a fleet came to.
+pub struct Outcome {
+    pub seed: u64,
+    pub failures: Vec<String>,
+    pub report: Report,
+    pub story: Vec<(u64, String)>,
+}
+
+impl Outcome {
+    /// What went wrong and what led to it.
+    pub fn explain(&self) -> String {
+        let mut lines = self.story.clone();
+        let notes = self.report.effects.iter().filter(|e| e.status == 0 && e.fault.is_empty());
+        lines.extend(notes.map(|e| (e.at, format!("{:<8} {}", e.node, e.op))));
+        lines.sort_by_key(|(at, _)| *at);
+        let story: String = lines.iter().map(|(at, line)| format!("{at:>9} {line}\n")).collect();
+        format!("{story}seed {}:\n  {}", self.seed, self.failures.join("\n  "))
+    }
+}
+
+/// Runs a fleet of real workers under the oracle.
+pub fn fleet_of_workers(fleet: &Fleet) -> Outcome {
+    fleet_watched(fleet, || ())
+}
+
+/// The same, with a look at the process while the fleet is at work.
+pub fn fleet_watched(fleet: &Fleet, probe: impl Fn()) -> Outcome {
+    let oracle = Oracle::default();
+    let seed = fleet.seed;
+    let start = move |node: &Node| -> catchment::task::BoxTask {
+        Box::pin(live(node.clone(), config(seed, &node.name)))
+    };
+    let (done, mut report) = run(fleet.setup(Box::new(oracle.clone())), async |sim| {
+        let begun = sim.net.now().at;
+        let done = drive(&sim, fleet, &start, |world| {
+            probe();
+            oracle.complete(world)
+        })
+        .await;
+        let last = oracle.complete(&mut sim.net.world());
+        let awake = (sim.net.now().at - begun).saturating_sub(fleet.dark_ms());
+        let requests = sim.net.requests();
+        // [11] Polls, heartbeats, scans and their retries, for as many shards as can be.
+        let bound = 500 + awake / 1000 * (fleet.workers as u64 + 4) * 40;
+        let storm = if requests > bound {
+            Err(format!("[11] {requests} requests in {awake} ms, {bound} are plenty"))
+        } else {
+            Ok(())
+        };
+        done.and(last).and(storm)
+    });
+    let mut failures = report.violations.clone();
+    failures.extend(done.err());
+    for (what, times) in oracle.sometimes() {
+        *report.sometimes.entry(what).or_default() += times;
+    }
+    seen_in_the_trace(&mut report);
+    Outcome { seed, failures, report, story: oracle.story() }
+}
+
+/// "Sometimes" events that only the whole trace shows.
+fn seen_in_the_trace(report: &mut Report) {
+    let mut wrote = std::collections::BTreeSet::new();
+    for effect in &report.effects {
+        let name = match (effect.op.as_str(), effect.status) {
+            ("UpdateItem", 200) => {
+                wrote.insert((&effect.node, &effect.what));
+                continue;
+            }
+            ("UpdateItem", 400) if wrote.contains(&(&effect.node, &effect.what)) => {
+                "condition failed after own success"
+            }
+            ("PutObject", 412) => "412",
+            ("drained", _) => "drained",
+            ("stopped late", _) => "stopped late",
+
+            (op, _) if op.starts_with("does not start") => "did not start",
+            (op, _) if op.starts_with("Split") => "split",
+            (op, _) if op.starts_with("Merge") => "merge",
+            (op, _) if op.starts_with("Zombie") => "zombie",
+            ("blackout", _) => "blackout",
+            _ => continue,
+        };
+        *report.sometimes.entry(name).or_default() += 1;
+    }
+}
