@@ -5,7 +5,6 @@
 
 /// A rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "mutants"), expect(dead_code, reason = "set by the simulation only"))]
 pub enum Mutant {
     /// Objects are put before their intent is in the row.
     PutBeforeIntent,

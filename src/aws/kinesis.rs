@@ -141,7 +141,7 @@ impl Kinesis {
                 .map_err(|e| malformed("GetRecords", &e.to_string()))?;
             page.records.push(Record {
                 position: Position::plain(sequence),
-                arrival_ms: record.approximate_arrival_timestamp.as_ref().map(|t| millis(t)),
+                arrival_ms: record.approximate_arrival_timestamp.as_ref().map(millis),
                 partition_key: record
                     .partition_key
                     .filter(|key| !key.is_empty())

@@ -59,7 +59,7 @@ enum Stop {
     #[error(transparent)]
     Task(#[from] TaskDied),
     #[error(transparent)]
-    Upload(UploadError),
+    Upload(Box<UploadError>),
 }
 
 impl From<Lost> for Stop {
@@ -72,7 +72,7 @@ impl From<UploadError> for Stop {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::Lost => Self::Lost,
-            deadline @ UploadError::Deadline { .. } => Self::Upload(deadline),
+            deadline @ UploadError::Deadline { .. } => Self::Upload(Box::new(deadline)),
         }
     }
 }
