@@ -366,7 +366,7 @@ impl Driver<'_> {
         // third is JSON.
         let pad = "x".repeat(rng.usize(0..self.fleet.pad.max(1)));
         let text = format!("record {number} {:08x}{pad}.", rng.u32(..));
-        let data = Bytes::from(if number % 3 == 0 { format!("\"{text}\"") } else { text });
+        let data = Bytes::from(if number.is_multiple_of(3) { format!("\"{text}\"") } else { text });
         let hash = rng.u128(..);
         let mut world = self.sim.net.world();
         if let Ok(stream) = world.kinesis.stream(STREAM) {

@@ -195,9 +195,8 @@ impl Book {
         if stored && existed {
             return Err(format!("[2] {key} was replaced"));
         }
-        if let Some(newer) = self.newer(&moment.node, stream) {
+        if self.has_successor(&moment.node) {
             self.count("a zombie puts");
-            let _ = newer;
         }
         if key.ends_with(".gap.json") {
             return if stored { self.gap(moment, key, body, stream) } else { Ok(()) };
@@ -261,12 +260,14 @@ impl Book {
         Ok(())
     }
 
-    /// Is there a later incarnation? Known by name alone.
-    fn newer(&self, node: &str, _: &Stream) -> Option<String> {
-        let (base, number) = node.split_once('.')?;
-        let next = number.parse::<u32>().ok()? + 1;
-        let next = format!("{base}.{next}");
-        self.story.iter().any(|(_, line)| line.starts_with(&next)).then_some(next)
+    /// Is a later incarnation of this worker at work?
+    fn has_successor(&self, node: &str) -> bool {
+        let Some((base, number)) = node.split_once('.') else {
+            return false;
+        };
+        let next = number.parse::<u32>().map_or_else(|_| String::new(), |n| (n + 1).to_string());
+        let next = format!("{base}.{next} ");
+        self.story.iter().any(|(_, line)| line.starts_with(&next))
     }
 
     fn gap(
@@ -463,14 +464,12 @@ impl Oracle {
                 // Nobody ever heard of it.
                 continue;
             }
-            let begun = book.checkpoints.get(&shard.id).is_some_and(|c| reach(c) > 0);
             for record in &shard.records {
                 let lost = !book.is_settled(&shard.id, record.sequence);
                 if lost && !(is_gone(shard, record.sequence)) {
                     let name = book.short(record.sequence);
                     return Err(format!("[7] {name} of {} is in no object", shard.id));
                 }
-                let _ = begun;
             }
             match row {
                 Some(row) if !row.intents.is_empty() => {

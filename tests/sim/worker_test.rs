@@ -123,12 +123,15 @@ fn both_back_ends_give_the_same_trace() {
 #[cfg(feature = "mutants")]
 #[test]
 fn mutants_are_killed() {
-    use catchment::mutant::{ALL, choose};
+    use catchment::mutant::{ALL, Mutant, choose};
 
     let seeds = env("SEEDS").unwrap_or(400);
     let mut alive = Vec::new();
     println!("{:<22} {:>5}  seen as", "mutant", "seed");
-    for mutant in ALL {
+    // `MUTANT=Name` tries one.
+    let only = std::env::var("MUTANT").ok();
+    let wanted = |mutant: &Mutant| only.as_ref().is_none_or(|o| format!("{mutant:?}") == *o);
+    for mutant in ALL.into_iter().filter(wanted) {
         choose(Some(mutant));
         let killed = (0..seeds).find_map(|seed| {
             let outcome = fleet_of_workers(&Fleet::draw(seed));
