@@ -201,6 +201,7 @@ fn encode(page: &[Record], settings: &Settings, total: u64) -> Outcome<u64> {
     let mut encoder = Encoder::archive(settings);
     while all < total {
         for record in page {
+            Encoder::accepts(settings.format, record).map_err(|reject| reject.reason)?;
             encoder.push(record, &settings.stream, &shard, None)?;
             object += record.data.len() as u64;
         }

@@ -512,8 +512,11 @@ fn objects_in_parts_survive_lost_replies() {
     let file = scene.dir.path().join("input");
     let (size, _) = noise(&file, 24 << 20, 300_000);
     let rule = scene.proxy.add(Rule::new("S3.CompleteMultipartUpload", Fault::LoseReply).every(2));
-    let worker = scene.worker(&[
+    let mut worker = scene.worker(&[
         ("delivery.multipart_bytes", "5MiB"),
+        // Cut by size, however slow the machine.
+        ("delivery.batch_bytes", "8MiB"),
+        ("delivery.batch_age", "5s"),
         ("delivery.compression", "none"),
         ("stream.bytes_per_second", "0B"),
     ]);
@@ -522,7 +525,6 @@ fn objects_in_parts_survive_lost_replies() {
         (stored(scene.data()) >= size).then_some(())
     });
     assert!(rule.hits() > 0, "there were objects in parts");
-    let mut worker = worker;
     worker.stop();
     same_lines(&file, scene.data());
 }
