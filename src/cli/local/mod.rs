@@ -324,7 +324,8 @@ fn introduce(
         "Embedded Kinesis, DynamoDB and S3 answer at {endpoint}; nothing leaves this machine.\n\
          Paste the export lines above into another terminal, then try:\n\n  \
          aws kinesis put-record --stream-name {stream} --partition-key k \
-         --cli-binary-format raw-in-base64-out --data 'hello'\n  \
+         --cli-binary-format raw-in-base64-out --data 'hello'   \
+         (version 1 of the AWS CLI: without --cli-binary-format …)\n  \
          aws s3 ls --recursive s3://{bucket}/\n{status}\n\
          Upload a file through the front door, in a browser at {try_url} (user dev, password \
          catchment),\nor with curl: get a code, exchange it, upload\n\n{tour}\n\
