@@ -299,9 +299,8 @@ impl Pipeline {
             Some(durable) = self.uploads.next(), if !self.uploads.is_empty() => {
                 let last = durable?;
                 self.ledger.durable(&last);
-                if let Some(batch) = self.batches.remove(&last) {
-                    drop(batch);
-                }
+                // Its memory goes back to the budget here, before the commit.
+                self.batches.remove(&last);
                 self.moved();
             }
             () = drain.cancelled(), if !self.draining => self.drain().await?,
