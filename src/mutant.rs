@@ -1,7 +1,7 @@
 //! Deliberate mistakes, to prove that the tests would notice them.
 //!
 //! Each takes one rule of the delivery protocol away. They exist with the feature `mutants` only,
-//! which nothing but the simulation turns on; without it [`is`] is constant and costs nothing.
+//! which nothing but the simulation turns on; without it `is` is constant and costs nothing.
 
 /// A rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -203,7 +203,7 @@ pub fn start_at(
 /// The checkpointed record itself is gone (retention), which alone proves nothing: an idle shard
 /// forgets its last record too. Records may have been lost only if the shard was last read to its
 /// tip longer ago than retention reaches back. Times in milliseconds since the epoch, taken from
-/// the wall clocks of two hosts; they are trusted to [`CLOCKS_MS`].
+/// the wall clocks of two hosts; they are trusted to `CLOCKS_MS`.
 pub fn may_have_lost(read_through_ms: Option<i64>, now_ms: i64, retention_ms: i64) -> bool {
     read_through_ms
         .is_none_or(|seen| now_ms.saturating_sub(seen).saturating_add(CLOCKS_MS) >= retention_ms)
