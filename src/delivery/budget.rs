@@ -2,9 +2,11 @@
 //!
 //! Everything that holds record bytes holds a [`Permit`]: a fetch takes one for the largest reply
 //! it may get, a batch keeps one for what it has encoded, and both give back on drop. Waiting
-//! fetches are why the worker cannot grow; to keep them from waiting for ever, a fetch that has to
-//! wait asks the batch that has been open longest to be cut early. Requests are served in order,
-//! so a large one is not starved by small ones.
+//! fetches are why the worker cannot grow; to keep them from waiting for ever, a fetch for which
+//! there would be no room even after every reply under way asks the batch that has been open
+//! longest to be cut early. (Fetches under way reserve far more than most replies bring: taking
+//! that for pressure would cut a small batch at every page.) Requests are served in order, so a
+//! large one is not starved by small ones.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,8 @@ pub struct Budget(Arc<Mutex<State>>);
 struct State {
     limit: usize,
     used: usize,
+    /// Part of `used` that fetches under way reserve and mostly give back.
+    reserved: usize,
     waiting: VecDeque<(usize, oneshot::Sender<Permit>)>,
     /// Open batches: when they were opened, and how to ask for an early cut.
     open: BTreeMap<ShardId, (Duration, Arc<Notify>)>,
@@ -31,6 +35,8 @@ struct State {
 pub struct Permit {
     budget: Budget,
     bytes: usize,
+    /// Not known yet how much of it is needed.
+    reserved: bool,
 }
 
 impl Budget {
@@ -39,6 +45,7 @@ impl Budget {
         Self(Arc::new(Mutex::new(State {
             limit,
             used: 0,
+            reserved: 0,
             waiting: VecDeque::new(),
             open: BTreeMap::new(),
             cuts_asked: 0,
@@ -66,12 +73,12 @@ impl Budget {
         let receive = {
             let mut state = self.state();
             if state.waiting.is_empty() && state.fits(bytes) {
-                state.used += bytes;
-                return Permit { budget: self.clone(), bytes };
+                state.reserve(bytes);
+                return Permit { budget: self.clone(), bytes, reserved: true };
             }
             let (send, receive) = oneshot::channel();
             state.waiting.push_back((bytes, send));
-            state.ask_oldest();
+            state.ask_if_stuck();
             receive
         };
         match receive.await {
@@ -85,16 +92,14 @@ impl Budget {
     /// Takes without waiting, over the limit if need be: for bytes that exist already.
     pub fn overdraw(&self, bytes: usize) -> Permit {
         self.state().used += bytes;
-        Permit { budget: self.clone(), bytes }
+        Permit { budget: self.clone(), bytes, reserved: false }
     }
 
     /// Registers an open batch; `cut` is notified when it should be cut early.
     pub fn opened(&self, shard: &ShardId, at: Duration, cut: &Arc<Notify>) {
         let mut state = self.state();
         state.open.insert(shard.clone(), (at, Arc::clone(cut)));
-        if !state.waiting.is_empty() {
-            state.ask_oldest();
-        }
+        state.ask_if_stuck();
     }
 
     /// The batch was cut or dropped.
@@ -111,18 +116,18 @@ impl Budget {
                 match state.waiting.front() {
                     Some((bytes, _)) if state.fits(*bytes) => {
                         let granted = state.waiting.pop_front();
-                        state.used += granted.as_ref().map_or(0, |(bytes, _)| *bytes);
+                        state.reserve(granted.as_ref().map_or(0, |(bytes, _)| *bytes));
                         granted
                     }
                     Some(_) => {
-                        state.ask_oldest();
+                        state.ask_if_stuck();
                         None
                     }
                     None => None,
                 }
             };
             let Some((bytes, send)) = granted else { return };
-            let _ = send.send(Permit { budget: self.clone(), bytes });
+            let _ = send.send(Permit { budget: self.clone(), bytes, reserved: true });
         }
     }
 }
@@ -130,6 +135,22 @@ impl Budget {
 impl State {
     fn fits(&self, bytes: usize) -> bool {
         self.used == 0 || self.used.saturating_add(bytes) <= self.limit
+    }
+
+    fn reserve(&mut self, bytes: usize) {
+        self.used += bytes;
+        self.reserved += bytes;
+    }
+
+    /// Asks for a cut if the next request would not fit even after every fetch under way.
+    fn ask_if_stuck(&mut self) {
+        let held = self.used - self.reserved;
+        if let Some((bytes, _)) = self.waiting.front()
+            && held > 0
+            && held.saturating_add(*bytes) > self.limit
+        {
+            self.ask_oldest();
+        }
     }
 
     fn ask_oldest(&mut self) {
@@ -149,13 +170,17 @@ impl Permit {
 
     /// Grows or shrinks to what is really held.
     pub fn resize(&mut self, bytes: usize) {
+        let settled = std::mem::take(&mut self.reserved);
         {
             let mut state = self.budget.state();
             state.used = state.used.saturating_sub(self.bytes).saturating_add(bytes);
+            if settled {
+                state.reserved = state.reserved.saturating_sub(self.bytes);
+            }
         }
         let shrunk = bytes < self.bytes;
         self.bytes = bytes;
-        if shrunk {
+        if shrunk || settled {
             self.budget.serve();
         }
     }
@@ -214,7 +239,8 @@ mod tests {
     #[test]
     fn pressure_cuts_the_oldest_batch() {
         let budget = Budget::new(10);
-        let _held = budget.acquire(10).now_or_never().unwrap();
+        let mut held = budget.acquire(10).now_or_never().unwrap();
+        held.resize(10);
         let (old, young) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         budget.opened(&ShardId::new("b"), Duration::from_secs(2), &young);
         budget.opened(&ShardId::new("a"), Duration::from_secs(1), &old);
@@ -222,5 +248,20 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         assert!(old.notified().now_or_never().is_some());
         assert!(young.notified().now_or_never().is_none());
+    }
+
+    #[test]
+    fn fetches_under_way_are_no_pressure() {
+        let budget = Budget::new(100);
+        let cut = Arc::new(Notify::new());
+        let _batch = budget.overdraw(30);
+        budget.opened(&ShardId::new("a"), Duration::ZERO, &cut);
+        let mut fetch = budget.acquire(60).now_or_never().unwrap();
+        let mut waiting = Box::pin(budget.acquire(60));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        assert!(cut.notified().now_or_never().is_none(), "there is room once the reply is there");
+        // The reply turns out to be as large as feared: now only the batch can make room.
+        fetch.resize(60);
+        assert!(cut.notified().now_or_never().is_some());
     }
 }

@@ -555,22 +555,30 @@ fn outage(codec: &str, record: usize) {
         ("memory.budget", "64MiB"),
         ("delivery.compression", codec),
         ("stream.bytes_per_second", "0B"),
-        ("delivery.batch_age", "2s"),
+        // Nothing but the budget, and the end, cuts a batch.
+        ("delivery.batch_age", "1h"),
+        ("shutdown.deadline", "5m"),
     ]);
     within(Duration::from_secs(300), "the budget is used up", || {
-        (worker.metric("catchment_budget_waiting")? >= 1.0).then_some(())
+        // Nothing read is delivered yet, and the rest of the budget is kept for replies.
+        let held = worker.metric("catchment_bytes_read_total")? >= (BUDGET / 2) as f64;
+        (held && worker.metric("catchment_budget_waiting")? >= 1.0).then_some(())
     });
     // The length of the outage, not a wait for something.
     std::thread::sleep(Duration::from_secs(seconds));
-    let in_outage = high_water(&worker);
+    let code = memory(&worker, "RssFile").unwrap();
+    let in_outage = memory(&worker, "VmHWM").unwrap();
     scene.proxy.heal();
-    let read = || worker.metric("catchment_records_delivered_total");
-    within(Duration::from_secs(600), "every record is delivered", || {
-        (read()? >= count as f64).then_some(())
+    within(Duration::from_secs(600), "every record is read", || {
+        (worker.metric("catchment_records_read_total")? >= count as f64).then_some(())
     });
-    let peak = high_water(&worker);
-    let code = memory(&worker, "RssFile");
-    worker.stop();
+    worker.running.signal("TERM");
+    let mut peak = in_outage;
+    let status = within(Duration::from_secs(300), "the worker is drained", || {
+        peak = peak.max(memory(&worker, "VmHWM").unwrap_or(0));
+        worker.running.child.try_wait().unwrap()
+    });
+    assert!(status.success(), "{status}: {}", worker.text());
     println!(
         "{codec}, records of {record}: {} MiB in the outage, {} MiB at the end, of {} + 64 allowed; {} MiB of it is code; {} MB delivered",
         in_outage / MIB,
@@ -583,16 +591,12 @@ fn outage(codec: &str, record: usize) {
     same_lines(&file, scene.data());
 }
 
-/// Most memory a worker ever had, bytes.
-fn high_water(worker: &Worker) -> u64 {
-    memory(worker, "VmHWM")
-}
-
-/// A size in `/proc/PID/status`, bytes.
-fn memory(worker: &Worker, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", worker.running.child.id())).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+/// A size in `/proc/PID/status`, bytes; none once the worker has ended.
+fn memory(worker: &Worker, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", worker.running.child.id())).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    let size = line.trim_start_matches(':').trim().trim_end_matches(" kB");
+    Some(size.parse::<u64>().ok()? * 1024)
 }
 
 /// Lines that hardly compress, each different; returns size and number.
@@ -640,6 +644,6 @@ fn within<T>(bound: Duration, what: &str, mut done: impl FnMut() -> Option<T>) -
             return value;
         }
         assert!(begun.elapsed() < bound, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
