@@ -587,7 +587,10 @@ fn outage(codec: &str, record: usize) {
         code / MIB,
         size / 1_000_000,
     );
-    assert!(peak <= BUDGET + 64 * MIB, "{codec}: {} MiB", peak / MIB);
+    // An unoptimised binary has twice the code; what it maps beyond an optimised one's is no memory
+    // of the worker's.
+    let excess = if cfg!(debug_assertions) { code.saturating_sub(20 * MIB) } else { 0 };
+    assert!(peak - excess <= BUDGET + 64 * MIB, "{codec}: {} MiB", peak / MIB);
     same_lines(&file, scene.data());
 }
 
