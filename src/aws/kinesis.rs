@@ -65,7 +65,7 @@ impl Kinesis {
             };
             let reply = call.send().await.map_err(|e| describe("ListShards", &e))?;
             for shard in reply.shards() {
-                shards.push(shard_info(shard)?);
+                shards.push(shard_info(shard));
             }
             token = reply.next_token;
             if token.is_none() {
@@ -132,7 +132,6 @@ impl Kinesis {
                 id: ShardId::new(child.shard_id),
                 parents: child.parent_shards.into_iter().map(ShardId::new).collect(),
                 hash_range: child.hash_key_range.map(|r| (r.starting_hash_key, r.ending_hash_key)),
-                starts: None,
                 closed: false,
             });
         }
@@ -159,21 +158,17 @@ fn millis(time: &DateTime) -> i64 {
     time.secs() * 1000 + (i64::from(time.subsec_nanos()) + 500_000) / 1_000_000
 }
 
-fn shard_info(shard: &types::Shard) -> Result<ShardInfo, CallError> {
-    let parse = |text: &str| {
-        SequenceNumber::parse(text).map_err(|e| malformed("ListShards", &e.to_string()))
-    };
+fn shard_info(shard: &types::Shard) -> ShardInfo {
     let range = shard.sequence_number_range();
     let parents = [shard.parent_shard_id(), shard.adjacent_parent_shard_id()];
-    Ok(ShardInfo {
+    ShardInfo {
         id: ShardId::new(shard.shard_id()),
         parents: parents.into_iter().flatten().map(ShardId::new).collect(),
         hash_range: shard
             .hash_key_range()
             .map(|r| (r.starting_hash_key().to_owned(), r.ending_hash_key().to_owned())),
-        starts: range.map(|r| parse(r.starting_sequence_number())).transpose()?,
         closed: range.is_some_and(|r| r.ending_sequence_number().is_some()),
-    })
+    }
 }
 
 fn malformed(operation: &'static str, what: &str) -> CallError {

@@ -248,11 +248,6 @@ impl Open {
         self.first.is_none()
     }
 
-    /// Raw payload so far, bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
         let encoders = self.partitions.values().chain(self.dead.values());

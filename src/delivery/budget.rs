@@ -28,7 +28,6 @@ struct State {
     waiting: VecDeque<(usize, oneshot::Sender<Permit>)>,
     /// Open batches: when they were opened, and how to ask for an early cut.
     open: BTreeMap<ShardId, (Duration, Arc<Notify>)>,
-    cuts_asked: u64,
 }
 
 /// A share of the budget; returned on drop.
@@ -48,7 +47,6 @@ impl Budget {
             reserved: 0,
             waiting: VecDeque::new(),
             open: BTreeMap::new(),
-            cuts_asked: 0,
         })))
     }
 
@@ -60,11 +58,6 @@ impl Budget {
     pub fn usage(&self) -> (usize, usize, usize) {
         let state = self.state();
         (state.limit, state.used, state.waiting.len())
-    }
-
-    /// How often a batch was asked to be cut early.
-    pub fn cuts_asked(&self) -> u64 {
-        self.state().cuts_asked
     }
 
     /// Waits for room. A request larger than the whole budget is granted when nothing else is in
@@ -156,7 +149,6 @@ impl State {
     fn ask_oldest(&mut self) {
         let oldest = self.open.iter().min_by_key(|(_, (at, _))| *at).map(|(id, _)| id.clone());
         if let Some((_, cut)) = oldest.and_then(|id| self.open.remove(&id)) {
-            self.cuts_asked += 1;
             cut.notify_one();
         }
     }

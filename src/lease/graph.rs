@@ -140,7 +140,6 @@ mod tests {
             id: ShardId::new(id),
             parents: parents.iter().map(|p| ShardId::new(*p)).collect(),
             hash_range: None,
-            starts: None,
             closed,
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{SequenceNumber, ShardId};
+use crate::ids::ShardId;
 use position::Position;
 
 /// One user record.
@@ -54,8 +54,6 @@ pub struct ShardInfo {
     pub parents: Vec<ShardId>,
     /// Inclusive range of 128-bit hash keys, decimal.
     pub hash_range: Option<(String, String)>,
-    /// First sequence number, where known.
-    pub starts: Option<SequenceNumber>,
     /// No longer written to.
     pub closed: bool,
 }
