@@ -30,6 +30,14 @@ pub enum Mutant {
     Overwrite,
     /// Children are read before their parents are finished.
     ChildrenFirst,
+    /// A batch commits when a later one is durable.
+    OutOfOrder,
+    /// A new owner names objects by its own clock instead of the recorded stamp.
+    OwnClock,
+    /// What is left of an announced batch is put under the name of the whole.
+    PartIsWhole,
+    /// A finished lease is deleted while its shard is still listed.
+    DeleteEarly,
 }
 
 #[cfg(feature = "mutants")]
@@ -41,7 +49,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 12] = [
+    pub const ALL: [Mutant; 16] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -54,6 +62,10 @@ mod chosen {
         Mutant::OnePage,
         Mutant::Overwrite,
         Mutant::ChildrenFirst,
+        Mutant::OutOfOrder,
+        Mutant::OwnClock,
+        Mutant::PartIsWhole,
+        Mutant::DeleteEarly,
     ];
 
     /// Breaks a rule on this thread, or none.

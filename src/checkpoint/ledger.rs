@@ -83,7 +83,11 @@ impl Ledger {
     pub fn next(&self) -> Option<Change> {
         let intents = self.progress.pending.intents();
         // Commits go in order: only the durable head counts.
-        let commits = self.durable.iter().take_while(|d| **d).count();
+        let commits = if mutant::is(Mutant::OutOfOrder) {
+            self.durable.iter().rposition(|d| *d).map_or(0, |last| last + 1)
+        } else {
+            self.durable.iter().take_while(|d| **d).count()
+        };
         let room = self.depth.saturating_sub(intents.len() - commits);
         let announces = self.cut.len().min(room);
         let left = &intents[commits..];

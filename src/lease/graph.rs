@@ -120,7 +120,8 @@ pub fn deletable(shards: &[ShardInfo], leases: &[Lease]) -> Vec<ShardId> {
     let listed: BTreeSet<&ShardId> = shards.iter().map(|s| &s.id).collect();
     leases
         .iter()
-        .filter(|lease| lease.is_finished() && !listed.contains(&lease.shard))
+        .filter(|lease| lease.is_finished())
+        .filter(|lease| mutant::is(Mutant::DeleteEarly) || !listed.contains(&lease.shard))
         .filter(|lease| {
             let children = leases.iter().filter(|l| l.parents.contains(&lease.shard));
             children.clone().next().is_some()

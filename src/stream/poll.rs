@@ -241,6 +241,13 @@ impl Reader {
         kinesis.get_records(arn, &iterator, self.limit).await
     }
 
+    /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.
+    fn is_ahead(&self, error: &CallError) -> bool {
+        matches!(self.resume, StartAt::Timestamp(_))
+            && error.operation == "GetShardIterator"
+            && error.message.to_ascii_lowercase().contains("timestamp")
+    }
+
     /// Waits out what passes; hands over what does not.
     async fn failed(&mut self, error: CallError) -> Option<Fetched> {
         let class = error.fault.as_str();
@@ -258,6 +265,12 @@ impl Reader {
             Fault::Invalid if self.iterator.take().is_some() => {
                 // Some stores forget iterators; a fresh one tells whether the position is at fault.
                 tracing::warn!(shard = %self.shard, %error, "iterator refused; asking for a new one");
+            }
+            // LATEST is the time of the host that made the lease, or a time was configured that is
+            // still to come.
+            Fault::Invalid if self.is_ahead(&error) => {
+                tracing::warn!(shard = %self.shard, start = ?self.resume, %error,
+                    "the shard starts at a time that has not come yet by the clock of Kinesis; waiting");
             }
             Fault::NotFound | Fault::Invalid => return Some(Fetched::Failed(error)),
         }

@@ -109,6 +109,9 @@ pub enum StartError {
 fn remedy(error: &CallError) -> &'static str {
     match error.code.as_str() {
         "NoCredentials" => "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or run where a role is attached",
+        "ExpiredToken" | "ExpiredTokenException" => {
+            "renew the session token, or run where a role is attached, which renews its own"
+        }
         _ => "grant the permission to the worker's role (docs/RUNBOOK.md lists what it needs)",
     }
 }

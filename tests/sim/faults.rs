@@ -167,6 +167,13 @@ pub enum Outage {
     Unavailable,
     /// Throttled.
     Throttled,
+    /// The credentials of everybody have expired.
+    Expired,
+}
+
+impl Outage {
+    pub const ALL: [Outage; 5] =
+        [Outage::Refused, Outage::Silent, Outage::Unavailable, Outage::Throttled, Outage::Expired];
 }
 
 /// A stretch of virtual time in which a part of the world is cut off.

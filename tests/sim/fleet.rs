@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use catchment::task::BoxTask;
 
 use crate::effects::Observer;
-use crate::faults::{FaultMix, Outage, Scope, Window};
+use crate::faults::{FaultMix, Outage, Scope, Script, Window};
+use crate::load::Load;
 use crate::node::{Node, NodeOptions};
 use crate::services::kinesis::KinesisOptions;
 use crate::services::world::WorldOptions;
@@ -28,13 +28,20 @@ pub struct Fleet {
     pub workers: usize,
     pub shards: u32,
     pub records: u64,
-    /// Payloads are padded with up to this many bytes.
-    pub pad: usize,
+    pub load: Load,
+    /// Workers begin at LATEST.
+    pub latest: bool,
+    /// Some incarnations stop at a gap; the next may go on.
+    pub stops: bool,
+    /// The one that must finish alone: when faults stop, the others stay dead, frozen or cut off.
+    pub survivor: Option<usize>,
     pub faults: FaultMix,
     pub world: WorldOptions,
     pub yields: u32,
     /// Wall clock error per worker.
     pub skew_ms: Vec<i64>,
+    /// Faults of single requests.
+    pub scripts: Vec<Script>,
     /// What happens, in order of time.
     pub plan: Vec<(u64, Act)>,
     /// When faults stop.
@@ -82,11 +89,15 @@ impl Fleet {
             workers,
             shards,
             records,
-            pad: 20,
+            load: Load { pad: 20, ..Load::default() },
+            latest: false,
+            stops: false,
+            survivor: None,
             faults: FaultMix::calm(),
             world: WorldOptions::default(),
             yields: 0,
             skew_ms: vec![0; workers],
+            scripts: Vec::new(),
             plan: Vec::new(),
             heal_ms: 60_000,
             settle_ms: 600_000,
@@ -107,14 +118,27 @@ impl Fleet {
                 late_ends: if rng.bool() { 0 } else { 500 },
                 limits: rng.u32(0..4) > 0,
                 no_partition_key: if rng.u32(0..4) == 0 { 300 } else { 0 },
+                no_arrival_time: if rng.u32(0..4) == 0 { 300 } else { 0 },
             },
             stale_ms: rng.u64(0..3_000),
             stale: if rng.bool() { 0 } else { rng.u32(1..500) },
+            min_part: (rng.u32(0..3) == 0).then_some(100),
         };
-        fleet.pad = if rng.u32(0..4) == 0 { 2_000 } else { 20 };
+        let share = |rng: &mut fastrand::Rng| if rng.bool() { 0 } else { rng.u32(20..400) };
+        fleet.load = Load {
+            pad: if rng.u32(0..4) == 0 { 2_000 } else { 20 },
+            aggregates: share(&mut rng),
+            uploads: share(&mut rng),
+        };
+        fleet.latest = rng.u32(0..6) == 0;
+        fleet.stops = rng.u32(0..4) == 0;
+        fleet.survivor = (rng.u32(0..4) == 0).then(|| rng.usize(0..workers));
         fleet.yields = if rng.bool() { 0 } else { rng.u32(1..200) };
+        // LATEST is the wall clock of the worker that makes the lease: an hour ahead would be an
+        // hour of waiting.
+        let ahead = if fleet.latest { 2_000 } else { 3_600_000 };
         for skew in &mut fleet.skew_ms {
-            *skew = if rng.u32(0..4) == 0 { rng.i64(-3_600_000..3_600_000) } else { 0 };
+            *skew = if rng.u32(0..4) == 0 { rng.i64(-3_600_000..ahead) } else { 0 };
         }
         fleet.heal_ms = rng.u64(20_000..120_000);
         for _ in 0..rng.usize(0..10) {
@@ -130,9 +154,10 @@ impl Fleet {
                 7 => Act::Cut(Cut::Replies(worker), span),
                 8 => {
                     let service = Service::ALL[rng.usize(0..3)];
-                    let kinds =
-                        [Outage::Refused, Outage::Silent, Outage::Unavailable, Outage::Throttled];
-                    Act::Cut(Cut::Service(service, kinds[rng.usize(0..4)]), span)
+                    let kind = Outage::ALL[rng.usize(0..Outage::ALL.len())];
+                    // Minutes, sometimes.
+                    let span = if rng.u32(0..4) == 0 { span * 4 } else { span };
+                    Act::Cut(Cut::Service(service, kind), span)
                 }
                 _ => match rng.bool() {
                     true => Act::Split(rng.usize(0..8)),
@@ -192,6 +217,8 @@ struct Driver<'a> {
     restarts: Vec<Option<u64>>,
     /// How long each stays dead.
     delays: Vec<u64>,
+    /// Only this one starts again.
+    only: Option<usize>,
 }
 
 /// Runs the fleet: produce, disturb, heal, and wait until `done`, or say what was not done in time.
@@ -218,7 +245,11 @@ pub async fn drive(
         incarnations: vec![0; fleet.workers],
         restarts: vec![None; fleet.workers],
         delays: vec![0; fleet.workers],
+        only: None,
     };
+    for script in &fleet.scripts {
+        sim.net.script(script.clone());
+    }
     for worker in 0..fleet.workers {
         let node = driver.incarnation(worker);
         driver.nodes.push(node);
@@ -241,13 +272,14 @@ pub async fn drive(
             if let Act::Blackout(hours, frozen) = act {
                 let ms = hours * 3_600_000;
                 dark += ms;
+                let begun = sim.net.now().wall_ms;
                 for step in driver.blackout(ms, *frozen) {
                     tokio::time::sleep(step).await;
                     for _ in 0..(due.len() - produced) / 8 {
                         driver.produce(&mut rng, produced);
                         produced += 1;
                     }
-                    driver.retention();
+                    driver.retention(&mut rng, begun);
                 }
                 driver.restart(u64::MAX);
             } else {
@@ -274,6 +306,9 @@ pub async fn drive(
     for node in &driver.nodes {
         node.disarm();
     }
+    if let Some(survivor) = fleet.survivor {
+        driver.leave_alone(survivor);
+    }
     let mut late = Err("nothing was looked at".to_owned());
     for _ in 0..fleet.settle_ms / 1000 {
         driver.restart(sim.net.now().at);
@@ -290,6 +325,24 @@ pub async fn drive(
 }
 
 impl Driver<'_> {
+    /// All but one are gone for good, each in its own way: cut off (one of them), dead, frozen.
+    fn leave_alone(&mut self, survivor: usize) {
+        self.sim.trace.note(self.sim.net.now().at, &"world".into(), "one survives");
+        let mut others = (0..self.nodes.len()).filter(|worker| *worker != survivor);
+        let exiled = others.next();
+        if let Some(worker) = exiled {
+            self.sim.net.exile(Some(&format!("w{worker}")));
+        }
+        for worker in others {
+            if worker % 2 == 0 {
+                self.nodes[worker].crash();
+            } else {
+                self.nodes[worker].freeze(Duration::from_millis(self.fleet.settle_ms * 2));
+            }
+        }
+        self.only = Some(survivor);
+    }
+
     fn incarnation(&mut self, worker: usize) -> Node {
         self.incarnations[worker] += 1;
         let name = format!("w{worker}.{}", self.incarnations[worker]);
@@ -304,7 +357,9 @@ impl Driver<'_> {
     /// Everybody is told to stop, and what is still on the wire lands.
     async fn finish(&mut self) -> Result<(), String> {
         self.sim.trace.note(self.sim.net.now().at, &"world".into(), "finish");
+        self.sim.net.exile(None);
         for node in &self.all {
+            node.thaw();
             node.terminate();
         }
         let limit = Duration::from_secs(120);
@@ -333,17 +388,26 @@ impl Driver<'_> {
         vec![Duration::from_millis(ms / 4); 4]
     }
 
-    /// What is older than retention goes.
-    fn retention(&mut self) {
+    /// What is older than retention goes; or not all of it yet, since the service trims when it
+    /// likes: the line then runs through what came in just before `begun`, where batches are
+    /// announced and not put.
+    fn retention(&self, rng: &mut fastrand::Rng, begun: i64) {
         let now = self.sim.net.now().wall_ms;
-        if let Ok(stream) = self.sim.net.world().kinesis.stream(STREAM) {
-            stream.trim(now - stream.retention_hours * 3_600_000);
-        }
+        let mut world = self.sim.net.world();
+        let Ok(stream) = world.kinesis.stream(STREAM) else {
+            return;
+        };
+        let horizon = now - stream.retention_hours * 3_600_000;
+        let late = horizon > begun && rng.bool();
+        stream.trim(if late { begun - rng.i64(0..10_000) } else { horizon }, horizon);
     }
 
     /// Starts workers again: a dead one is noticed, and its time comes a while later.
     fn restart(&mut self, at: u64) {
         for worker in 0..self.nodes.len() {
+            if self.only.is_some_and(|only| only != worker) {
+                continue;
+            }
             if at == u64::MAX && self.nodes[worker].end().is_some() {
                 self.delays[worker] = 0;
             }
@@ -362,16 +426,14 @@ impl Driver<'_> {
 
     fn produce(&self, rng: &mut fastrand::Rng, number: usize) {
         let now = self.sim.net.now();
-        // Ends with the only full stop, so that records laid end to end can be told apart. Every
-        // third is JSON.
-        let pad = "x".repeat(rng.usize(0..self.fleet.pad.max(1)));
-        let text = format!("record {number} {:08x}{pad}.", rng.u32(..));
-        let data = Bytes::from(if number.is_multiple_of(3) { format!("\"{text}\"") } else { text });
-        let hash = rng.u128(..);
         let mut world = self.sim.net.world();
-        if let Ok(stream) = world.kinesis.stream(STREAM) {
-            stream.put(Some(format!("key-{number}")), Some(hash), data, now.wall_ms);
-        }
+        let Ok(stream) = world.kinesis.stream(STREAM) else {
+            return;
+        };
+        // A producer may know the stream as it was: any shard, open or not.
+        let believed = stream.shards[rng.usize(0..stream.shards.len())].range;
+        let produced = self.fleet.load.next(rng, number, believed);
+        stream.produce(Some(format!("key-{number}")), produced, now.wall_ms);
     }
 
     fn act(&mut self, act: &Act) {

@@ -7,11 +7,17 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is all test code")]
 
+/// Fleets allocate millions of small things, and this one is a fifth faster than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[cfg(feature = "local")]
 mod agreement;
+mod consumer;
 mod effects;
 mod faults;
 mod fleet;
+mod load;
 mod meta;
 mod net;
 mod net_test;
@@ -19,6 +25,7 @@ mod node;
 mod oracle;
 mod services;
 mod sim;
+mod sweep;
 mod wire_test;
 mod worker;
 mod worker_test;

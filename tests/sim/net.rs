@@ -23,7 +23,7 @@ use crate::effects::{Effect, Trace};
 use crate::faults::{Fault, FaultMix, Outage, Scope, Script, Window};
 use crate::services::world::Now;
 use crate::services::{
-    Refusal, Request, Response, Service, World, internal, operation, s3, skewed, throttle,
+    Refusal, Request, Response, Service, World, expired, internal, operation, s3, skewed, throttle,
 };
 
 /// Signatures are good for this long, either way.
@@ -46,6 +46,8 @@ struct State {
     windows: Vec<Window>,
     scripts: Vec<Script>,
     healed: bool,
+    /// Cut off for good, healed or not.
+    exiled: Option<Arc<str>>,
     in_flight: usize,
     requests: u64,
 }
@@ -64,6 +66,7 @@ impl Net {
             windows: Vec::new(),
             scripts: Vec::new(),
             healed: false,
+            exiled: None,
             in_flight: 0,
             requests: 0,
         };
@@ -105,6 +108,11 @@ impl Net {
         self.world().heal();
     }
 
+    /// Cuts a worker off, or nobody: the one cut off before is let in again.
+    pub fn exile(&self, worker: Option<&str>) {
+        self.state().exiled = worker.map(Arc::from);
+    }
+
     /// Requests that have not landed yet, duplicates included.
     pub fn in_flight(&self) -> usize {
         self.state().in_flight
@@ -118,6 +126,9 @@ impl Net {
     fn cut_off(&self, covers: impl Fn(&Scope) -> bool) -> Option<Outage> {
         let at = self.now().at;
         let state = self.state();
+        if state.exiled.as_ref().is_some_and(|node| covers(&Scope::Node(Arc::clone(node)))) {
+            return Some(Outage::Silent);
+        }
         let windows = state.windows.iter().filter(|_| !state.healed);
         windows
             .filter(|w| covers(&w.scope) && (w.from_ms..w.to_ms).contains(&at))
@@ -204,6 +215,7 @@ impl Net {
             (Some(Outage::Unavailable), _) | (_, Some(Fault::ErrorBefore)) => {
                 Some(internal(service, other))
             }
+            (Some(Outage::Expired), _) => Some(expired(service)),
             (Some(Outage::Throttled), _) | (_, Some(Fault::Throttled)) => {
                 Some(throttle(service, other))
             }

@@ -211,6 +211,14 @@ impl Node {
         });
     }
 
+    /// Ends a freeze before its time.
+    pub fn thaw(&self) {
+        let mut life = self.life();
+        if life.frozen_until.take().is_some() {
+            life.wake();
+        }
+    }
+
     pub fn polls(&self) -> u64 {
         self.life().polls
     }

@@ -5,7 +5,6 @@
 //! with the workers. The numbers in brackets are those of `docs/TESTING.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
@@ -15,14 +14,28 @@ use catchment::checkpoint::intent::{Intent, IntentList};
 use catchment::delivery::object_key::parse_object_name;
 use catchment::stream::position::Position;
 
+use crate::consumer::decode;
 use crate::effects::{Event, Moment, Observer};
 use crate::fleet::{BUCKET, STREAM, TABLE};
 use crate::services::World;
 use crate::services::attr::{Attr, Row};
-use crate::services::kinesis::{Kinesis, Shard, Stream, parse_sequence_number};
+use crate::services::kinesis::{Kinesis, Record, Shard, Stream, parse_sequence_number};
 
-/// A record of the stream: shard and sequence.
+/// A user record of the stream: shard and [`place`].
 type Id = (String, u128);
+
+/// A sequence number and an index inside an aggregate as one number that grows with both.
+fn place(sequence: u128, sub: u64) -> u128 {
+    sequence * 256 + u128::from(sub)
+}
+
+/// The places of the user records of a shard, with whether retention has taken them.
+fn places(shard: &Shard) -> impl Iterator<Item = (u128, bool)> {
+    shard.records.iter().enumerate().flat_map(|(nth, record)| {
+        let gone = shard.gone || nth < shard.trimmed;
+        record.users.iter().map(move |(sub, _)| (place(record.sequence, *sub), gone))
+    })
+}
 
 /// Handle to the book; one half observes, the other asks at the end.
 #[derive(Clone, Default)]
@@ -31,10 +44,20 @@ pub struct Oracle(Arc<Mutex<Book>>);
 #[derive(Default)]
 struct Book {
     /// Every payload produced so far, and how many records of each shard are in here.
-    produced: BTreeMap<Vec<u8>, Id>,
+    produced: BTreeMap<Bytes, Id>,
     known: BTreeMap<String, usize>,
+    /// Records by the numbers in their payloads, for people.
+    names: BTreeMap<u128, String>,
     /// The object each record is in, archive or dead letter.
     homes: BTreeMap<Id, String>,
+    /// The records that carry a file, by its key, with its content.
+    uploads: BTreeMap<String, Vec<(Id, Bytes)>>,
+    /// The key of each of them.
+    carried: BTreeMap<Id, (String, Bytes)>,
+    /// The files stored.
+    files: BTreeMap<String, Bytes>,
+    /// Shards whose reading began at a time: what arrived before is nobody's.
+    pins: BTreeMap<String, i64>,
     /// Records kept beside a reported gap.
     salvaged: BTreeSet<Id>,
     /// Ranges named by a report as gone, exclusive on both sides.
@@ -68,71 +91,25 @@ fn progress(row: &Row) -> Result<Progress, String> {
     if tail != text("pendingCheckpoint") {
         return Err(format!("pendingCheckpoint is not the end of the list, which is {tail:?}"));
     }
-    Ok(Progress { checkpoint: text("checkpoint").ok_or("a row without checkpoint")?, intents })
+    let checkpoint = text("checkpoint").ok_or("a row without checkpoint")?;
+    let sub = row.get("checkpointSubSequenceNumber").and_then(Attr::as_n).unwrap_or_default();
+    let sub = if matches!(sub.as_str(), "" | "0") { String::new() } else { format!(".{sub}") };
+    Ok(Progress { checkpoint: checkpoint + &sub, intents })
 }
 
-/// A checkpoint as a number that grows; what is at most this is delivered.
+/// A checkpoint (`49…`, `49…898.3`, a sentinel) as a number that grows; what is at most this is
+/// delivered.
 fn reach(checkpoint: &str) -> u128 {
-    match checkpoint {
-        "SHARD_END" => u128::MAX,
-        digits => parse_sequence_number(digits).unwrap_or(0),
+    if checkpoint == "SHARD_END" {
+        return u128::MAX;
     }
+    let (sequence, sub) = checkpoint.split_once('.').unwrap_or((checkpoint, "0"));
+    let sequence = parse_sequence_number(sequence);
+    sequence.map_or(0, |sequence| place(sequence, sub.parse().unwrap_or(0)))
 }
 
 fn number(position: &Position) -> u128 {
-    parse_sequence_number(position.sequence.as_str()).unwrap_or(0)
-}
-
-/// The records of an object, in order, by what its key says about it.
-pub fn decode(key: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let mut bytes = Vec::new();
-    let plain = if let Some(plain) = key.strip_suffix(".zst") {
-        bytes = zstd::decode_all(body).map_err(|e| format!("{key}: {e}"))?;
-        plain
-    } else if let Some(plain) = key.strip_suffix(".gz") {
-        let mut gzip = flate2::read::MultiGzDecoder::new(body);
-        gzip.read_to_end(&mut bytes).map_err(|e| format!("{key}: {e}"))?;
-        plain
-    } else {
-        bytes.extend_from_slice(body);
-        key
-    };
-    let lines = || bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
-    let letters = plain.starts_with("errors/") && !plain.starts_with("errors/gap/");
-    if letters || plain.ends_with(".envelope.ndjson") {
-        return lines()
-            .map(|line| {
-                let line: serde_json::Value =
-                    serde_json::from_slice(line).map_err(|e| format!("{key}: {e}"))?;
-                let data = line["data"].as_str().unwrap_or_default();
-                STANDARD.decode(data).map_err(|e| format!("{key}: {e}"))
-            })
-            .collect();
-    }
-    if plain.ends_with(".ndjson") {
-        return Ok(lines().map(<[u8]>::to_vec).collect());
-    }
-    if plain.ends_with(".json") {
-        let items: Vec<Box<serde_json::value::RawValue>> =
-            serde_json::from_slice(&bytes).map_err(|e| format!("{key}: {e}"))?;
-        return Ok(items.iter().map(|item| item.get().as_bytes().to_vec()).collect());
-    }
-    if plain.ends_with(".raw") {
-        let (mut records, mut rest) = (Vec::new(), bytes.as_slice());
-        while !rest.is_empty() {
-            let stop = rest.iter().position(|b| *b == b'.').ok_or(format!("{key} is cut off"))?;
-            let (record, left) = rest.split_at(stop + if rest[0] == b'"' { 2 } else { 1 });
-            records.push(record.to_vec());
-            rest = left;
-        }
-        return Ok(records);
-    }
-    Err(format!("{key} has an extension nobody knows"))
-}
-
-/// Retention has taken the record, or its whole shard.
-fn is_gone(shard: &Shard, sequence: u128) -> bool {
-    shard.gone || shard.records[..shard.trimmed].iter().any(|r| r.sequence == sequence)
+    parse_sequence_number(position.sequence.as_str()).map_or(0, |n| place(n, position.sub))
 }
 
 impl Book {
@@ -144,8 +121,18 @@ impl Book {
         for shard in &stream.shards {
             let known = self.known.entry(shard.id.clone()).or_default();
             for record in &shard.records[*known..] {
-                let id = (shard.id.clone(), record.sequence);
-                self.produced.insert(record.data.to_vec(), id);
+                for (sub, data) in &record.users {
+                    let id = (shard.id.clone(), place(record.sequence, *sub));
+                    let name = self.produced.len() + self.carried.len();
+                    self.names.insert(id.1, format!("r{name}"));
+                    if let Some((key, content)) = &record.file {
+                        let carriers = self.uploads.entry(key.clone()).or_default();
+                        carriers.push((id.clone(), content.clone()));
+                        self.carried.insert(id, (key.clone(), content.clone()));
+                    } else {
+                        self.produced.insert(data.clone(), id);
+                    }
+                }
             }
             *known = shard.records.len();
         }
@@ -159,26 +146,26 @@ impl Book {
         self.story.push((moment.at, format!("{:<8} {what}", moment.node)));
     }
 
-    /// A sequence number as people tell records apart: by the number in its payload.
-    fn short(&self, sequence: u128) -> String {
-        let found = self.produced.iter().find(|(_, (_, s))| *s == sequence);
-        found
-            .and_then(|(data, _)| {
-                let text = String::from_utf8_lossy(data);
-                let number = text.split(' ').nth(1)?;
-                Some(format!("r{number}"))
-            })
-            .unwrap_or_else(|| format!("?{}", sequence % 1_000_000_000_000))
+    /// A place as people tell records apart: the how manieth of the run.
+    fn short(&self, place: u128) -> String {
+        let unknown = || format!("?{}", place % 1_000_000_000_000);
+        self.names.get(&place).cloned().unwrap_or_else(unknown)
     }
 
     fn checkpoint_name(&self, checkpoint: &str) -> String {
-        parse_sequence_number(checkpoint).map_or(checkpoint.to_owned(), |s| self.short(s))
+        match reach(checkpoint) {
+            0 | u128::MAX => checkpoint.to_owned(),
+            place => self.short(place),
+        }
     }
 
-    fn is_settled(&self, shard: &str, sequence: u128) -> bool {
-        let id = (shard.to_owned(), sequence);
-        let covers = |(after, before): &(u128, u128)| *after < sequence && sequence < *before;
+    fn is_settled(&self, shard: &str, place: u128) -> bool {
+        let id = (shard.to_owned(), place);
+        let covers = |(after, before): &(u128, u128)| *after < place && place < *before;
+        // The same file may arrive twice: one object is what both became.
+        let stored = |(key, content)| self.files.get(key) == Some(content);
         self.homes.contains_key(&id)
+            || self.carried.get(&id).is_some_and(|(key, content)| stored((key, content)))
             || self.salvaged.contains(&id)
             || self.gaps.get(shard).is_some_and(|gaps| gaps.iter().any(covers))
     }
@@ -200,6 +187,12 @@ impl Book {
         }
         if key.ends_with(".gap.json") {
             return if stored { self.gap(moment, key, body, stream) } else { Ok(()) };
+        }
+        if key.starts_with("uploads/") {
+            return self.file(moment, key, body, stored);
+        }
+        if key.starts_with("errors/upload-conflict/") {
+            return if stored { self.conflict(moment, key, body) } else { Ok(()) };
         }
         let named = parse_object_name(key).ok_or(format!("[3] {key} names no range"))?;
         let (shard, first, last) = named;
@@ -235,7 +228,7 @@ impl Book {
             return Err(format!("[1] {key} is empty"));
         }
         for data in records {
-            let Some((of, sequence)) = self.produced.get(&data).cloned() else {
+            let Some((of, sequence)) = self.produced.get(data.as_slice()).cloned() else {
                 let shown = String::from_utf8_lossy(&data).into_owned();
                 return Err(format!("[7] {key} holds `{shown}`, which nobody produced"));
             };
@@ -246,6 +239,9 @@ impl Book {
                 ));
             }
             before = sequence;
+            if self.is_before_the_pin(held, sequence) {
+                return Err(format!("[4] {key} holds a record from before LATEST"));
+            }
             if key.starts_with("errors/gap/") {
                 self.count("record kept beside a gap");
                 self.salvaged.insert((of, sequence));
@@ -258,6 +254,63 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// Is there an intent that covers this record?
+    fn is_announced(&self, id: &Id) -> bool {
+        let covers = |(shard, first, last): &(String, Position, Position)| {
+            *shard == id.0 && number(first) <= id.1 && id.1 <= number(last)
+        };
+        self.announced.keys().any(covers)
+    }
+
+    /// The object of an upload event.
+    fn file(
+        &mut self,
+        moment: &Moment,
+        key: &str,
+        body: &Bytes,
+        stored: bool,
+    ) -> Result<(), String> {
+        let carriers = self.uploads.get(key).map(Vec::as_slice).unwrap_or_default();
+        let mut own = carriers.iter().filter(|(_, content)| content == body).peekable();
+        if own.peek().is_none() {
+            return Err(format!("[7] {key} holds a file nobody sent"));
+        }
+        if !own.any(|(id, _)| self.is_announced(id)) {
+            return Err(format!("[3] {key} was put before it was announced"));
+        }
+        self.tell(moment, format!("put {key} {}", if stored { "created" } else { "exists" }));
+        self.count(if stored { "upload stored" } else { "upload found its key taken" });
+        if stored {
+            self.files.insert(key.to_owned(), body.clone());
+        }
+        Ok(())
+    }
+
+    /// The dead letter of an upload whose key belongs to another file.
+    fn conflict(&mut self, moment: &Moment, key: &str, body: &Bytes) -> Result<(), String> {
+        self.tell(moment, format!("put {key}"));
+        self.count("upload conflict");
+        let line: serde_json::Value =
+            serde_json::from_slice(body).map_err(|e| format!("{key}: {e}"))?;
+        let content = STANDARD.decode(line["data"].as_str().unwrap_or_default());
+        let content = content.map_err(|e| format!("{key}: {e}"))?;
+        let named = line["position"].as_str().and_then(|p| p.split_once('/'));
+        let (shard, position) = named.ok_or(format!("{key} names no record"))?;
+        let id = (shard.to_owned(), reach(position));
+        let carried = self.carried.get(&id).filter(|(_, of)| *of == content);
+        let (file, _) = carried.ok_or(format!("[7] {key} holds a file nobody sent"))?;
+        if self.files.get(file).is_none_or(|there| *there == content) {
+            return Err(format!("[9] {key} tells of a conflict over {file}, and there is none"));
+        }
+        if !self.is_announced(&id) {
+            return Err(format!("[3] {key} was put before it was announced"));
+        }
+        match self.homes.insert(id, key.to_owned()) {
+            Some(home) if home != key => Err(format!("[1] a file is in {home} and in {key}")),
+            _ => Ok(()),
+        }
     }
 
     /// Is a later incarnation of this worker at work?
@@ -288,14 +341,14 @@ impl Book {
         self.count("gap");
         let (after, before) = (reach(&after), reach(&before).saturating_add(more));
         let held = stream.shards.iter().find(|s| s.id == shard).ok_or(format!("{shard}?"))?;
-        let inside = held.records.iter().filter(|r| after < r.sequence && r.sequence < before);
+        let inside = places(held).filter(|(place, _)| after < *place && *place < before);
         let mut lost = 0;
-        for record in inside {
-            if self.homes.contains_key(&(shard.clone(), record.sequence)) {
+        for (place, gone) in inside {
+            if self.is_settled(&shard, place) {
                 continue;
             }
-            if !is_gone(held, record.sequence) {
-                let record = self.short(record.sequence);
+            if !gone {
+                let record = self.short(place);
                 return Err(format!("[9] {record} of {shard} is reported as gone and is there"));
             }
             lost += 1;
@@ -305,6 +358,14 @@ impl Book {
         }
         self.gaps.entry(shard).or_default().push((after, before));
         Ok(())
+    }
+
+    /// Did it arrive before the time that reading of its shard began at?
+    fn is_before_the_pin(&self, shard: &Shard, place: u128) -> bool {
+        self.pins.get(&shard.id).is_some_and(|pin| {
+            let record = shard.records.iter().find(|r| r.sequence == place / 256);
+            record.is_some_and(|r| r.arrival_ms < *pin)
+        })
     }
 
     fn row(
@@ -321,8 +382,15 @@ impl Book {
                 (None, Some(row)) => {
                     let now = progress(row)?;
                     self.tell(moment, format!("lease of {key} created at {}", now.checkpoint));
-                    if now.checkpoint != "TRIM_HORIZON" || !now.intents.is_empty() {
+                    let begins = ["TRIM_HORIZON", "LATEST"].contains(&now.checkpoint.as_str());
+                    if !begins || !now.intents.is_empty() {
                         return Err(format!("[4] {key} is created at {}", now.checkpoint));
+                    }
+                    if now.checkpoint == "LATEST" {
+                        let pin = row.get("catchment_started_ms").and_then(Attr::as_n);
+                        let pin = pin.and_then(|n| n.parse().ok());
+                        let pin = pin.ok_or(format!("[4] {key} is at LATEST of no time"))?;
+                        self.pins.insert(key.to_owned(), pin);
                     }
                     if self.deleted.contains(key) && !held.gone {
                         return Err(format!("[4] {key} was deleted and is created again"));
@@ -350,6 +418,11 @@ impl Book {
             if new.is_some() && !was.intents.is_empty() {
                 self.count("lease taken with intents pending");
             }
+        }
+        let asked = |row: &Row| row.contains_key("checkpointOwner");
+        if asked(before) && !asked(after) && owner(before) == owner(after) {
+            self.tell(moment, format!("{key} handed over"));
+            self.count("lease handed over");
         }
         if was.checkpoint == now.checkpoint && was.intents == now.intents {
             return Ok(());
@@ -397,16 +470,24 @@ impl Book {
             self.count("commit and intent in one write");
         }
         self.checkpoints.insert(key.to_owned(), now.checkpoint.clone());
+        let at = |record: &&Record| record.sequence == high / 256;
+        let ends = |record: &Record| {
+            record.users.last().is_none_or(|(sub, _)| *sub == (high % 256) as u64)
+        };
+        if held.records.iter().find(at).is_some_and(|record| !ends(record)) {
+            self.count("part of an aggregate delivered");
+        }
         if now.checkpoint == "SHARD_END" && held.closed.is_none() {
             return Err(format!("[5] {key} is finished and still open"));
         }
-        let committed = held.records.iter().filter(|r| low < r.sequence && r.sequence <= high);
-        for record in committed {
-            // Where a shard began at its oldest record, what went before that is nobody's.
-            if low == 0 && is_gone(held, record.sequence) {
+        for (place, gone) in places(held).filter(|(place, _)| low < *place && *place <= high) {
+            if self.is_before_the_pin(held, place) {
+                self.count("record before LATEST");
+            } else if low == 0 && gone {
+                // Where a shard began at its oldest record, what went before that is nobody's.
                 self.count("record gone before the first checkpoint");
-            } else if !self.is_settled(key, record.sequence) {
-                let record = self.short(record.sequence);
+            } else if !self.is_settled(key, place) {
+                let record = self.short(place);
                 return Err(format!("[5] {record} is committed and in no object: {line}"));
             }
         }
@@ -464,10 +545,10 @@ impl Oracle {
                 // Nobody ever heard of it.
                 continue;
             }
-            for record in &shard.records {
-                let lost = !book.is_settled(&shard.id, record.sequence);
-                if lost && !(is_gone(shard, record.sequence)) {
-                    let name = book.short(record.sequence);
+            for (place, gone) in places(shard) {
+                let lost = !book.is_settled(&shard.id, place);
+                if lost && !gone && !book.is_before_the_pin(shard, place) {
+                    let name = book.short(place);
                     return Err(format!("[7] {name} of {} is in no object", shard.id));
                 }
             }

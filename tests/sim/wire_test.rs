@@ -83,7 +83,7 @@ fn kinesis_reads_a_split_shard_to_its_children() {
             let late = node.kinesis.get_records().shard_iterator(&iterator).send().await;
             assert!(late.unwrap_err().into_service_error().is_expired_iterator_exception());
             // A trimmed number starts silently at the horizon; one of another shard is refused.
-            sim.net.world().kinesis.stream(STREAM).unwrap().trim(now);
+            sim.net.world().kinesis.stream(STREAM).unwrap().trim(now, now);
             assert!(
                 get.clone()
                     .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
@@ -103,7 +103,7 @@ fn kinesis_reads_a_split_shard_to_its_children() {
                     .is_invalid_argument_exception()
             );
             // Closed and past retention: no longer listed.
-            sim.net.world().kinesis.stream(STREAM).unwrap().trim(now + 1);
+            sim.net.world().kinesis.stream(STREAM).unwrap().trim(now + 1, now + 1);
             let listed = node.kinesis.list_shards().stream_name(STREAM).send().await.unwrap();
             let listed: Vec<_> = listed.shards().iter().map(|s| s.shard_id()).collect();
             assert_eq!(

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use catchment::aws::clients::Clients;
-use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
+use catchment::config::{Config, OnGap};
 use catchment::worker::supervisor::{self, Exit};
 use catchment::worker::{self, StartError};
 
@@ -16,12 +16,13 @@ use crate::sim::{Report, run};
 
 /// The configuration of one incarnation. Drawn by name: a worker that comes back has another, as
 /// after a deployment.
-pub fn config(seed: u64, node: &str) -> Config {
-    let mut rng = fastrand::Rng::with_seed(seed ^ Fnv::of(node.as_bytes()) ^ 0x43_4f4e);
+pub fn config(fleet: &Fleet, node: &str) -> Config {
+    let mut rng = fastrand::Rng::with_seed(fleet.seed ^ Fnv::of(node.as_bytes()) ^ 0x43_4f4e);
     let one = |rng: &mut fastrand::Rng, of: &[&'static str]| of[rng.usize(0..of.len())];
     let mut layers = Layers::default();
     let mut set = |name: &str, value: String| layers.set(name, value, Source::Flag("sim".into()));
     set("stream.name", STREAM.into());
+    set("stream.start", if fleet.latest { "latest" } else { "trim-horizon" }.into());
     set("stream.idle", format!("{}ms", rng.u32(200..1_500)));
     set("stream.page_records", rng.u32(3..2_000).to_string());
     set("lease.application", TABLE.into());
@@ -41,11 +42,17 @@ pub fn config(seed: u64, node: &str) -> Config {
     set("delivery.pipeline", rng.u32(1..5).to_string());
     set("delivery.uploads_in_flight", rng.u32(1..5).to_string());
     set("delivery.upload_deadline", format!("{}s", rng.u32(10..300)));
-    set("delivery.on_gap", "continue".into());
+    let stops = fleet.stops && rng.bool();
+    set("delivery.on_gap", if stops { "stop" } else { "continue" }.into());
     set("memory.budget", one(&mut rng, &["8MiB", "40MiB", "256MiB"]).into());
     set("telemetry.listen", "off".into());
     set("shutdown.deadline", format!("{}s", rng.u32(3..25)));
-    Config::from_layers(layers).unwrap()
+    let mut config = Config::from_layers(layers).unwrap();
+    if fleet.world.min_part.is_some() && rng.bool() {
+        // Below what can be configured: megabytes would be slow here.
+        config.delivery.multipart_bytes = rng.usize(100..400);
+    }
+    config
 }
 
 /// One life of a worker process.
@@ -71,6 +78,7 @@ async fn live(node: Node, config: Config) {
             node.note(&format!("does not start: {error}"));
             match &error {
                 StartError::Unavailable(..) | StartError::Table(_) | StartError::Bucket { .. } => {}
+                StartError::Denied(refused) if refused.code.starts_with("ExpiredToken") => {}
                 other => node.violation(&format!("does not start: {other}")),
             }
             return;
@@ -88,7 +96,10 @@ async fn live(node: Node, config: Config) {
             node.note("drained");
         }
         Exit::Late(_) => node.note("stopped late"),
-        Exit::Gap(shard, _) => node.violation(&format!("stops for a gap in {shard}")),
+        Exit::Gap(shard, _) if shared.config.delivery.on_gap == OnGap::Continue => {
+            node.violation(&format!("stops for a gap in {shard}"));
+        }
+        Exit::Gap(..) => node.note("stopped for a gap"),
     }
 }
 
@@ -121,8 +132,9 @@ pub fn fleet_of_workers(fleet: &Fleet) -> Outcome {
 pub fn fleet_watched(fleet: &Fleet, probe: impl Fn()) -> Outcome {
     let oracle = Oracle::default();
     let seed = fleet.seed;
+    let own = fleet.clone();
     let start = move |node: &Node| -> catchment::task::BoxTask {
-        Box::pin(live(node.clone(), config(seed, &node.name)))
+        Box::pin(live(node.clone(), config(&own, &node.name)))
     };
     let (done, mut report) = run(fleet.setup(Box::new(oracle.clone())), async |sim| {
         let begun = sim.net.now().at;
@@ -167,7 +179,10 @@ fn seen_in_the_trace(report: &mut Report) {
             ("PutObject", 412) => "412",
             ("drained", _) => "drained",
             ("stopped late", _) => "stopped late",
-
+            ("stopped for a gap", _) => "stopped for a gap",
+            ("one survives", _) => "one survives",
+            ("CompleteMultipartUpload", 200) => "multipart upload",
+            (_, 400) if effect.error.starts_with("ExpiredToken") => "credentials expired",
             (op, _) if op.starts_with("does not start") => "did not start",
             (op, _) if op.starts_with("Split") => "split",
             (op, _) if op.starts_with("Merge") => "merge",

@@ -1,9 +1,12 @@
 //! Fleets of real workers under the oracle.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::effects::Fnv;
 use crate::fleet::Fleet;
+use crate::sim::Report;
 use crate::worker::fleet_of_workers;
 
 fn env(name: &str) -> Option<u64> {
@@ -40,8 +43,44 @@ fn a_calm_fleet_delivers() {
     assert!(outcome.failures.is_empty(), "{}", outcome.explain());
 }
 
+/// Runs `work` for each seed, on as many threads as there are cores (`JOBS` says otherwise), one
+/// fleet to a thread; results in the order of seeds. `work` may end the run by returning `None`.
+fn on_all_cores<T: Send>(seeds: &[u64], work: impl Fn(u64) -> Option<T> + Sync) -> Vec<T> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let jobs = env("JOBS").map_or(cores, |n| usize::try_from(n).unwrap_or(1)).max(1);
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let run = || {
+        let mut done = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(seed) = seeds.get(at) else { break };
+            match work(*seed) {
+                Some(result) => done.push((at, result)),
+                None => stop.store(true, Ordering::Relaxed),
+            }
+        }
+        done
+    };
+    let mut all: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap_or_else(|p| resume_unwind(p))).collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
+/// What a seed leaves behind once it is judged.
+struct Sum {
+    seed: u64,
+    failures: Vec<String>,
+    hash: u64,
+    virtual_ms: u64,
+    effects: usize,
+    sometimes: BTreeMap<&'static str, u64>,
+}
+
 /// `SEED=n` replays one; `SEEDS=n` runs that many, beginning at `FROM`; `ALL=1` goes on after a
-/// failure and lists them.
+/// failure and lists them; `JOBS=n` threads.
 #[test]
 fn fleets_deliver() {
     if let Some(seed) = env("SEED") {
@@ -52,23 +91,27 @@ fn fleets_deliver() {
     let begun = std::time::Instant::now();
     let first = env("FROM").unwrap_or(0);
     let seeds: Vec<u64> = corpus().chain(first..first + env("SEEDS").unwrap_or(30)).collect();
-    let (mut sometimes, mut hash) = (BTreeMap::<&str, u64>::new(), Fnv::default());
-    let (mut virtual_ms, mut effects, mut failed) = (0, 0, Vec::new());
-    for seed in &seeds {
-        let report = if env("ALL").is_some() {
-            let outcome = fleet_of_workers(&Fleet::draw(*seed));
-            if !outcome.failures.is_empty() {
-                println!("seed {seed}: {}", outcome.failures.join(" | "));
-                failed.push(*seed);
-            }
-            outcome.report
+    let go_on = env("ALL").is_some();
+    let sums = on_all_cores(&seeds, |seed| {
+        let (failures, report) = if go_on {
+            let outcome = fleet_of_workers(&Fleet::draw(seed));
+            (outcome.failures, outcome.report)
         } else {
-            check(*seed)
+            (Vec::new(), check(seed))
         };
-        virtual_ms += report.virtual_ms;
-        effects += report.effects.len();
-        hash.write(&report.hash.to_be_bytes());
-        for (what, times) in report.sometimes {
+        if !failures.is_empty() {
+            println!("seed {seed}: {}", failures.join(" | "));
+        }
+        let Report { hash, virtual_ms, effects, sometimes, .. } = report;
+        Some(Sum { seed, failures, hash, virtual_ms, effects: effects.len(), sometimes })
+    });
+    let (mut sometimes, mut hash) = (BTreeMap::<&str, u64>::new(), Fnv::default());
+    let (mut virtual_ms, mut effects) = (0, 0);
+    for sum in &sums {
+        virtual_ms += sum.virtual_ms;
+        effects += sum.effects;
+        hash.write(&sum.hash.to_be_bytes());
+        for (what, times) in &sum.sometimes {
             *sometimes.entry(what).or_default() += times;
         }
     }
@@ -82,8 +125,46 @@ fn fleets_deliver() {
     for (what, times) in &sometimes {
         println!("{times:>8} {what}");
     }
+    let failed: Vec<u64> = sums.iter().filter(|s| !s.failures.is_empty()).map(|s| s.seed).collect();
     assert!(failed.is_empty(), "{} of {n} seeds failed: {failed:?}", failed.len());
+    if n >= ENOUGH {
+        let never: Vec<_> =
+            SOMETIMES.iter().filter(|what| !sometimes.contains_key(**what)).collect();
+        assert!(never.is_empty(), "the simulation no longer reaches {never:?}");
+    }
 }
+
+/// From so many seeds on, everything of [`SOMETIMES`] must have happened.
+const ENOUGH: usize = 2_000;
+
+/// Corners the simulation must reach. What the network does is not listed: it is drawn.
+const SOMETIMES: [&str; 25] = [
+    "412",
+    "a zombie puts",
+    "blackout",
+    "commit and intent in one write",
+    "condition failed after own success",
+    "credentials expired",
+    "did not start",
+    "drained",
+    "finished lease deleted",
+    "gap",
+    "intent of another worker finished",
+    "lease handed over",
+    "lease taken with intents pending",
+    "merge",
+    "multipart upload",
+    "one survives",
+    "part of an aggregate delivered",
+    "record before LATEST",
+    "record kept beside a gap",
+    "record gone before the first checkpoint",
+    "split",
+    "stopped for a gap",
+    "upload conflict",
+    "upload found its key taken",
+    "zombie",
+];
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
@@ -123,28 +204,36 @@ fn both_back_ends_give_the_same_trace() {
 #[cfg(feature = "mutants")]
 #[test]
 fn mutants_are_killed() {
+    use std::sync::Mutex;
+
     use catchment::mutant::{ALL, Mutant, choose};
 
-    let seeds = env("SEEDS").unwrap_or(400);
+    let seeds: Vec<u64> = (0..env("SEEDS").unwrap_or(2_000)).collect();
     let mut alive = Vec::new();
     println!("{:<22} {:>5}  seen as", "mutant", "seed");
     // `MUTANT=Name` tries one.
     let only = std::env::var("MUTANT").ok();
     let wanted = |mutant: &Mutant| only.as_ref().is_none_or(|o| format!("{mutant:?}") == *o);
     for mutant in ALL.into_iter().filter(wanted) {
-        choose(Some(mutant));
-        let killed = (0..seeds).find_map(|seed| {
+        let killer = Mutex::new(None::<(u64, String)>);
+        on_all_cores(&seeds, |seed| {
+            choose(Some(mutant));
             let outcome = fleet_of_workers(&Fleet::draw(seed));
-            outcome.failures.first().map(|seen| (seed, seen.clone()))
+            choose(None);
+            let Some(seen) = outcome.failures.first() else { return Some(()) };
+            let mut killer = killer.lock().unwrap();
+            if killer.as_ref().is_none_or(|(first, _)| seed < *first) {
+                *killer = Some((seed, seen.clone()));
+            }
+            None
         });
-        choose(None);
-        match killed {
+        match killer.into_inner().unwrap() {
             Some((seed, seen)) => {
                 let seen: String = seen.chars().take(110).collect();
                 println!("{:<22} {seed:>5}  {seen}", format!("{mutant:?}"));
             }
             None => {
-                println!("{:<22}     -  survives {seeds} seeds", format!("{mutant:?}"));
+                println!("{:<22}     -  survives {} seeds", format!("{mutant:?}"), seeds.len());
                 alive.push(mutant);
             }
         }

@@ -22,6 +22,13 @@ pub enum Attr {
 }
 
 impl Attr {
+    pub fn as_n(&self) -> Option<String> {
+        match self {
+            Attr::N(number) => Some(number.to_string()),
+            _ => None,
+        }
+    }
+
     pub fn as_s(&self) -> Option<&str> {
         match self {
             Attr::S(text) => Some(text),

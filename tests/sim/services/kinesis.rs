@@ -10,6 +10,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::Refusal;
+use crate::load::Produced;
 
 /// What a stream does beyond the rules, per run.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct KinesisOptions {
     pub limits: bool,
     /// Records come without a partition key, in a thousand.
     pub no_partition_key: u32,
+    /// Records come without an arrival time, in a thousand.
+    pub no_arrival_time: u32,
 }
 
 impl Default for KinesisOptions {
@@ -37,6 +40,7 @@ impl Default for KinesisOptions {
             late_ends: 0,
             limits: true,
             no_partition_key: 0,
+            no_arrival_time: 0,
         }
     }
 }
@@ -48,6 +52,10 @@ pub struct Record {
     pub arrival_ms: i64,
     pub partition_key: Option<String>,
     pub data: Bytes,
+    /// What a consumer must find in it: index inside the aggregate (0 for a plain record), payload.
+    pub users: Vec<(u64, Bytes)>,
+    /// The file it carries: key and content.
+    pub file: Option<(String, Bytes)>,
 }
 
 impl Record {
@@ -206,7 +214,7 @@ impl Stream {
         Ok(self.shards[child].id.clone())
     }
 
-    /// Puts a record; returns shard and sequence number.
+    /// Puts a plain record; returns shard and sequence number.
     pub fn put(
         &mut self,
         partition_key: Option<String>,
@@ -216,27 +224,46 @@ impl Stream {
     ) -> (String, u128) {
         let routed = partition_key.as_deref().unwrap_or_default();
         let hash = hash_key.unwrap_or_else(|| u128::from_be_bytes(Md5::digest(routed).into()));
+        let users = vec![(None, data.clone())];
+        self.produce(partition_key, Produced { data, users, file: None, hash }, now_ms)
+    }
+
+    /// Puts a record of which is known what a consumer must find in it: user records whose hash
+    /// key lies in the shard it lands in, and no others.
+    pub fn produce(
+        &mut self,
+        partition_key: Option<String>,
+        produced: Produced,
+        now_ms: i64,
+    ) -> (String, u128) {
+        let Produced { data, users, file, hash } = produced;
         let index = self
             .shards
             .iter()
             .position(|s| s.closed.is_none() && (s.range.0..=s.range.1).contains(&hash))
             .unwrap();
         let sequence = self.next_sequence(now_ms, index);
+        let range = self.shards[index].range;
+        let own = |hash: &Option<u128>| hash.is_none_or(|h| (range.0..=range.1).contains(&h));
+        let users = (0..).zip(users).filter(|(_, (hash, _))| own(hash));
         self.shards[index].records.push(Record {
             sequence,
             arrival_ms: now_ms,
             partition_key,
             data,
+            users: users.map(|(sub, (_, payload))| (sub, payload)).collect(),
+            file,
         });
         (self.shards[index].id.clone(), sequence)
     }
 
-    /// Retention: takes records that arrived before `up_to_ms`, and shards closed before it.
-    pub fn trim(&mut self, up_to_ms: i64) {
+    /// Retention: takes records that arrived before `up_to_ms`, and shards closed before
+    /// `closed_ms`.
+    pub fn trim(&mut self, up_to_ms: i64, closed_ms: i64) {
         for shard in &mut self.shards {
             let kept = shard.records.partition_point(|r| r.arrival_ms < up_to_ms);
             shard.trimmed = shard.trimmed.max(kept);
-            if shard.closed.is_some_and(|(_, at)| at < up_to_ms) {
+            if shard.closed.is_some_and(|(_, at)| at < closed_ms) {
                 shard.gone = true;
                 shard.trimmed = shard.records.len();
             }

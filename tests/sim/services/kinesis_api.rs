@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::kinesis::{Kinesis, Record, Shard, Stream, parse_sequence_number, sequence_number};
+use super::kinesis::{
+    Kinesis, KinesisOptions, Record, Shard, Stream, parse_sequence_number, sequence_number,
+};
 use super::{ACCOUNT, REGION, Refusal, Response, Service, json_response, only_fields};
 use crate::effects::Fnv;
 
@@ -264,6 +266,11 @@ impl Kinesis {
             "AFTER_SEQUENCE_NUMBER" => numbered()? + 1,
             "AT_TIMESTAMP" => {
                 let at = body["Timestamp"].as_f64().ok_or_else(|| invalid("Timestamp"))? * 1000.0;
+                if at > now_ms as f64 {
+                    return Err(invalid(format!(
+                        "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. timestampInMillis: {at}, currentTimestampInMillis: {now_ms}"
+                    )));
+                }
                 let first = held.visible().iter().find(|r| r.arrival_ms as f64 >= at);
                 first.map_or(beyond, |r| r.sequence)
             }
@@ -338,7 +345,7 @@ impl Kinesis {
         }
         let next = records.last().map_or(from, |r| r.sequence + 1);
         let mut answer = json!({
-            "Records": records.iter().map(|r| record_json(r, options.no_partition_key)).collect::<Vec<_>>(),
+            "Records": records.iter().map(|r| record_json(r, &options)).collect::<Vec<_>>(),
             "MillisBehindLatest": behind,
             "NextShardIterator": if ended { Value::Null } else { iterator(stream, shard, next, now_ms) },
         });
@@ -393,15 +400,18 @@ impl Kinesis {
 }
 
 /// A record without a partition key never has one, whoever reads it.
-fn record_json(record: &Record, keyless: u32) -> Value {
-    let keyless = Fnv::of(&record.sequence.to_be_bytes()) % 1000 < u64::from(keyless);
+fn record_json(record: &Record, options: &KinesisOptions) -> Value {
+    // By the record, so that it looks the same whenever it is read.
+    let dice = Fnv::of(&record.sequence.to_be_bytes()) % 1000;
     let mut shown = json!({
         "SequenceNumber": record.sequence_number(),
-        "ApproximateArrivalTimestamp": record.arrival_ms as f64 / 1000.0,
         "Data": STANDARD.encode(&record.data),
     });
-    if let (Some(key), false) = (&record.partition_key, keyless) {
+    if let (Some(key), false) = (&record.partition_key, dice < options.no_partition_key.into()) {
         shown["PartitionKey"] = json!(key);
+    }
+    if dice >= options.no_arrival_time.into() {
+        shown["ApproximateArrivalTimestamp"] = json!(record.arrival_ms as f64 / 1000.0);
     }
     shown
 }

@@ -194,6 +194,12 @@ pub fn internal(service: Service, other: bool) -> Refusal {
     }
 }
 
+/// The session token has expired, in the words of the service.
+pub fn expired(service: Service) -> Refusal {
+    let code = if service == Service::S3 { "ExpiredToken" } else { "ExpiredTokenException" };
+    Refusal::new(400, code, "The security token included in the request is expired")
+}
+
 /// The request was signed more than 15 minutes from now.
 pub fn skewed(service: Service) -> Refusal {
     match service {

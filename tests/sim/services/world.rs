@@ -21,6 +21,8 @@ pub struct WorldOptions {
     pub stale_ms: u64,
     /// How many of them are, in a thousand.
     pub stale: u32,
+    /// The least size of a part of a multipart upload; 5 MiB in the service.
+    pub min_part: Option<usize>,
 }
 
 /// The services of a run.
@@ -56,7 +58,9 @@ impl World {
         trace: Trace,
         observer: Box<dyn Observer>,
     ) -> Self {
-        let objects: SharedObjects = Arc::new(Mutex::new(Objects::default()));
+        let mut objects = Objects::default();
+        objects.min_part = options.min_part.unwrap_or(objects.min_part);
+        let objects: SharedObjects = Arc::new(Mutex::new(objects));
         let (dynamodb, s3): (Box<dyn Dynamo>, Box<dyn S3Wire>) = match backend {
             Backend::Strict => (Box::new(DynamoDb::default()), Box::new(S3(objects.clone()))),
             #[cfg(feature = "local")]
