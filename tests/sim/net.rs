@@ -104,7 +104,10 @@ impl Net {
 
     /// No new faults from here on. What is already under way still lands.
     pub fn heal(&self) {
-        self.state().healed = true;
+        let mut state = self.state();
+        state.healed = true;
+        state.mix.slow = 0;
+        drop(state);
         self.world().heal();
     }
 
