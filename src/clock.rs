@@ -4,6 +4,7 @@
 //! which a simulation can pause. Two time lines exist and never mix: [`Clock::now`] is monotonic
 //! and private to the process (leases, deadlines), [`Clock::wall`] is UTC (object stamps, logs).
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ enum Wall {
     /// Follows the (pausable) monotonic clock from a fixed start, plus a skew in milliseconds.
     Virtual {
         start: tokio::time::Instant,
-        epoch_ms: i64,
+        epoch_ms: Arc<AtomicI64>,
     },
 }
 
@@ -36,6 +37,7 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn simulated(epoch_ms: i64) -> Self {
         let now = tokio::time::Instant::now();
+        let epoch_ms = Arc::new(AtomicI64::new(epoch_ms));
         Self { origin: now, wall: Wall::Virtual { start: now, epoch_ms } }
     }
 
@@ -54,8 +56,16 @@ impl Clock {
                 .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
             Wall::Virtual { start, epoch_ms } => {
                 let elapsed = (tokio::time::Instant::now() - *start).as_millis();
+                let epoch_ms = epoch_ms.load(Ordering::Relaxed);
                 epoch_ms.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX))
             }
+        }
+    }
+
+    /// Sets a simulated wall clock forward or back, as time services do to real ones.
+    pub fn step_wall(&self, by_ms: i64) {
+        if let Wall::Virtual { epoch_ms, .. } = &self.wall {
+            epoch_ms.fetch_add(by_ms, Ordering::Relaxed);
         }
     }
 

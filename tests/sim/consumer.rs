@@ -20,7 +20,9 @@ pub fn decode(key: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         key
     };
     let lines = || bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
-    let letters = plain.starts_with("errors/") && !plain.starts_with("errors/gap/");
+    // What is kept beside a gap has its old key behind `errors/gap/<stream>/<day>/`.
+    let kept = plain.strip_prefix("errors/gap/").and_then(|rest| rest.splitn(3, '/').nth(2));
+    let letters = kept.unwrap_or(plain).starts_with("errors/");
     if letters || plain.ends_with(".envelope.ndjson") {
         return lines()
             .map(|line| {

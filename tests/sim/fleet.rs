@@ -67,6 +67,8 @@ pub enum Act {
     Merge(usize),
     /// SIGTERM to worker `0`; it stays away for `1` ms and comes back with another configuration.
     Term(usize, u64),
+    /// The wall clock of worker `0` is set by `1` ms, back or forward.
+    Step(usize, i64),
     /// The whole fleet is down for `0` hours, retention takes what it takes; worker `1`, if there
     /// is one of this number, is not dead but frozen.
     Blackout(u64, usize),
@@ -145,7 +147,8 @@ impl Fleet {
             let at = rng.u64(0..fleet.heal_ms);
             let worker = rng.usize(0..workers);
             let span = rng.u64(500..40_000);
-            let act = match rng.u32(0..13) {
+            let act = match rng.u32(0..14) {
+                13 => Act::Step(worker, rng.i64(-120_000..ahead.min(120_000))),
                 10..=12 => Act::Term(worker, rng.u64(0..15_000)),
                 0..=2 => Act::Crash(worker, rng.u64(1..800), rng.u64(0..20_000)),
                 3 | 4 => Act::Freeze(worker, span),
@@ -486,6 +489,7 @@ impl Driver<'_> {
                 self.nodes[*worker].terminate();
                 self.delays[*worker] = *after;
             }
+            Act::Step(worker, ms) => self.nodes[*worker].clock.step_wall(*ms),
             Act::Blackout(..) => {}
         }
     }

@@ -187,6 +187,7 @@ fn seen_in_the_trace(report: &mut Report) {
             (op, _) if op.starts_with("Split") => "split",
             (op, _) if op.starts_with("Merge") => "merge",
             (op, _) if op.starts_with("Zombie") => "zombie",
+            (op, _) if op.starts_with("Step") => "clock set",
             ("blackout", _) => "blackout",
             _ => continue,
         };

@@ -138,10 +138,11 @@ fn fleets_deliver() {
 const ENOUGH: usize = 2_000;
 
 /// Corners the simulation must reach. What the network does is not listed: it is drawn.
-const SOMETIMES: [&str; 25] = [
+const SOMETIMES: [&str; 26] = [
     "412",
     "a zombie puts",
     "blackout",
+    "clock set",
     "commit and intent in one write",
     "condition failed after own success",
     "credentials expired",

