@@ -102,6 +102,21 @@ pub fn children(children: &[ShardInfo]) -> Vec<NewLease> {
         .collect()
 }
 
+/// Leases with work left that begin elsewhere than a configured start says: it counts for new leases
+/// only. None for the default, and none if a lease of the table shows by its pin that the fleet
+/// was begun with this very setting.
+pub fn overruled(leases: &[Lease], initial: InitialPosition) -> Vec<&Lease> {
+    let begun_with = |lease: &Lease| match initial {
+        InitialPosition::TrimHorizon => true,
+        InitialPosition::Latest => lease.started_ms.is_some(),
+        InitialPosition::AtTimestamp(at) => lease.started_ms == Some(at),
+    };
+    if initial == InitialPosition::TrimHorizon || leases.iter().any(begun_with) {
+        return Vec::new();
+    }
+    leases.iter().filter(|lease| !lease.is_finished()).collect()
+}
+
 /// Shards whose leases still have work.
 pub fn unfinished(leases: &[Lease]) -> BTreeSet<&ShardId> {
     leases.iter().filter(|l| !l.is_finished()).map(|l| &l.shard).collect()
@@ -199,6 +214,21 @@ mod tests {
         parent.progress.checkpoint = Checkpoint::ShardEnd;
         let shards = [shard("c", &["p"], false)];
         assert_eq!(plan(&shards, &[parent], InitialPosition::Latest), [pair("c", "TRIM_HORIZON")]);
+    }
+
+    #[test]
+    fn a_start_that_is_overruled_is_noticed_and_one_that_was_used_is_not() {
+        let mut read = lease("p", None, 1);
+        read.progress.checkpoint = Checkpoint::parse("7", 0).unwrap();
+        let (default, at) = (InitialPosition::TrimHorizon, InitialPosition::AtTimestamp(5));
+        let count = |l: &Lease, i| overruled(std::slice::from_ref(l), i).len();
+        assert_eq!((count(&read, default), count(&read, InitialPosition::Latest)), (0, 1));
+        assert_eq!(count(&read, at), 1);
+        read.started_ms = Some(5);
+        assert_eq!((count(&read, at), count(&read, InitialPosition::Latest)), (0, 0));
+        assert_eq!(count(&read, InitialPosition::AtTimestamp(6)), 1);
+        read.progress.checkpoint = Checkpoint::ShardEnd;
+        assert_eq!(count(&read, InitialPosition::AtTimestamp(6)), 0);
     }
 
     #[test]

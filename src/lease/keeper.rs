@@ -194,7 +194,7 @@ impl Keeper {
 
     async fn take(&self, lease: &Lease) -> Option<Arc<Owned>> {
         let asked = self.shared.clock.now();
-        let update = write::take(lease, &self.shared.me);
+        let update = write::take(lease, &self.shared.me, &self.shared.stream.identity());
         let item = match self.shared.table.update(&lease.shard, update).await {
             // Also after a refusal the row decides: an earlier attempt of ours may have won.
             Ok(Written::Done(item) | Written::Refused(Some(item))) => item,

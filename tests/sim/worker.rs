@@ -88,6 +88,7 @@ async fn live(node: Node, config: Config) {
             node.note("drained");
         }
         Exit::Late(_) => node.note("stopped late"),
+        Exit::OtherStream { is, .. } => node.violation(&format!("takes the stream for {is}")),
         Exit::Gap(shard, _) => node.violation(&format!("stops for a gap in {shard}")),
     }
 }
