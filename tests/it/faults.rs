@@ -1,7 +1,9 @@
 //! The services fail in every way they know; nothing is lost, nothing is delivered twice, and what
 //! a person has to mend is told with its remedy.
 
+mod kpl;
 mod memory;
+mod table;
 
 use std::collections::HashMap;
 use std::fs;
