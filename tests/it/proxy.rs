@@ -27,6 +27,8 @@ use crate::support::Running;
 pub(crate) enum Fault {
     /// Nothing; it is only counted.
     Pass,
+    /// Nothing; its body is kept when it comes in, and again when it is answered.
+    Record(Arc<Mutex<Vec<Moment>>>),
     /// Refused with this status and error code, in the form of the service; nothing is done.
     Refuse(u16, &'static str),
     /// S3 says that the bucket lives in another region.
@@ -38,6 +40,13 @@ pub(crate) enum Fault {
     /// Records before this one are gone from the reply of GetRecords, as if retention had passed
     /// them.
     Trim(SequenceNumber),
+}
+
+/// A request comes in or is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) body: Bytes,
+    pub(crate) answered: bool,
 }
 
 /// Which requests a fault applies to.
@@ -187,9 +196,17 @@ async fn answer(
         state.rules.iter().find(|r| r.applies(&operation, words)).map(|r| r.fault.clone())
     };
     head.headers.remove(header::EXPECT);
+    let kept = body.clone();
     let request = Request::from_parts(head, Body::from(body));
     match fault {
         None | Some(Fault::Pass) => forward(upstream, request).await,
+        Some(Fault::Record(log)) => {
+            let moment = |answered| Moment { body: kept.clone(), answered };
+            log.lock().unwrap().push(moment(false));
+            let reply = forward(upstream, request).await;
+            log.lock().unwrap().push(moment(true));
+            reply
+        }
         Some(Fault::Refuse(status, code)) => refuse(&operation, is_head, status, code),
         Some(Fault::Elsewhere(region)) => Ok(Response::builder()
             .status(301)
