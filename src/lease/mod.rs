@@ -9,6 +9,7 @@ pub mod graph;
 pub mod kcl3;
 pub mod keeper;
 pub mod keys;
+pub mod leave;
 pub mod owned;
 pub mod row;
 pub mod write;

@@ -118,6 +118,18 @@ pub fn request_handoff(lease: &Lease, me: &WorkerId) -> Option<Update> {
     })
 }
 
+/// Takes a request for a handoff back: the lease stays where it is. The counter stays as well.
+pub fn withdraw(me: &WorkerId, owner: &WorkerId) -> Update {
+    Update {
+        update: format!("SET {} = :owner REMOVE {}", attr::OWNER, attr::CHECKPOINT_OWNER),
+        condition: format!("{} = :me AND {} = :owner", attr::OWNER, attr::CHECKPOINT_OWNER),
+        values: vec![
+            (":me", Attr::S(me.as_str().into())),
+            (":owner", Attr::S(owner.as_str().into())),
+        ],
+    }
+}
+
 /// Ends a handoff (KCL operation 6): the lease is the new owner's from here on.
 pub fn transfer(me: &WorkerId) -> Update {
     Update {
@@ -332,6 +344,7 @@ mod tests {
             release(&me()),
             request_handoff(&held, &me()).unwrap(),
             transfer(&me()),
+            withdraw(&me(), &WorkerId::new("you")),
             reset(&held, &Checkpoint::Latest, Some(7)),
             reset(&held, &Checkpoint::TrimHorizon, None),
             children(&[crate::ids::ShardId::new("c")]),

@@ -12,11 +12,15 @@ use crate::delivery::batch::Gap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::keeper::{Keeper, Registry, heartbeat};
+use crate::lease::leave;
 use crate::lease::owned::Owned;
 use crate::shutdown::Shutdown;
 use crate::task::{Handle, TaskDied};
 use crate::worker::shard::{self, Ended};
 use crate::worker::shared::Shared;
+
+/// Time for the last writes to the lease table.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// How a worker ended.
 #[derive(Debug)]
@@ -186,6 +190,13 @@ impl Supervisor {
         let deadline = self.shared.clock.now() + self.shared.config.shutdown_deadline;
         let clock = self.shared.clock.clone();
         tracing::info!(shards = self.running.len(), "draining");
+        let held = self.leases.keys().cloned().collect();
+        tokio::select! {
+            biased;
+            () = shutdown.abort.cancelled() => {}
+            () = leave::give_back(&self.shared, held) => {}
+            () = clock.sleep(LEAVING) => {}
+        }
         let mut found = cause;
         while !self.running.is_empty() {
             tokio::select! {
@@ -206,7 +217,7 @@ impl Supervisor {
         tokio::select! {
             biased;
             _ = releases => {}
-            () = clock.sleep(Duration::from_secs(2)) => {}
+            () = clock.sleep(LEAVING) => {}
         }
         match (found, late.is_empty()) {
             (Some(Cause::Gap(shard, gap)), _) => Exit::Gap(shard, gap),
