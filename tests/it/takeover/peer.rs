@@ -120,3 +120,99 @@ fn a_java_worker_that_takes_us_for_the_leader_misses_nothing() {
     stored.dedup();
     assert_eq!(stored.len(), all, "nothing is twice");
 }
+
+/// A lease as a KCL 2.x worker holds it: it knows the counter, and nothing else of the row.
+struct Held<'a> {
+    java: &'a Java,
+    key: &'a str,
+    counter: u64,
+}
+
+impl Held<'_> {
+    /// Heartbeat; false when the counter is not the one it knows.
+    fn beat(&mut self) -> bool {
+        let call = self.java.clients.dynamodb.update_item().table_name(TABLE);
+        let call = call.key("leaseKey", s(self.key)).update_expression("SET leaseCounter = :n");
+        let call = call.condition_expression("leaseCounter = :o");
+        let call = call.expression_attribute_values(":n", n(self.counter + 1));
+        let call = call.expression_attribute_values(":o", n(self.counter));
+        let done = self.java.runtime.block_on(call.send()).is_ok();
+        self.counter += u64::from(done);
+        done
+    }
+}
+
+/// KCL operation 5: a take, or a steal. The counter is tested, the owner is not.
+fn steal(java: &Java, key: &str, owner: &str) -> bool {
+    let seen: u64 = java.row(key)["leaseCounter"].as_n().unwrap().parse().unwrap();
+    let call = java.clients.dynamodb.update_item().table_name(TABLE).key("leaseKey", s(key));
+    let call = call.update_expression(
+        "SET leaseCounter = :n, leaseOwner = :me REMOVE checkpointOwner \
+         ADD ownerSwitchesSinceCheckpoint :one",
+    );
+    let call = call.condition_expression("leaseCounter = :o");
+    let call = call.expression_attribute_values(":n", n(seen + 1));
+    let call = call.expression_attribute_values(":o", n(seen));
+    let call = call.expression_attribute_values(":one", n(1));
+    java.runtime.block_on(call.expression_attribute_values(":me", s(owner)).send()).is_ok()
+}
+
+/// Java beats for both leases and does not understand a request. Ours takes its half when its
+/// patience (30 s and the failover time) is over; Java notices by its counter. Then Java steals it
+/// back, and ours notices.
+#[test]
+fn leases_go_to_and_fro_between_java_and_us() {
+    let java = Java::new(2);
+    java.table(TABLE, "leaseKey");
+    for (shard, checkpoint) in java.shards.iter().zip(&java.checkpoints) {
+        java.put(TABLE, kcl2(shard, checkpoint));
+    }
+    let settings = [
+        ("lease.application", TABLE),
+        ("lease.worker", "ours"),
+        ("lease.failover", "2s"),
+        ("delivery.batch_age", "200ms"),
+    ];
+    let mut running = worker(&java.services, &settings);
+    let mut held: Vec<Held> = java
+        .shards
+        .iter()
+        .map(|shard| Held { java: &java, key: shard.id.as_str(), counter: 4711 })
+        .collect();
+    let mut asked = false;
+    let taken = eventually("our worker takes its half", || {
+        held.iter_mut().position(|lease| {
+            let row = java.row(lease.key);
+            asked |= row.get("checkpointOwner") == Some(&s("java-host:6a1e"));
+            !lease.beat() && java.row(lease.key).get("leaseOwner") == Some(&s("ours"))
+        })
+    });
+    assert!(asked, "it asks first");
+    eventually("it delivers what Java left", || (!lines(java.dir.path()).is_empty()).then_some(()));
+    let (lost, mut kept) = (held.swap_remove(taken).key, held.remove(0));
+    assert!(kept.beat(), "Java's other lease is Java's");
+    eventually("Java steals it", || steal(&java, lost, "java-host:6a1f").then_some(()));
+    let counter = java.row(lost)["leaseCounter"].as_n().unwrap().parse().unwrap();
+    let mut stolen = Held { java: &java, key: lost, counter };
+    let put = java.clients.kinesis.put_record().stream_name("local").partition_key("k");
+    let range = java.shards.iter().find(|s| s.id.as_str() == lost).unwrap().hash_range.clone();
+    let put = put.explicit_hash_key(range.unwrap().0);
+    let put = put.data(aws_sdk_kinesis::primitives::Blob::new("for Java"));
+    java.runtime.block_on(put.send()).unwrap();
+    // Ours beats no more: Java's counter holds, for longer than the failover time.
+    for _ in 0..15 {
+        assert!(stolen.beat() && kept.beat(), "somebody else beats");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    running.signal("TERM");
+    assert!(running.wait(Duration::from_secs(30)).success());
+    for key in [lost, kept.key] {
+        let owner = java.row(key)["leaseOwner"].as_s().unwrap().clone();
+        assert!(owner.starts_with("java-host:"), "{key} is left to Java: {owner}");
+    }
+    let stored = lines(java.dir.path());
+    assert!(stored.iter().all(|line| java.rest.contains(line)), "nothing that is Java's");
+    let mut distinct = stored.clone();
+    distinct.dedup();
+    assert_eq!(distinct, stored, "nothing is twice");
+}
