@@ -232,6 +232,13 @@ impl Keeper {
         let leases = self.leases().await?;
         let missing = graph::missing(&shards, &leases, self.shared.config.stream.start);
         self.create(missing).await?;
+        for some in graph::unranged(&shards, &leases).chunks(PARALLEL) {
+            let writes =
+                some.iter().map(|(shard, range)| self.shared.table.update(shard, range.clone()));
+            for written in join_all(writes).await {
+                written?;
+            }
+        }
         for shard in graph::deletable(&shards, &leases) {
             if self.shared.table.delete_finished(&shard).await? {
                 tracing::info!(%shard, "lease of an expired shard deleted");

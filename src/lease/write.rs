@@ -273,6 +273,19 @@ pub fn children(children: &[crate::ids::ShardId]) -> Update {
     }
 }
 
+/// Fills in the range of hash keys (KCL operation 10), inclusive and decimal.
+pub fn hash_range(range: &(String, String)) -> Update {
+    Update {
+        update: format!("SET {} = :first, {} = :last", attr::HASH_START, attr::HASH_END),
+        condition: format!(
+            "attribute_exists({}) AND attribute_not_exists({})",
+            attr::KEY,
+            attr::HASH_START
+        ),
+        values: vec![(":first", Attr::S(range.0.clone())), (":last", Attr::S(range.1.clone()))],
+    }
+}
+
 /// Condition of deleting a tombstone.
 pub fn delete_finished() -> (String, Vec<(&'static str, Attr)>) {
     (
@@ -348,6 +361,7 @@ mod tests {
             reset(&held, &Checkpoint::Latest, Some(7)),
             reset(&held, &Checkpoint::TrimHorizon, None),
             children(&[crate::ids::ShardId::new("c")]),
+            hash_range(&("0".into(), "7".into())),
         ] {
             let text = format!("{} {}", write.update, write.condition);
             let mut used: Vec<&str> = text

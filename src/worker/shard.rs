@@ -103,7 +103,8 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
     shared.metrics.forget(&shard);
     match result {
         Ok(ended) => {
-            if matches!(ended, Ended::Released) {
+            // Of a finished shard too: a dead name in the table misleads people and the KCL.
+            if matches!(ended, Ended::Released | Ended::Finished) {
                 lease.release().await;
             }
             tracing::info!(%shard, ?ended, "shard done");

@@ -97,22 +97,29 @@ async fn no_legacy_kcl3(
         return Ok(());
     }
     // Without the reports, only the lock can tell; a live leader changes it.
-    let wait = Duration::from_secs(kcl3::LOCK_SECONDS);
     tracing::warn!(
         table = coordinator.name(),
         owner = seen.owner,
-        ?wait,
+        seconds = kcl3::LOCK_SECONDS,
         "a KCL 3.x leader holds a lock; waiting to see whether it is alive"
     );
-    clock.sleep(wait).await;
-    let now = read(clock, &coordinator, ours).await?.unwrap_or_default();
-    match kcl3::lock(&now) {
-        Some(now) if now != seen => Err(StartError::Kcl3 {
-            table: coordinator.name().to_owned(),
-            item: format!("worker `{}` renews the lock `Leader`", now.owner),
-        }),
-        _ => Ok(()),
+    let until = clock.now() + Duration::from_secs(kcl3::LOCK_SECONDS);
+    while clock.now() < until {
+        clock.sleep(Duration::from_secs(5)).await;
+        let items = read(clock, &coordinator, ours).await?.unwrap_or_default();
+        match kcl3::lock(&items) {
+            Some(now) if now != seen => {
+                return Err(StartError::Kcl3 {
+                    table: coordinator.name().to_owned(),
+                    item: format!("worker `{}` renews the lock `Leader`", now.owner),
+                });
+            }
+            // Released, or the table is gone: nobody leads.
+            None => return Ok(()),
+            Some(_) => {}
+        }
     }
+    Ok(())
 }
 
 /// All items of a table; empty if there is none, `None` if we may not look.

