@@ -15,7 +15,7 @@ use crate::support::{Running, eventually, lines, services, worker};
 const WORKERS: usize = 4;
 const SHARDS: usize = 32;
 /// Workers that leave, one after another, each replaced by a new one.
-const CHANGES: usize = 10;
+const CHANGES: usize = 6;
 /// Batches of records put between two changes.
 const ROUND: usize = 25;
 const PER_PUT: usize = 50;
