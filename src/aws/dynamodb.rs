@@ -18,6 +18,7 @@ use crate::aws::fault::describe;
 use crate::clock::Clock;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
+use crate::lease::keys::Keys;
 use crate::lease::row::{Attr, Item, attr};
 use crate::lease::write::{self, Update};
 
@@ -26,6 +27,7 @@ use crate::lease::write::{self, Update};
 pub struct LeaseTable {
     client: aws_sdk_dynamodb::Client,
     name: String,
+    keys: Keys,
 }
 
 /// The outcome of a conditional write.
@@ -69,9 +71,27 @@ pub enum TableError {
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl LeaseTable {
-    /// Wraps a client.
+    /// Wraps a client. Rows are named as they stand in the table, see [`Self::with_keys`].
     pub fn new(client: aws_sdk_dynamodb::Client, name: impl Into<String>) -> Self {
-        Self { client, name: name.into() }
+        Self { client, name: name.into(), keys: Keys::default() }
+    }
+
+    /// The same table, seen by a worker of one stream.
+    pub fn with_keys(self, keys: Keys) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// Another table, through the same client.
+    pub fn beside(&self, name: impl Into<String>) -> Self {
+        Self::new(self.client.clone(), name)
+    }
+
+    fn ours(&self, item: HashMap<String, AttributeValue>) -> Option<Item> {
+        self.keys.incoming(from_sdk(item))
+    }
+
+    fn key(&self, shard: &ShardId) -> AttributeValue {
+        AttributeValue::S(self.keys.key(shard))
     }
 
     /// The table's name.
@@ -168,7 +188,7 @@ impl LeaseTable {
         }
     }
 
-    /// Every item of the table, consistently read.
+    /// Every item of the table that concerns us, consistently read.
     ///
     /// # Errors
     /// [`CallError`]
@@ -185,7 +205,7 @@ impl LeaseTable {
                 .send()
                 .await
                 .map_err(|e| describe("Scan", &e))?;
-            items.extend(reply.items.unwrap_or_default().into_iter().map(from_sdk));
+            items.extend(reply.items.unwrap_or_default().into_iter().filter_map(|i| self.ours(i)));
             from = reply.last_evaluated_key.filter(|key| !key.is_empty());
             if from.is_none() {
                 return Ok(items);
@@ -202,12 +222,12 @@ impl LeaseTable {
             .client
             .get_item()
             .table_name(&self.name)
-            .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
+            .key(attr::KEY, self.key(shard))
             .consistent_read(true)
             .send()
             .await
             .map_err(|e| describe("GetItem", &e))?;
-        Ok(reply.item.map(from_sdk))
+        Ok(reply.item.and_then(|item| self.ours(item)))
     }
 
     /// Puts an item unless its key exists; says whether it did.
@@ -215,6 +235,7 @@ impl LeaseTable {
     /// # Errors
     /// [`CallError`]
     pub async fn create(&self, item: Item) -> Result<bool, CallError> {
+        let item = self.keys.outgoing(item);
         let reply = self
             .client
             .put_item()
@@ -244,7 +265,7 @@ impl LeaseTable {
             .client
             .update_item()
             .table_name(&self.name)
-            .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
+            .key(attr::KEY, self.key(shard))
             .update_expression(update.update)
             .condition_expression(update.condition)
             .set_expression_attribute_values(Some(values(update.values)))
@@ -253,10 +274,13 @@ impl LeaseTable {
             .send()
             .await;
         match reply {
-            Ok(reply) => Ok(Written::Done(from_sdk(reply.attributes.unwrap_or_default()))),
+            Ok(reply) => {
+                let item = reply.attributes.and_then(|item| self.ours(item));
+                Ok(Written::Done(item.unwrap_or_default()))
+            }
             Err(e) => match e.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
-                    Ok(Written::Refused(refused.item().cloned().map(from_sdk)))
+                    Ok(Written::Refused(refused.item().cloned().and_then(|i| self.ours(i))))
                 }
                 _ => Err(describe("UpdateItem", &e)),
             },
@@ -273,7 +297,7 @@ impl LeaseTable {
             .client
             .delete_item()
             .table_name(&self.name)
-            .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
+            .key(attr::KEY, self.key(shard))
             .condition_expression(condition)
             .set_expression_attribute_values(Some(values(condition_values)))
             .send()

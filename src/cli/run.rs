@@ -80,7 +80,7 @@ pub(super) async fn serve(
     exit
 }
 
-/// Exit codes of design: 0 drained, 1 failure, 3 data would be skipped.
+/// Exit codes of design: 0 drained, 1 failure, 2 configuration, 3 data would be skipped.
 pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
     match exit {
         Exit::Drained => {
@@ -94,6 +94,15 @@ pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
                  lost, the next owner finishes their batches. Raise shutdown.deadline (and the \
                  container's stop timeout above it) if this happens often",
                 shards.len()
+            ),
+        )),
+        Exit::OtherStream { was, is } => Err(Failure::new(
+            2,
+            format!(
+                "the stream was deleted and created again ({was}, now {is}): its leases and \
+                 checkpoints are not those of the new one. What was read was delivered. Set \
+                 lease.application to a new name, or delete the table if its checkpoints are not \
+                 needed, and start again"
             ),
         )),
         Exit::Gap(shard, gap) => Err(Failure::new(

@@ -64,6 +64,11 @@ pub const KEYS: &[Key] = &[
         help: "Lease table, if it is not named like the application.",
     },
     Key {
+        name: "lease.stream_id",
+        default: "",
+        help: "In the table of a multi-stream KCL application: whose rows are ours, `account:stream:creationEpoch`. Found in the table if empty.",
+    },
+    Key {
         name: "lease.worker",
         default: "",
         help: "Worker id, unique per process life; made from the host name and a random part if empty.",

@@ -53,8 +53,12 @@ pub struct Stream {
 /// Coordination.
 #[derive(Clone, Debug)]
 pub struct Lease {
+    /// Application name.
+    pub application: String,
     /// DynamoDB table.
     pub table: String,
+    /// Stream identifier of our rows in a multi-stream table.
+    pub stream_id: Option<String>,
     /// Explicit worker id.
     pub worker: Option<String>,
     /// Expiry of a standing counter.
@@ -193,7 +197,7 @@ impl Reader {
     fn config(&mut self) -> Config {
         let application = self.name("lease.application", 3, 255);
         let table = match self.layers.get("lease.table").0 {
-            "" => application,
+            "" => application.clone(),
             _ => self.name("lease.table", 3, 255),
         };
         let failover = self.duration("lease.failover", 1_000, 600_000);
@@ -225,7 +229,10 @@ impl Reader {
                 page_records: self.number("stream.page_records", 1, 10_000),
             },
             lease: Lease {
+                application,
                 table,
+                stream_id: Some(self.layers.get("lease.stream_id").0.to_owned())
+                    .filter(|id| !id.is_empty()),
                 worker: Some(self.layers.get("lease.worker").0.to_owned())
                     .filter(|w| !w.is_empty()),
                 failover,

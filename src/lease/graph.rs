@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::ShardId;
 use crate::lease::row::{Lease, NewLease};
+use crate::lease::write::{self, Update};
 use crate::mutant::{self, Mutant};
 use crate::stream::ShardInfo;
 use crate::stream::position::{Checkpoint, InitialPosition};
@@ -100,6 +101,30 @@ pub fn children(children: &[ShardInfo]) -> Vec<NewLease> {
             hash_range: child.hash_range.clone(),
         })
         .collect()
+}
+
+/// Leases without the range of their hash keys, and what it is: the KCL 1.x made such. Without it a
+/// KPL aggregate cannot be told from its copy for another shard.
+pub fn unranged<'a>(shards: &'a [ShardInfo], leases: &[Lease]) -> Vec<(&'a ShardId, Update)> {
+    let without: BTreeSet<&ShardId> =
+        leases.iter().filter(|l| l.hash_range.is_none()).map(|l| &l.shard).collect();
+    let listed = shards.iter().filter(|s| without.contains(&s.id));
+    listed.filter_map(|s| Some((&s.id, write::hash_range(s.hash_range.as_ref()?)))).collect()
+}
+
+/// Leases with work left that begin elsewhere than a configured start says: it counts for new leases
+/// only. None for the default, and none if a lease of the table shows by its pin that the fleet
+/// was begun with this very setting.
+pub fn overruled(leases: &[Lease], initial: InitialPosition) -> Vec<&Lease> {
+    let begun_with = |lease: &Lease| match initial {
+        InitialPosition::TrimHorizon => true,
+        InitialPosition::Latest => lease.started_ms.is_some(),
+        InitialPosition::AtTimestamp(at) => lease.started_ms == Some(at),
+    };
+    if initial == InitialPosition::TrimHorizon || leases.iter().any(begun_with) {
+        return Vec::new();
+    }
+    leases.iter().filter(|lease| !lease.is_finished()).collect()
 }
 
 /// Shards whose leases still have work.
@@ -200,6 +225,34 @@ mod tests {
         parent.progress.checkpoint = Checkpoint::ShardEnd;
         let shards = [shard("c", &["p"], false)];
         assert_eq!(plan(&shards, &[parent], InitialPosition::Latest), [pair("c", "TRIM_HORIZON")]);
+    }
+
+    #[test]
+    fn ranges_are_filled_in_where_they_are_missing() {
+        let range = Some(("0".to_owned(), "7".to_owned()));
+        let known = |id: &str| ShardInfo { hash_range: range.clone(), ..shard(id, &[], false) };
+        let shards = [known("a"), known("b"), shard("c", &[], false)];
+        let mut whole = lease("b", None, 1);
+        whole.hash_range = range.clone();
+        let leases = [lease("a", None, 1), whole, lease("c", None, 1), lease("gone", None, 1)];
+        let found = unranged(&shards, &leases);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, &ShardId::new("a"));
+    }
+
+    #[test]
+    fn a_start_that_is_overruled_is_noticed_and_one_that_was_used_is_not() {
+        let mut read = lease("p", None, 1);
+        read.progress.checkpoint = Checkpoint::parse("7", 0).unwrap();
+        let (default, at) = (InitialPosition::TrimHorizon, InitialPosition::AtTimestamp(5));
+        let count = |l: &Lease, i| overruled(std::slice::from_ref(l), i).len();
+        assert_eq!((count(&read, default), count(&read, InitialPosition::Latest)), (0, 1));
+        assert_eq!(count(&read, at), 1);
+        read.started_ms = Some(5);
+        assert_eq!((count(&read, at), count(&read, InitialPosition::Latest)), (0, 0));
+        assert_eq!(count(&read, InitialPosition::AtTimestamp(6)), 1);
+        read.progress.checkpoint = Checkpoint::ShardEnd;
+        assert_eq!(count(&read, InitialPosition::AtTimestamp(6)), 0);
     }
 
     #[test]

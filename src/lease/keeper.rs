@@ -194,7 +194,7 @@ impl Keeper {
 
     async fn take(&self, lease: &Lease) -> Option<Arc<Owned>> {
         let asked = self.shared.clock.now();
-        let update = write::take(lease, &self.shared.me);
+        let update = write::take(lease, &self.shared.me, &self.shared.stream.identity());
         let item = match self.shared.table.update(&lease.shard, update).await {
             // Also after a refusal the row decides: an earlier attempt of ours may have won.
             Ok(Written::Done(item) | Written::Refused(Some(item))) => item,
@@ -232,6 +232,13 @@ impl Keeper {
         let leases = self.leases().await?;
         let missing = graph::missing(&shards, &leases, self.shared.config.stream.start);
         self.create(missing).await?;
+        for some in graph::unranged(&shards, &leases).chunks(PARALLEL) {
+            let writes =
+                some.iter().map(|(shard, range)| self.shared.table.update(shard, range.clone()));
+            for written in join_all(writes).await {
+                written?;
+            }
+        }
         for shard in graph::deletable(&shards, &leases) {
             if self.shared.table.delete_finished(&shard).await? {
                 tracing::info!(%shard, "lease of an expired shard deleted");

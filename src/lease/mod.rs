@@ -6,7 +6,10 @@
 pub mod assign;
 pub mod expiry;
 pub mod graph;
+pub mod kcl3;
 pub mod keeper;
+pub mod keys;
+pub mod leave;
 pub mod owned;
 pub mod row;
 pub mod write;

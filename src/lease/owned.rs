@@ -131,9 +131,12 @@ impl Owned {
     /// One heartbeat, with its judgement.
     pub async fn renew(&self) {
         // Progress writes are heartbeats too: if one is under way, it does our work.
-        let Ok(mut row) = self.row.try_lock() else {
-            return;
-        };
+        if let Ok(mut row) = self.row.try_lock() {
+            self.beat(&mut row).await;
+        }
+    }
+
+    async fn beat(&self, row: &mut Lease) {
         for _ in 0..3 {
             if self.lost.is_cancelled() {
                 return;
@@ -141,10 +144,10 @@ impl Owned {
             let asked = self.clock.now();
             let read = self.read_through_ms.load(Ordering::Relaxed);
             let stale = read - row.read_through_ms.unwrap_or(0) >= READ_THROUGH_EVERY_MS;
-            let update = write::renew(&row, &self.me, stale.then_some(read));
+            let update = write::renew(row, &self.me, stale.then_some(read));
             match self.table.update(&self.shard, update).await {
                 Ok(Written::Done(item)) => {
-                    self.adopt(&mut row, &item);
+                    self.adopt(row, &item);
                     self.alive(asked);
                     self.metrics.add("catchment_lease_renewals_total", &["ok"], 1);
                     return;
@@ -205,6 +208,10 @@ impl Owned {
                     self.note(&error, "writing progress failed; reading the row again");
                     self.clock.sleep(self.jitter.spread(pause, 0.5)).await;
                     pause = (pause * 2).min(self.failover / 4);
+                    // A table that throttles may still take a heartbeat, which costs less.
+                    if self.silence() > self.failover / 3 {
+                        self.beat(&mut row).await;
+                    }
                     match self.table.get(&self.shard).await {
                         Ok(item) => self.parse(item),
                         Err(error) => {

@@ -63,6 +63,10 @@ pub mod attr {
     pub const CHECKPOINT_OWNER: &str = "checkpointOwner";
     /// Kind of item; `LEASE` or absent for leases.
     pub const ENTITY: &str = "entityType";
+    /// Multi-stream tables: the stream identifier, see [`crate::lease::keys`].
+    pub const STREAM_NAME: &str = "streamName";
+    /// Multi-stream tables: the shard id.
+    pub const SHARD_ID: &str = "shardId";
     /// Ours: the stream the lease belongs to, see `StreamInfo::identity`.
     pub const STREAM: &str = "catchment_stream";
     /// Ours: the time that LATEST or AT_TIMESTAMP means for this lease, ms since the epoch.
@@ -271,21 +275,6 @@ fn pending(item: &Item) -> Result<Pending, BadIntent> {
     })
 }
 
-/// A sign that workers of KCL 3.x are alive on this table: there, a leader assigns leases, and a
-/// worker that takes them by itself would fight it. Names the item.
-///
-/// Such workers refresh their metrics item every 30 s (`lut`, epoch seconds, wall clock); one that
-/// is two minutes old is a stopped worker's.
-pub fn live_kcl3(items: &[Item], now_ms: i64) -> Option<String> {
-    const FRESH_SECONDS: i64 = 120;
-    items.iter().find_map(|item| {
-        let is_metrics = text(item, attr::ENTITY).as_deref() == Some("WORKER_METRIC_STATS");
-        let updated: i64 = number(item, "lut")?;
-        let fresh = now_ms / 1000 - updated < FRESH_SECONDS;
-        (is_metrics && fresh).then(|| text(item, attr::KEY)).flatten()
-    })
-}
-
 /// A lease about to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewLease {
@@ -364,21 +353,6 @@ mod tests {
         assert!(Lease::parse(&item).unwrap().is_none());
         item.insert(attr::ENTITY.into(), Attr::S("LEASE".into()));
         assert!(Lease::parse(&item).unwrap().is_some());
-    }
-
-    #[test]
-    fn live_workers_of_kcl_3_are_noticed_and_stopped_ones_are_not() {
-        let metrics = |lut: i64| {
-            Item::from([
-                (attr::KEY.to_owned(), Attr::S("java-worker".into())),
-                (attr::ENTITY.to_owned(), Attr::S("WORKER_METRIC_STATS".into())),
-                ("lut".to_owned(), Attr::N(lut.to_string())),
-            ])
-        };
-        let now_ms = 1_800_000_000_000;
-        let items = |lut| [fresh(), metrics(lut)];
-        assert_eq!(live_kcl3(&items(1_799_999_990), now_ms).as_deref(), Some("java-worker"));
-        assert_eq!(live_kcl3(&items(1_799_999_000), now_ms), None);
     }
 
     #[test]

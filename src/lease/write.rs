@@ -57,19 +57,20 @@ pub fn renew(lease: &Lease, me: &WorkerId, read_through_ms: Option<i64>) -> Upda
     Update { update, condition, values }
 }
 
-/// Takes a free or expired lease (KCL operation 5).
-pub fn take(lease: &Lease, me: &WorkerId) -> Update {
-    let mut update = format!(
-        "SET {} = :next, {} = :me REMOVE {}",
-        attr::COUNTER,
-        attr::OWNER,
-        attr::CHECKPOINT_OWNER
-    );
+/// Takes a free or expired lease (KCL operation 5). A row of the KCL is bound to our stream
+/// (`StreamInfo::identity`) at this occasion.
+pub fn take(lease: &Lease, me: &WorkerId, stream: &str) -> Update {
+    let mut update = format!("SET {} = :next, {} = :me", attr::COUNTER, attr::OWNER);
     let mut values = vec![
         (":next", n(lease.counter + 1)),
         (":seen", n(lease.counter)),
         (":me", Attr::S(me.as_str().into())),
     ];
+    if lease.stream.is_none() {
+        update.push_str(&format!(", {} = :stream", attr::STREAM));
+        values.push((":stream", Attr::S(stream.into())));
+    }
+    update.push_str(&format!(" REMOVE {}", attr::CHECKPOINT_OWNER));
     if lease.effective_owner().is_some_and(|owner| owner != me) {
         update.push_str(&format!(" ADD {} :one", attr::SWITCHES));
         values.push((":one", n(1)));
@@ -115,6 +116,18 @@ pub fn request_handoff(lease: &Lease, me: &WorkerId) -> Option<Update> {
             (":owner", Attr::S(owner.as_str().into())),
         ],
     })
+}
+
+/// Takes a request for a handoff back: the lease stays where it is. The counter stays as well.
+pub fn withdraw(me: &WorkerId, owner: &WorkerId) -> Update {
+    Update {
+        update: format!("SET {} = :owner REMOVE {}", attr::OWNER, attr::CHECKPOINT_OWNER),
+        condition: format!("{} = :me AND {} = :owner", attr::OWNER, attr::CHECKPOINT_OWNER),
+        values: vec![
+            (":me", Attr::S(me.as_str().into())),
+            (":owner", Attr::S(owner.as_str().into())),
+        ],
+    }
 }
 
 /// Ends a handoff (KCL operation 6): the lease is the new owner's from here on.
@@ -217,14 +230,27 @@ pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> U
     Update { update, condition, values }
 }
 
-/// Moves the checkpoint of a lease nobody owns: an operator's doing, never a worker's.
-pub fn reset(lease: &Lease, to: &Checkpoint) -> Update {
+/// Moves the checkpoint of a lease nobody owns: an operator's doing, never a worker's. `pin_ms` is
+/// the time that LATEST or AT_TIMESTAMP means, ms since the epoch.
+pub fn reset(lease: &Lease, to: &Checkpoint, pin_ms: Option<i64>) -> Update {
+    let mut values = vec![
+        (":to", Attr::S(to.text().into())),
+        (":to_sub", n(to.sub())),
+        (":seen", n(lease.counter)),
+        (":one", n(1)),
+    ];
+    let pin = match pin_ms {
+        Some(ms) => {
+            values.push((":pin", n(ms)));
+            format!(", {} = :pin", attr::STARTED)
+        }
+        None => format!(" REMOVE {}", attr::STARTED),
+    };
     Update {
         update: format!(
-            "SET {} = :to, {} = :to_sub REMOVE {} ADD {} :one",
+            "SET {} = :to, {} = :to_sub{pin} ADD {} :one",
             attr::CHECKPOINT,
             attr::CHECKPOINT_SUB,
-            attr::STARTED,
             attr::COUNTER
         ),
         condition: format!(
@@ -233,12 +259,7 @@ pub fn reset(lease: &Lease, to: &Checkpoint) -> Update {
             attr::OWNER,
             attr::PENDING_STATE
         ),
-        values: vec![
-            (":to", Attr::S(to.text().into())),
-            (":to_sub", n(to.sub())),
-            (":seen", n(lease.counter)),
-            (":one", n(1)),
-        ],
+        values,
     }
 }
 
@@ -249,6 +270,19 @@ pub fn children(children: &[crate::ids::ShardId]) -> Update {
         update: format!("SET {} = :children", attr::CHILDREN),
         condition: format!("attribute_exists({})", attr::KEY),
         values: vec![(":children", Attr::Ss(ids))],
+    }
+}
+
+/// Fills in the range of hash keys (KCL operation 10), inclusive and decimal.
+pub fn hash_range(range: &(String, String)) -> Update {
+    Update {
+        update: format!("SET {} = :first, {} = :last", attr::HASH_START, attr::HASH_END),
+        condition: format!(
+            "attribute_exists({}) AND attribute_not_exists({})",
+            attr::KEY,
+            attr::HASH_START
+        ),
+        values: vec![(":first", Attr::S(range.0.clone())), (":last", Attr::S(range.1.clone()))],
     }
 }
 
@@ -318,13 +352,16 @@ mod tests {
             progress(&from, &to, &me(), 1),
             progress(&to, &to, &me(), 1),
             renew(&held, &me(), Some(1)),
-            take(&held, &me()),
-            take(&lease("s", None, 4), &me()),
+            take(&held, &me(), "arn@1"),
+            take(&lease("s", None, 4), &me(), "arn@1"),
             release(&me()),
             request_handoff(&held, &me()).unwrap(),
             transfer(&me()),
-            reset(&held, &Checkpoint::Latest),
+            withdraw(&me(), &WorkerId::new("you")),
+            reset(&held, &Checkpoint::Latest, Some(7)),
+            reset(&held, &Checkpoint::TrimHorizon, None),
             children(&[crate::ids::ShardId::new("c")]),
+            hash_range(&("0".into(), "7".into())),
         ] {
             let text = format!("{} {}", write.update, write.condition);
             let mut used: Vec<&str> = text

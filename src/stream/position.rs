@@ -148,6 +148,20 @@ pub enum InitialPosition {
     AtTimestamp(i64),
 }
 
+/// As `stream.start` spells it.
+impl fmt::Display for InitialPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TrimHorizon => f.write_str("trim-horizon"),
+            Self::Latest => f.write_str("latest"),
+            Self::AtTimestamp(ms) => match jiff::Timestamp::from_millisecond(*ms) {
+                Ok(time) => write!(f, "{time}"),
+                Err(_) => write!(f, "{ms} ms"),
+            },
+        }
+    }
+}
+
 impl InitialPosition {
     /// The sentinel a new lease gets.
     pub fn sentinel(self) -> Checkpoint {

@@ -189,6 +189,12 @@ pub const TABLE: &[Def] = &[
     ),
     def("catchment_leases_created_total", Kind::Counter, &[], "Leases created for shards found."),
     def(
+        "catchment_start_ignored",
+        Kind::Gauge,
+        &[],
+        "Leases with a checkpoint that overruled a configured stream.start when the worker started; it counts for new leases only.",
+    ),
+    def(
         "catchment_leases_unreadable",
         Kind::Gauge,
         &[],

@@ -4,6 +4,7 @@ pub mod shard;
 pub mod shared;
 pub mod status;
 pub mod supervisor;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,9 @@ use crate::delivery::budget::Budget;
 use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::ids::WorkerId;
-use crate::lease::row::{Lease, live_kcl3};
-use crate::stream::StreamInfo;
+use crate::lease::graph;
+use crate::lease::keys::BadKeys;
+use crate::lease::row::Lease;
 use crate::task::Tasks;
 use crate::telemetry::metrics::Metrics;
 use shared::Shared;
@@ -82,17 +84,25 @@ pub enum StartError {
         /// Identity of the configured stream.
         expected: String,
     },
+    /// Rows that contradict each other or the configuration.
+    #[error("lease table `{table}`: {source}")]
+    Keys {
+        /// Table name.
+        table: String,
+        /// What is wrong.
+        source: BadKeys,
+    },
     /// Workers of KCL 3.x are alive on the table.
     #[error(
-        "table `{table}` is in use by a KCL 3.x application: its worker `{item}` reported within the \
-         last two minutes, and its leader assigns the leases. Stop that application and start again \
+        "a KCL 3.x application is alive on this lease table: in table `{table}`, its {item}, and its \
+         leader assigns the leases. Stop that application and start again two minutes later \
          (Catchment goes on at its checkpoints), or set lease.application to another name to run \
          beside it"
     )]
     Kcl3 {
-        /// Table name.
+        /// Table of the item.
         table: String,
-        /// Key of the metrics item seen.
+        /// The item seen.
         item: String,
     },
     /// Not allowed.
@@ -153,8 +163,7 @@ pub async fn prepare(
         }
         other => other,
     })?;
-    ensure_table(&clock, &table).await?;
-    check_identity(&clock, &table, &stream).await?;
+    let (table, leases) = table::open(&clock, table, &config.lease, &stream).await?;
     let me = WorkerId::new(match &config.lease.worker {
         Some(id) => id.clone(),
         None => format!("{}:{}", host_name(), jitter.uuid()),
@@ -164,11 +173,15 @@ pub async fn prepare(
     metrics.set("catchment_build_info", &labels, 1);
     let gauge = i64::try_from(config.budget).unwrap_or(i64::MAX);
     metrics.set("catchment_budget_bytes", &[], gauge);
+    let board = Board::new(&stream.name, me.as_str());
+    let overruled = overruled(&leases, &config, table.name());
+    metrics.set("catchment_start_ignored", &[], i64::try_from(overruled).unwrap_or(i64::MAX));
+    board.update(|b| b.start_ignored = overruled);
     Ok(Arc::new(Shared {
         budget: Budget::new(config.budget),
         uploads: Arc::new(Semaphore::new(config.delivery.uploads_in_flight)),
         recipe: Arc::new(config.delivery.recipe(&stream.name)?),
-        board: Arc::new(Board::new(&stream.name, me.as_str())),
+        board: Arc::new(board),
         config,
         clock,
         jitter,
@@ -180,6 +193,24 @@ pub async fn prepare(
         me,
         metrics,
     }))
+}
+
+/// Tells of a configured start that has no effect; the number of leases that overrule it.
+fn overruled(leases: &[Lease], config: &Config, table: &str) -> usize {
+    let start = config.stream.start;
+    let overruled = graph::overruled(leases, start);
+    if let Some(first) = overruled.first() {
+        tracing::warn!(
+            shards = overruled.len(),
+            "stream.start = \"{start}\" is ignored: table `{table}` has checkpoints of these shards, \
+             for instance {} at {}; it counts only for shards without a lease. To start them there, \
+             stop all workers and run `catchment leases reset --all --to {start}`, or set \
+             lease.application to a new name",
+            first.shard,
+            first.progress.checkpoint,
+        );
+    }
+    overruled.len()
 }
 
 /// Tries a call again while its failure may pass.
@@ -202,47 +233,6 @@ async fn patiently<T, F: Future<Output = Result<T, CallError>>>(
         }
         tracing::warn!(%error, "not reachable yet; trying again");
         clock.sleep(Duration::from_secs(1)).await;
-    }
-}
-
-async fn ensure_table(clock: &Clock, table: &LeaseTable) -> Result<(), StartError> {
-    let begun = clock.now();
-    loop {
-        match table.ensure(clock).await {
-            Ok(()) => return Ok(()),
-            Err(TableError::Call(error))
-                if error.fault.is_passing() && clock.now() - begun < PATIENCE =>
-            {
-                tracing::warn!(%error, "the lease table is not reachable yet; trying again");
-                clock.sleep(Duration::from_secs(1)).await;
-            }
-            Err(TableError::Call(error)) if error.fault == Fault::Denied => {
-                return Err(StartError::Denied(error));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-async fn check_identity(
-    clock: &Clock,
-    table: &LeaseTable,
-    stream: &StreamInfo,
-) -> Result<(), StartError> {
-    let expected = stream.identity();
-    let items = patiently(clock, || table.scan()).await?;
-    if let Some(item) = live_kcl3(&items, clock.wall()) {
-        return Err(StartError::Kcl3 { table: table.name().to_owned(), item });
-    }
-    let other = items
-        .iter()
-        .filter_map(|item| Lease::parse(item).ok().flatten()?.stream)
-        .find(|found| *found != expected);
-    match other {
-        Some(found) => {
-            Err(StartError::OtherStream { table: table.name().to_owned(), found, expected })
-        }
-        None => Ok(()),
     }
 }
 

@@ -43,6 +43,8 @@ pub enum Ended {
     Gap(Gap),
     /// Something failed; the lease was released, somebody tries again.
     Failed(String),
+    /// The same, and the stream itself is not the one it was.
+    Vanished(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,8 @@ enum Stop {
     Gap(Gap),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error("the stream was deleted, or deleted and created again: {0}")]
+    Vanished(CallError),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
     #[error(transparent)]
@@ -99,7 +103,8 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
     shared.metrics.forget(&shard);
     match result {
         Ok(ended) => {
-            if matches!(ended, Ended::Released) {
+            // Of a finished shard too: a dead name in the table misleads people and the KCL.
+            if matches!(ended, Ended::Released | Ended::Finished) {
                 lease.release().await;
             }
             tracing::info!(%shard, ?ended, "shard done");
@@ -117,7 +122,10 @@ async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
             tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
             shared.metrics.add("catchment_shard_failures_total", &[], 1);
             shared.board.update(|b| b.last_error = Some(format!("{}: {error}", lease.shard)));
-            Ended::Failed(error.to_string())
+            match error {
+                Stop::Vanished(error) => Ended::Vanished(error.to_string()),
+                error => Ended::Failed(error.to_string()),
+            }
         }
     };
     lease.release().await;
@@ -155,6 +163,8 @@ struct Pipeline {
     oldest: VecDeque<(Position, Duration)>,
     ending: bool,
     draining: bool,
+    /// The stream is gone: what is in hand is delivered, and then this is told.
+    vanished: Option<CallError>,
 }
 
 impl Pipeline {
@@ -182,6 +192,7 @@ impl Pipeline {
             oldest: VecDeque::new(),
             ending: false,
             draining: false,
+            vanished: None,
             shared,
             lease,
         };
@@ -271,6 +282,9 @@ impl Pipeline {
                 if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
                     self.shared.metrics.add("catchment_shards_finished_total", &[], 1);
                     return Ok(Ended::Finished);
+                }
+                if let Some(error) = self.vanished.take() {
+                    return Err(Stop::Vanished(error));
                 }
                 if self.draining {
                     return Ok(Ended::Released);
@@ -456,10 +470,18 @@ impl Pipeline {
 
     /// The shard is not there. If the stream still is, it left retention as a whole.
     async fn gone(&mut self, error: CallError) -> Result<(), Stop> {
-        let stream = self.shared.kinesis.describe(&self.shared.stream.arn).await?;
-        let shards = self.shared.kinesis.list_shards(&stream.arn).await?;
-        let listed = shards.iter().any(|s| s.id == self.lease.shard);
-        if listed || stream.identity() != self.shared.stream.identity() {
+        let same = match self.shared.kinesis.describe(&self.shared.stream.arn).await {
+            Ok(stream) => stream.identity() == self.shared.stream.identity(),
+            Err(gone) if gone.fault == Fault::NotFound => false,
+            Err(other) => return Err(other.into()),
+        };
+        if !same {
+            // Nobody can read these records again.
+            self.vanished = Some(error);
+            return self.drain().await;
+        }
+        let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+        if shards.iter().any(|s| s.id == self.lease.shard) {
             return Err(error.into());
         }
         self.cut(Cause::ShardEnd).await?;

@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub bytes: u64,
     /// Objects created by this worker.
     pub objects: u64,
+    /// Leases whose checkpoint overrules the configured `stream.start`.
+    pub start_ignored: usize,
     /// The last failure worth telling.
     pub last_error: Option<String>,
 }

@@ -12,11 +12,15 @@ use crate::delivery::batch::Gap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::keeper::{Keeper, Registry, heartbeat};
+use crate::lease::leave;
 use crate::lease::owned::Owned;
 use crate::shutdown::Shutdown;
 use crate::task::{Handle, TaskDied};
 use crate::worker::shard::{self, Ended};
 use crate::worker::shared::Shared;
+
+/// Time for the last writes to the lease table.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// How a worker ended.
 #[derive(Debug)]
@@ -27,6 +31,19 @@ pub enum Exit {
     Late(Vec<ShardId>),
     /// Records were lost to retention and the policy is to stop.
     Gap(ShardId, Gap),
+    /// The stream was deleted and created again: its leases are not ours to use.
+    OtherStream {
+        /// Identity it had when the worker started.
+        was: String,
+        /// Identity now.
+        is: String,
+    },
+}
+
+/// Why a worker stops by itself.
+enum Cause {
+    Gap(ShardId, Gap),
+    OtherStream(String),
 }
 
 type Joined = (ShardId, Result<Ended, TaskDied>);
@@ -68,11 +85,15 @@ impl Supervisor {
                 biased;
                 () = shutdown.drain.cancelled() => break None,
                 Some(joined) = self.running.next(), if !self.running.is_empty() => {
-                    if let Some(gap) = self.ended(joined) {
-                        break Some(gap);
+                    if let Some((shard, gap)) = self.ended(joined) {
+                        break Some(Cause::Gap(shard, gap));
                     }
                 }
-                () = clock.sleep_until(due) => self.tick().await,
+                () = clock.sleep_until(due) => {
+                    if let Some(is) = self.tick().await {
+                        break Some(Cause::OtherStream(is));
+                    }
+                }
             }
         };
         let exit = self.stop(&shutdown, stopped).await;
@@ -80,11 +101,18 @@ impl Supervisor {
         exit
     }
 
-    /// Shard sync and lease round, whichever is due.
-    async fn tick(&mut self) {
+    /// Shard sync and lease round, whichever is due. Returns the identity of the stream if it is
+    /// another one now.
+    async fn tick(&mut self) -> Option<String> {
         let (scan, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
         if self.shared.clock.now() >= self.next_sync {
-            let done = self.keeper.sync().await;
+            let done = match self.shared.kinesis.describe(&self.shared.stream.arn).await {
+                Ok(stream) if stream.identity() != self.shared.stream.identity() => {
+                    return Some(stream.identity());
+                }
+                Ok(_) => self.keeper.sync().await,
+                Err(error) => Err(error),
+            };
             let pause = if done.is_ok() { sync } else { scan };
             self.next_sync = self.shared.clock.now() + self.shared.jitter.spread(pause, 0.2);
             self.next_scan = Duration::ZERO;
@@ -97,6 +125,7 @@ impl Supervisor {
                 self.start(lease);
             }
         }
+        None
     }
 
     fn told<T>(&self, result: Result<T, CallError>, what: &str) -> Option<T> {
@@ -134,6 +163,11 @@ impl Supervisor {
             Ok(Ended::Finished) => self.next_scan = Duration::ZERO,
             Ok(Ended::Released | Ended::Lost) => {}
             Ok(Ended::Failed(_)) => self.keeper.cool(&id),
+            // Another stream may stand under the name: look before anything is taken again.
+            Ok(Ended::Vanished(_)) => {
+                self.keeper.cool(&id);
+                self.next_sync = Duration::ZERO;
+            }
             Ok(Ended::Gap(gap)) => return Some((id, gap)),
             Err(error) => {
                 tracing::error!(shard = %id, %error, "the task of a shard died");
@@ -150,20 +184,27 @@ impl Supervisor {
     }
 
     /// Drains every shard within the deadline.
-    async fn stop(mut self, shutdown: &Shutdown, gap: Option<(ShardId, Gap)>) -> Exit {
+    async fn stop(mut self, shutdown: &Shutdown, cause: Option<Cause>) -> Exit {
         self.drain.cancel();
         self.shared.board.update(|b| b.draining = true);
         let deadline = self.shared.clock.now() + self.shared.config.shutdown_deadline;
         let clock = self.shared.clock.clone();
         tracing::info!(shards = self.running.len(), "draining");
-        let mut found = gap;
+        let held = self.leases.keys().cloned().collect();
+        tokio::select! {
+            biased;
+            () = shutdown.abort.cancelled() => {}
+            () = leave::give_back(&self.shared, held) => {}
+            () = clock.sleep(LEAVING) => {}
+        }
+        let mut found = cause;
         while !self.running.is_empty() {
             tokio::select! {
                 biased;
                 () = shutdown.abort.cancelled() => break,
                 Some(joined) = self.running.next() => {
                     let gap = self.ended(joined);
-                    found = found.or(gap);
+                    found = found.or(gap.map(|(shard, gap)| Cause::Gap(shard, gap)));
                 }
                 () = clock.sleep_until(deadline) => break,
             }
@@ -176,10 +217,13 @@ impl Supervisor {
         tokio::select! {
             biased;
             _ = releases => {}
-            () = clock.sleep(Duration::from_secs(2)) => {}
+            () = clock.sleep(LEAVING) => {}
         }
         match (found, late.is_empty()) {
-            (Some((shard, gap)), _) => Exit::Gap(shard, gap),
+            (Some(Cause::Gap(shard, gap)), _) => Exit::Gap(shard, gap),
+            (Some(Cause::OtherStream(is)), _) => {
+                Exit::OtherStream { was: self.shared.stream.identity(), is }
+            }
             (None, true) => Exit::Drained,
             (None, false) => Exit::Late(late.iter().map(|l| l.shard.clone()).collect()),
         }

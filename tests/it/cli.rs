@@ -232,3 +232,90 @@ fn leases_are_listed_released_and_reset_under_guard() {
     assert_eq!(leases(&["reset", shard, "--to", "soon"]).0, 2);
     assert_eq!(leases(&["show", "shardId-9"]).0, 1);
 }
+
+#[test]
+fn leases_tell_the_age_of_counters_and_lag_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 2);
+    let leases = |arguments: &[&str]| {
+        let all: Vec<&str> = ["leases"].iter().chain(arguments).copied().collect();
+        let output = catchment(&all, &services.environment);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        (output.status.code().unwrap(), text)
+    };
+    let rows = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let (code, text) = leases(arguments);
+        assert_eq!(code, 0, "{text}");
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let mut running = crate::support::worker(
+        &services,
+        &[("delivery.batch_age", "10m"), ("lease.failover", "1s")],
+    );
+    crate::support::eventually("both shards are owned", || {
+        (leases(&["list", "--json"]).1.matches("\"state\":\"owned\"").count() == 2).then_some(())
+    });
+    let file = dir.path().join("input");
+    std::fs::write(&file, (0..40).map(|n| format!("{n}\n")).collect::<String>()).unwrap();
+    let sent = ["send", "--stream", "local", "--input", file.to_str().unwrap()];
+    assert!(catchment(&sent, &services.environment).status.success());
+    // Nothing that takes time unless it is asked for.
+    for row in rows(&["list", "--json"]) {
+        assert!(row.get("counter_age").is_none() && row.get("lag").is_none(), "{row}");
+    }
+    // Hearts beat three times a second, and the open batch keeps the checkpoints behind.
+    for row in rows(&["list", "--json", "--watch", "3s", "--lag"]) {
+        assert_eq!(row["counter_age"]["moved"], true, "{row}");
+        assert!(row["lag"]["next_record_age_ms"].as_i64().unwrap() > 0, "{row}");
+    }
+    let (_, table) = leases(&["list", "--watch", "1s", "--lag"]);
+    assert!(table.contains("STILL") && table.contains("LAG"), "{table}");
+    running.signal("TERM");
+    assert!(running.wait(std::time::Duration::from_secs(20)).success());
+    // All is delivered, and nobody's heart beats.
+    for row in rows(&["list", "--json", "--watch", "500ms", "--lag"]) {
+        assert_eq!(row["counter_age"]["moved"], false, "{row}");
+        assert!(row["counter_age"]["still_ms"].as_u64().unwrap() >= 500, "{row}");
+        assert_eq!(row["lag"]["next_record_age_ms"], serde_json::Value::Null, "{row}");
+        assert_eq!(row["lag"]["behind_ms"], 0, "{row}");
+    }
+    let (_, table) = leases(&["list", "--watch", "500ms", "--lag"]);
+    assert!(table.matches('>').count() == 2 && table.matches(" 0.0s").count() == 2, "{table}");
+    let (_, one) = leases(&["show", "shardId-000000000000", "--watch", "300ms", "--lag"]);
+    let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+    assert_eq!(
+        (&one["counter_age"]["moved"], &one["lag"]["behind_ms"]),
+        (&false.into(), &0.into())
+    );
+}
+
+#[test]
+fn reset_prints_its_plan_and_is_all_or_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 3);
+    let leases = |arguments: &[&str]| {
+        let all: Vec<&str> = ["leases"].iter().chain(arguments).copied().collect();
+        let output = catchment(&all, &services.environment);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        (output.status.code().unwrap(), text)
+    };
+    let list = || leases(&["list", "--json"]).1;
+    let mut running = crate::support::worker(&services, &[]);
+    crate::support::eventually("all shards are owned", || {
+        (list().matches("\"state\":\"owned\"").count() == 3).then_some(())
+    });
+    let (code, text) = leases(&["reset", "--all", "--to", "latest", "--dry-run"]);
+    assert!(code == 1 && text.contains("is owned by") && text.contains("leases release"), "{text}");
+    running.signal("TERM");
+    assert!(running.wait(std::time::Duration::from_secs(20)).success());
+    let before = list();
+    let (code, text) = leases(&["reset", "--all", "--to", "2026-01-01T00:00:00Z", "--dry-run"]);
+    assert!(code == 0 && text.contains("Nothing was done"), "{text}");
+    assert_eq!(text.matches("TRIM_HORIZON -> 2026-01-01T00:00:00Z").count(), 3, "{text}");
+    assert_eq!(leases(&["reset", "--all", "--to", "latest", "--dry-run", "--yes"]).0, 2);
+    assert_eq!(leases(&["reset", "--to", "latest"]).0, 2, "which lease?");
+    assert_eq!(list(), before);
+    let (code, text) = leases(&["reset", "--all", "--to", "2026-01-01T00:00:00Z", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(list().matches("\"checkpoint\":\"AT_TIMESTAMP\"").count(), 3);
+}

@@ -1,7 +1,10 @@
 //! The services fail in every way they know; nothing is lost, nothing is delivered twice, and what
 //! a person has to mend is told with its remedy.
 
+mod kpl;
+mod many;
 mod memory;
+mod table;
 
 use std::collections::HashMap;
 use std::fs;
@@ -68,11 +71,15 @@ impl Scene {
 
     /// A worker behind the proxy.
     fn worker(&self, settings: &[(&str, &str)]) -> Worker {
+        self.worker_of("local", settings)
+    }
+
+    fn worker_of(&self, stream: &str, settings: &[(&str, &str)]) -> Worker {
         let (log, listen) = (self.dir.path().join("worker.log"), free_port());
         let file = fs::File::create(&log).unwrap();
         let mut command = Command::new(BIN);
         command
-            .args(arguments("local", "archive"))
+            .args(arguments(stream, "archive"))
             .args(["--set", &format!("telemetry.listen={listen}")])
             .envs(self.environment())
             .env_remove(OUTAGE)

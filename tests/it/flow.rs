@@ -125,37 +125,3 @@ fn a_key_is_written_once_and_everything_else_is_put_aside() {
     assert!(stored("errors/upload-key/").len() <= 2 && !stored("errors/upload-key/").is_empty());
     assert_eq!(stored("errors/upload-version/").len(), 1);
 }
-
-/// Aggregates made by an independent encoder (PyPI `aws-kinesis-agg` 1.2.3; `tests/data/README.md`).
-#[test]
-fn aggregates_of_an_independent_encoder_are_read() {
-    use catchment::ids::SequenceNumber;
-    use catchment::stream::Record;
-    use catchment::stream::deaggregate::split;
-    use catchment::stream::position::Position;
-
-    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    for name in ["keys", "explicit", "one"] {
-        let raw = std::fs::read(data.join(format!("kpl-{name}.bin"))).unwrap();
-        let text = std::fs::read_to_string(data.join(format!("kpl-{name}.json"))).unwrap();
-        let expected: Vec<(String, Option<String>, String)> = serde_json::from_str(&text).unwrap();
-        let record = Record {
-            position: Position::plain(SequenceNumber::parse("1").unwrap()),
-            arrival_ms: None,
-            partition_key: None,
-            data: raw.into(),
-        };
-        let split = split(record, None);
-        assert!(split.aggregate, "{name}");
-        let found: Vec<(String, String)> = split
-            .records
-            .iter()
-            .map(|r| {
-                let hex = r.data.iter().map(|b| format!("{b:02x}")).collect();
-                (r.partition_key.as_deref().unwrap().to_owned(), hex)
-            })
-            .collect();
-        let expected: Vec<_> = expected.into_iter().map(|(key, _, hex)| (key, hex)).collect();
-        assert_eq!(found, expected, "{name}");
-    }
-}

@@ -87,6 +87,46 @@ fn a_newcomer_is_given_its_share_and_nothing_is_repeated() {
     assert!(lines(dir.path()) == expected);
 }
 
+/// A worker stops with leases on their way to it: asked for and not handed over, or handed over and
+/// not started. Neither has to expire.
+#[test]
+fn leases_on_their_way_to_a_worker_that_stops_are_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 4);
+    let leases = || -> Vec<serde_json::Value> {
+        let output =
+            crate::support::catchment(&["leases", "list", "--json"], &services.environment);
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let count = |field: &str, value: &str| leases().iter().filter(|l| l[field] == value).count();
+    let failover = ("lease.failover", "5m");
+    let start = |name: &str, scan: &str| {
+        worker(&services, &[("lease.worker", name), ("lease.scan", scan), failover])
+    };
+    let first = start("first", "200ms");
+    eventually("the first owns everything", || (count("owner", "first") == 4).then_some(()));
+    // The first does not hear.
+    first.signal("STOP");
+    let mut second = start("second", "200ms");
+    eventually("leases are asked for", || (count("handing_over", "first") == 2).then_some(()));
+    second.signal("TERM");
+    assert!(second.wait(Duration::from_secs(20)).success());
+    assert_eq!((count("owner", "first"), count("handing_over", "first")), (4, 0));
+    first.signal("CONT");
+    // The third looks once, and is told to stop before it looks again.
+    let mut third = start("third", "60s");
+    let arrived = || {
+        let mine = leases().into_iter().filter(|l| l["owner"] == "third");
+        mine.filter(|l| l["handing_over"].is_null()).count()
+    };
+    eventually("leases are handed over", || (arrived() == 2).then_some(()));
+    third.signal("TERM");
+    assert!(third.wait(Duration::from_secs(20)).success());
+    assert_eq!(count("owner", "third"), 0);
+    eventually("the first owns everything again", || (count("owner", "first") == 4).then_some(()));
+}
+
 #[test]
 fn what_was_read_is_delivered_before_the_end() {
     let dir = tempfile::tempdir().unwrap();

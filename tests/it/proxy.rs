@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{Method, Request, Response, header};
+use axum::http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,15 +25,28 @@ use crate::support::Running;
 /// What happens to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
+    /// Nothing; it is only counted.
+    Pass,
+    /// Nothing; its body is kept when it comes in, and again when it is answered.
+    Record(Arc<Mutex<Vec<Moment>>>),
     /// Refused with this status and error code, in the form of the service; nothing is done.
     Refuse(u16, &'static str),
     /// S3 says that the bucket lives in another region.
     Elsewhere(&'static str),
     /// It is done, and the connection closed instead of an answer.
     LoseReply,
+    /// The first such request is answered; the others get its answer again, however old.
+    Stale(Arc<Mutex<Option<(HeaderMap, Bytes)>>>),
     /// Records before this one are gone from the reply of GetRecords, as if retention had passed
     /// them.
     Trim(SequenceNumber),
+}
+
+/// A request comes in or is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) body: Bytes,
+    pub(crate) answered: bool,
 }
 
 /// Which requests a fault applies to.
@@ -47,6 +60,8 @@ pub(crate) struct Rule {
     fault: Fault,
     /// Every n-th matching request.
     every: usize,
+    /// The first matching requests pass.
+    spared: usize,
     seen: Arc<AtomicUsize>,
     done: Arc<AtomicUsize>,
 }
@@ -58,6 +73,7 @@ impl Rule {
             body: String::new(),
             fault,
             every: 1,
+            spared: 0,
             seen: Arc::default(),
             done: Arc::default(),
         }
@@ -69,6 +85,10 @@ impl Rule {
 
     pub(crate) fn every(self, every: usize) -> Self {
         Self { every, ..self }
+    }
+
+    pub(crate) fn after(self, spared: usize) -> Self {
+        Self { spared, ..self }
     }
 
     /// How many requests it met with its fault.
@@ -85,7 +105,8 @@ impl Rule {
         if !named || !worded {
             return false;
         }
-        let hit = self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.every);
+        let seen = self.seen.fetch_add(1, Ordering::Relaxed);
+        let hit = seen >= self.spared && (seen - self.spared).is_multiple_of(self.every);
         if hit {
             self.done.fetch_add(1, Ordering::Relaxed);
         }
@@ -175,9 +196,17 @@ async fn answer(
         state.rules.iter().find(|r| r.applies(&operation, words)).map(|r| r.fault.clone())
     };
     head.headers.remove(header::EXPECT);
+    let kept = body.clone();
     let request = Request::from_parts(head, Body::from(body));
     match fault {
-        None => forward(upstream, request).await,
+        None | Some(Fault::Pass) => forward(upstream, request).await,
+        Some(Fault::Record(log)) => {
+            let moment = |answered| Moment { body: kept.clone(), answered };
+            log.lock().unwrap().push(moment(false));
+            let reply = forward(upstream, request).await;
+            log.lock().unwrap().push(moment(true));
+            reply
+        }
         Some(Fault::Refuse(status, code)) => refuse(&operation, is_head, status, code),
         Some(Fault::Elsewhere(region)) => Ok(Response::builder()
             .status(301)
@@ -187,6 +216,20 @@ async fn answer(
             let reply = forward(upstream, request).await?;
             to_bytes(reply.into_body(), usize::MAX).await?;
             Err("the reply is lost".into())
+        }
+        Some(Fault::Stale(kept)) => {
+            let old = kept.lock().unwrap().clone();
+            let (headers, body) = match old {
+                Some(old) => old,
+                None => {
+                    let (head, body) = forward(upstream, request).await?.into_parts();
+                    let new = (head.headers, to_bytes(body, usize::MAX).await?);
+                    kept.lock().unwrap().get_or_insert(new).clone()
+                }
+            };
+            let mut reply = Response::new(Body::from(body));
+            *reply.headers_mut() = headers;
+            Ok(reply)
         }
         Some(Fault::Trim(before)) => trim(forward(upstream, request).await?, &before).await,
     }

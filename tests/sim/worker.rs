@@ -100,6 +100,7 @@ async fn live(node: Node, config: Config) {
             node.violation(&format!("stops for a gap in {shard}"));
         }
         Exit::Gap(..) => node.note("stopped for a gap"),
+        Exit::OtherStream { is, .. } => node.violation(&format!("takes the stream for {is}")),
     }
 }
 

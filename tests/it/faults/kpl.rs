@@ -1,0 +1,173 @@
+//! KPL aggregates: of encoders that are not ours, broken ones, ones cut by a restart or a reshard.
+
+use catchment::stream::Record;
+use catchment::stream::deaggregate::{HashRange, split};
+use catchment::stream::position::Position;
+
+use super::*;
+
+/// One user record: partition key, explicit hash key, payload.
+type User = (String, Option<String>, Vec<u8>);
+
+const GOLDEN: [&str; 7] =
+    ["keys", "explicit", "one", "node-keys", "node-explicit", "node-long", "node-one"];
+
+fn golden(name: &str) -> (Vec<u8>, Vec<User>) {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let raw = fs::read(data.join(format!("kpl-{name}.bin"))).unwrap();
+    let text = fs::read_to_string(data.join(format!("kpl-{name}.json"))).unwrap();
+    let users: Vec<(String, Option<String>, String)> = serde_json::from_str(&text).unwrap();
+    let bytes = |hex: String| {
+        let pairs = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16));
+        pairs.collect::<Result<Vec<u8>, _>>().unwrap()
+    };
+    (raw, users.into_iter().map(|(key, hash, hex)| (key, hash, bytes(hex))).collect())
+}
+
+fn record(data: Vec<u8>) -> Record {
+    Record {
+        position: Position::plain(SequenceNumber::parse("1").unwrap()),
+        arrival_ms: None,
+        partition_key: None,
+        data: data.into(),
+    }
+}
+
+/// `tests/data/README.md` says where they come from.
+#[test]
+fn aggregates_of_independent_encoders_are_read() {
+    for name in GOLDEN {
+        let (raw, users) = golden(name);
+        let split = split(record(raw), None);
+        assert!(split.aggregate, "{name}");
+        assert_eq!(split.foreign, 0);
+        assert_eq!(split.records.len(), users.len(), "{name}");
+        for (n, (found, (key, _, data))) in split.records.iter().zip(&users).enumerate() {
+            assert_eq!(found.position.sub, n as u64);
+            assert_eq!(found.partition_key.as_deref(), Some(key.as_str()), "{name} {n}");
+            assert_eq!(&found.data[..], &data[..], "{name} {n}");
+        }
+    }
+}
+
+#[test]
+fn explicit_hash_keys_of_independent_encoders_decide_the_shard() {
+    let middle = 1_u128 << 127;
+    let low = HashRange::parse("0", &(middle - 1).to_string()).unwrap();
+    let high = HashRange::parse(&middle.to_string(), &u128::MAX.to_string()).unwrap();
+    for name in GOLDEN {
+        let (raw, users) = golden(name);
+        let (first, second) =
+            (split(record(raw.clone()), Some(low)), split(record(raw), Some(high)));
+        assert_eq!(first.records.len() + second.records.len(), users.len(), "{name}");
+        assert_eq!(first.foreign, second.records.len() as u64);
+        let is_low = |sub: u64| first.records.iter().any(|r| r.position.sub == sub);
+        for (n, (_, hash, _)) in users.iter().enumerate() {
+            if let Some(hash) = hash {
+                assert_eq!(is_low(n as u64), hash.parse::<u128>().unwrap() < middle, "{name} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_aggregate_is_one_record_as_it_came() {
+    for name in GOLDEN {
+        let (raw, _) = golden(name);
+        let step = raw.len().div_ceil(400);
+        let cut = (0..raw.len()).step_by(step).map(|length| raw[..length].to_vec());
+        let flipped = (4..raw.len()).step_by(step).map(|at| {
+            let mut damaged = raw.clone();
+            damaged[at] ^= 0x40;
+            damaged
+        });
+        for damaged in cut.chain(flipped) {
+            let split = split(record(damaged.clone()), None);
+            assert!(!split.aggregate, "{name}, {} bytes", damaged.len());
+            assert_eq!(split.records.len(), 1);
+            assert_eq!(&split.records[0].data[..], &damaged[..]);
+        }
+    }
+}
+
+fn put(scene: &Scene, data: Vec<u8>, hash: u128) {
+    let call = scene.clients.kinesis.put_record().stream_name("local").partition_key("k");
+    let call = call.explicit_hash_key(hash.to_string());
+    let call = call.data(aws_sdk_kinesis::primitives::Blob::new(data));
+    scene.runtime.block_on(call.send()).unwrap();
+}
+
+/// Every life of the worker stores two or three batches of seven records and is killed; each begins
+/// in the middle of an aggregate.
+#[test]
+fn a_restart_in_the_middle_of_an_aggregate_loses_and_repeats_nothing() {
+    let scene = Scene::new(1);
+    let (raw, users) = golden("node-explicit");
+    let mut expected = Vec::new();
+    for _ in 0..3 {
+        put(&scene, raw.clone(), 0);
+        expected.extend(users.iter().map(|(_, _, data)| data.clone()));
+    }
+    expected.sort();
+    // The one shard takes every hash key: nothing is foreign here.
+    let settings =
+        [("delivery.batch_records", "7"), ("delivery.pipeline", "1"), ("lease.failover", "1s")];
+    let mut subs = Vec::new();
+    for puts in [2, 3, 2, 3] {
+        scene.proxy.heal();
+        let refuse = Fault::Refuse(503, "SlowDown");
+        let refused = scene.proxy.add(Rule::new("S3.PutObject", refuse).after(puts));
+        let at = || {
+            let row = scene.row(SHARD)?;
+            Some((row["checkpoint"].clone(), row["checkpointSubSequenceNumber"].clone()))
+        };
+        let before = at();
+        let worker = scene.worker(&settings);
+        eventually("the store refuses the rest", || (refused.hits() > 0).then_some(()));
+        let now = eventually("what was stored is committed", || at().filter(|_| at() != before));
+        subs.push(now.1.as_n().unwrap().clone());
+        drop(worker);
+    }
+    assert!(subs.iter().filter(|sub| *sub != "0").count() >= 3, "in the middle: {subs:?}");
+    scene.proxy.heal();
+    let mut worker = scene.worker(&settings);
+    eventually("every record is delivered", || {
+        (lines(scene.data()).len() >= expected.len()).then_some(())
+    });
+    worker.stop();
+    assert!(lines(scene.data()) == expected, "missing or twice; see {}", worker.text());
+}
+
+/// After a split an aggregate made for the parent arrives at one child; the KPL sends it again for
+/// the records of the other.
+#[test]
+fn aggregates_split_by_a_reshard_are_filtered_record_by_record() {
+    let scene = Scene::new(1);
+    let middle = 1_u128 << 127;
+    let call = scene.clients.kinesis.split_shard().stream_name("local").shard_to_split(SHARD);
+    let call = call.new_starting_hash_key(middle.to_string());
+    scene.runtime.block_on(call.send()).unwrap();
+    let mut expected = Vec::new();
+    for name in ["node-explicit", "explicit"] {
+        let (raw, users) = golden(name);
+        put(&scene, raw.clone(), 1);
+        put(&scene, raw, middle + 1);
+        expected.extend(users.into_iter().map(|(_, _, data)| data));
+    }
+    // Not an aggregate any more: a record as it came, in the shard where it is.
+    let (mut broken, _) = golden("node-one");
+    broken.pop();
+    put(&scene, broken.clone(), 1);
+    let foreign = expected.len() as f64;
+    // It holds line feeds, so it is several lines of an object.
+    expected.extend(broken.split(|b| *b == b'\n').map(<[u8]>::to_vec));
+    expected.sort();
+    let mut worker = scene.worker(&[]);
+    eventually("every record is delivered", || {
+        (lines(scene.data()).len() >= expected.len()).then_some(())
+    });
+    assert_eq!(worker.metric("catchment_foreign_records_total"), Some(foreign));
+    assert_eq!(worker.metric("catchment_aggregates_total"), Some(4.0));
+    worker.stop();
+    assert!(lines(scene.data()) == expected, "missing or twice; see {}", worker.text());
+}
