@@ -168,11 +168,12 @@ impl LeaseTable {
         }
     }
 
-    /// Every item of the table, consistently read.
+    /// Every item of the table. Read inconsistently, at half the price, items may be seconds old and
+    /// of different ages.
     ///
     /// # Errors
     /// [`CallError`]
-    pub async fn scan(&self) -> Result<Vec<Item>, CallError> {
+    pub async fn scan(&self, consistent: bool) -> Result<Vec<Item>, CallError> {
         let mut items = Vec::new();
         let mut from = None;
         loop {
@@ -180,7 +181,7 @@ impl LeaseTable {
                 .client
                 .scan()
                 .table_name(&self.name)
-                .consistent_read(true)
+                .consistent_read(consistent)
                 .set_exclusive_start_key(from.take())
                 .send()
                 .await
@@ -198,12 +199,24 @@ impl LeaseTable {
     /// # Errors
     /// [`CallError`]
     pub async fn get(&self, shard: &ShardId) -> Result<Option<Item>, CallError> {
+        self.item(shard, true).await
+    }
+
+    /// One item, which may be seconds old, at half the price.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn peek(&self, shard: &ShardId) -> Result<Option<Item>, CallError> {
+        self.item(shard, false).await
+    }
+
+    async fn item(&self, shard: &ShardId, consistent: bool) -> Result<Option<Item>, CallError> {
         let reply = self
             .client
             .get_item()
             .table_name(&self.name)
             .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
-            .consistent_read(true)
+            .consistent_read(consistent)
             .send()
             .await
             .map_err(|e| describe("GetItem", &e))?;

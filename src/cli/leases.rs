@@ -10,6 +10,7 @@ use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::config::raw::Layers;
 use crate::fault::CallError;
 use crate::ids::ShardId;
+use crate::lease::board;
 use crate::lease::row::{Lease, Pending};
 use crate::lease::write;
 use crate::stream::position::Checkpoint;
@@ -135,6 +136,7 @@ async fn act(table: &LeaseTable, action: &Action) -> Result<(), Failure> {
             };
             apply(table, &lease, write::release(owner)).await?;
             println!("{shard} was taken from {owner}");
+            tell(table).await;
             Ok(())
         }
         Action::Reset { shard, to, yes } => reset(table, shard, to, *yes).await,
@@ -143,7 +145,7 @@ async fn act(table: &LeaseTable, action: &Action) -> Result<(), Failure> {
 
 async fn list(table: &LeaseTable, json: bool) -> Result<(), Failure> {
     let mut leases = Vec::new();
-    for item in table.scan().await.map_err(|e| told(table, e))? {
+    for item in table.scan(true).await.map_err(|e| told(table, e))? {
         match Lease::parse(&item) {
             Ok(lease) => leases.extend(lease),
             Err(error) => eprintln!("catchment: {error}"),
@@ -227,7 +229,24 @@ async fn reset(table: &LeaseTable, shard: &str, to: &str, yes: bool) -> Result<(
     }
     apply(table, &lease, write::reset(&lease, &target)).await?;
     println!("{shard}: {from} -> {target}; {effect}");
+    tell(table).await;
     Ok(())
+}
+
+/// Has the fleet look at once. If that fails, it looks later by itself.
+async fn tell(table: &LeaseTable) {
+    let told = async {
+        let items = table.scan(true).await?;
+        let leases: Vec<Lease> =
+            items.iter().filter_map(|item| Lease::parse(item).ok().flatten()).collect();
+        if let Some(board) = board::place(&leases) {
+            table.update(&board, board::bump()).await?;
+        }
+        Ok::<_, CallError>(())
+    };
+    if let Err(error) = told.await {
+        eprintln!("catchment: {error}; workers will notice within lease.full_scan");
+    }
 }
 
 async fn find(table: &LeaseTable, shard: &str) -> Result<Lease, Failure> {

@@ -4,9 +4,14 @@
 //! compare-and-set of [`crate::checkpoint`], whoever believes to own what.
 
 pub mod assign;
+pub mod board;
 pub mod expiry;
 pub mod graph;
+pub mod heartbeat;
 pub mod keeper;
+pub mod lookout;
+pub mod news;
 pub mod owned;
 pub mod row;
+pub mod throughput;
 pub mod write;

@@ -69,6 +69,8 @@ pub mod attr {
     pub const STARTED: &str = "catchment_started_ms";
     /// Ours: when the shard was last known to be read to its tip, ms since the epoch.
     pub const READ_THROUGH: &str = "catchment_read_through_ms";
+    /// Ours: how often the fleet was told to look; see `board`.
+    pub const NEWS: &str = "catchment_news";
 }
 
 /// The pending columns of a row.
@@ -130,7 +132,7 @@ pub struct Lease {
     pub children: Vec<ShardId>,
     /// `startingHashKey`, `endingHashKey`.
     pub hash_range: Option<(String, String)>,
-    /// `throughputKBps`.
+    /// `throughputKBps`: payload the shard carries, KiB/s, smoothed.
     pub throughput_kbps: Option<f64>,
     /// `catchment_stream`.
     pub stream: Option<String>,
@@ -242,7 +244,8 @@ fn text(item: &Item, name: &str) -> Option<String> {
     }
 }
 
-fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
+/// A number of an item, if it is there and one.
+pub fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
     match item.get(name) {
         Some(Attr::N(text)) => text.parse().ok(),
         _ => None,

@@ -182,6 +182,24 @@ pub const TABLE: &[Def] = &[
         "Heartbeats by result: ok, retry or lost.",
     ),
     def(
+        "catchment_lease_news_total",
+        Kind::Counter,
+        &["result"],
+        "Times this worker told the fleet that there are leases to take, by result: told or failed.",
+    ),
+    def(
+        "catchment_lease_scans_total",
+        Kind::Counter,
+        &[],
+        "Readings of the whole lease table to find leases to take (Scan).",
+    ),
+    def(
+        "catchment_leases_freed_total",
+        Kind::Counter,
+        &[],
+        "Leases of dead workers that this worker, as the lookout, freed for all to take.",
+    ),
+    def(
         "catchment_shards_finished_total",
         Kind::Counter,
         &[],

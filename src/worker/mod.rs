@@ -20,6 +20,7 @@ use crate::delivery::budget::Budget;
 use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::ids::WorkerId;
+use crate::lease::news::News;
 use crate::lease::row::{Lease, live_kcl3};
 use crate::stream::StreamInfo;
 use crate::task::Tasks;
@@ -176,6 +177,7 @@ pub async fn prepare(
         store,
         me,
         metrics,
+        news: News::default(),
     }))
 }
 
@@ -227,7 +229,7 @@ async fn check_identity(
     stream: &StreamInfo,
 ) -> Result<(), StartError> {
     let expected = stream.identity();
-    let items = patiently(clock, || table.scan()).await?;
+    let items = patiently(clock, || table.scan(true)).await?;
     if let Some(item) = live_kcl3(&items, clock.wall()) {
         return Err(StartError::Kcl3 { table: table.name().to_owned(), item });
     }
