@@ -1,8 +1,9 @@
 //! Decisions on small tables, and whole fleets played by them: each worker sees rows of different
 //! ages, writes are conditional, owners drain before they hand over, workers join and die.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
 
 use super::*;
 use crate::lease::board;
@@ -175,15 +176,20 @@ struct Player {
 struct Play {
     rng: fastrand::Rng,
     now: Duration,
+    /// In order of key, which is their number.
     leases: Vec<Lease>,
     players: Vec<Player>,
-    /// What each shard truly carries, where it matters.
-    truth: BTreeMap<ShardId, f64>,
+    /// What each shard truly carries, KiB/s, where it matters.
+    truth: Vec<f64>,
     /// Measurements are off by this part either way.
     noise: f64,
     takes: Vec<usize>,
     moves: usize,
     stolen: usize,
+}
+
+fn index(shard: &ShardId) -> usize {
+    shard.as_str().rsplit('-').next().unwrap().parse().unwrap()
 }
 
 impl Play {
@@ -193,7 +199,7 @@ impl Play {
             now: S,
             leases: (0..leases).map(|n| lease(&format!("shardId-{n:012}"), None, 0)).collect(),
             players: Vec::new(),
-            truth: BTreeMap::new(),
+            truth: Vec::new(),
             noise: 0.0,
             takes: Vec::new(),
             moves: 0,
@@ -217,14 +223,13 @@ impl Play {
         }
     }
 
-    /// Every worker looks once, in any order; rows are as old as the last round at most.
-    fn round(&mut self) {
-        self.now += S;
-        let alive: Vec<WorkerId> = self.players.iter().map(|p| p.me.clone()).collect();
-        for lease in &mut self.leases {
-            let Some(owner) = lease.effective_owner().filter(|o| alive.contains(o)).cloned() else {
+    /// The living beat, measure and hand over what they were asked for.
+    fn beat(&mut self) {
+        let alive: BTreeSet<&WorkerId> = self.players.iter().map(|p| &p.me).collect();
+        for (n, lease) in self.leases.iter_mut().enumerate() {
+            if lease.effective_owner().is_none_or(|owner| !alive.contains(owner)) {
                 continue;
-            };
+            }
             if lease.checkpoint_owner.is_some() {
                 // Drained, sooner or later.
                 if self.rng.u32(0..3) > 0 {
@@ -233,103 +238,121 @@ impl Play {
                 }
             } else if self.now.as_secs().is_multiple_of(3) {
                 lease.counter += 1;
-                if let Some(truth) = self.truth.get(&lease.shard) {
+                if let Some(truth) = self.truth.get(n) {
                     let measured = truth * (1.0 + self.noise * (2.0 * self.rng.f64() - 1.0));
                     if notable(lease.throughput_kbps, measured) {
                         lease.throughput_kbps = Some(measured);
                     }
                 }
             }
-            assert!(!owner.as_str().is_empty());
         }
+    }
+
+    /// Every worker looks once, in any order; what it sees of a row is at most a round old.
+    fn round(&mut self) {
+        self.now += S;
+        self.beat();
         let before = self.leases.clone();
         let mut order: Vec<usize> = (0..self.players.len()).collect();
         self.rng.shuffle(&mut order);
         self.takes = vec![0; self.players.len()];
         for at in order {
-            let seen: Vec<Lease> = self
-                .leases
-                .iter()
-                .zip(&before)
-                .map(|(new, old)| if self.rng.bool() { new.clone() } else { old.clone() })
-                .collect();
-            let player = &mut self.players[at];
-            player.watch.observe(self.now, &seen);
-            let bounds = Bounds { hold: usize::MAX, take: ramp(player.rounds, seen.len()) };
-            let plan = decide(&seen, &player.watch, &player.me, bounds, self.now);
-            assert!(plan.take.len() <= TAKE_PER_ROUND && plan.ask.len() <= ASK_AT_ONCE);
-            player.rounds += u32::from(!plan.take.is_empty());
-            let me = player.me.clone();
-            let is_lookout = board::place(&seen).is_some_and(|board| {
-                seen.iter().any(|l| l.shard == board && l.owner.as_ref() == Some(&me))
-            });
-            let as_seen = |shard: &ShardId, now: &Lease| {
-                seen.iter().any(|old| {
-                    old.shard == *shard && old.counter == now.counter && old.owner == now.owner
-                })
-            };
-            for shard in &plan.take {
-                let row = self.leases.iter_mut().find(|l| l.shard == *shard).unwrap();
-                if as_seen(shard, row) {
-                    self.stolen +=
-                        usize::from(row.owner.as_ref().is_some_and(|o| alive.contains(o)));
-                    row.owner = Some(me.clone());
-                    row.checkpoint_owner = None;
-                    row.counter += 1;
-                    self.takes[at] += 1;
-                }
+            let (rng, rows) = (&mut self.rng, self.leases.iter().zip(&before));
+            let seen: Vec<Lease> =
+                rows.map(|(new, old)| if rng.bool() { new } else { old }.clone()).collect();
+            self.act(at, &seen);
+        }
+    }
+
+    /// One worker decides by what it sees; the table takes what it can.
+    fn act(&mut self, at: usize, seen: &[Lease]) {
+        let player = &mut self.players[at];
+        player.watch.observe(self.now, seen);
+        let bounds = Bounds { hold: usize::MAX, take: ramp(player.rounds, seen.len()) };
+        let plan = decide(seen, &player.watch, &player.me, bounds, self.now);
+        assert!(plan.take.len() <= TAKE_PER_ROUND && plan.ask.len() <= ASK_AT_ONCE);
+        player.rounds += u32::from(!plan.take.is_empty());
+        let me = player.me.clone();
+        let lookout =
+            board::place(seen).is_some_and(|board| seen[index(&board)].owner.as_ref() == Some(&me));
+        let free = if lookout { plan.free.as_slice() } else { &[] };
+        for (shard, new) in
+            plan.take.iter().map(|s| (s, Some(&me))).chain(free.iter().map(|s| (s, None)))
+        {
+            let (row, old) = (&mut self.leases[index(shard)], &seen[index(shard)]);
+            if (row.counter, &row.owner) != (old.counter, &old.owner) {
+                continue;
             }
-            for shard in plan.free.iter().filter(|_| is_lookout) {
-                let row = self.leases.iter_mut().find(|l| l.shard == *shard).unwrap();
-                if as_seen(shard, row) {
-                    self.stolen +=
-                        usize::from(row.owner.as_ref().is_some_and(|o| alive.contains(o)));
-                    (row.owner, row.checkpoint_owner) = (None, None);
-                    row.counter += 1;
-                }
-            }
-            for shard in &plan.ask {
-                let row = self.leases.iter_mut().find(|l| l.shard == *shard).unwrap();
-                let old = seen.iter().find(|l| l.shard == *shard).unwrap();
-                if row.owner == old.owner && row.checkpoint_owner.is_none() {
-                    row.checkpoint_owner = row.owner.replace(me.clone());
-                    self.moves += 1;
-                }
+            let lives = |owner: &WorkerId| self.players.iter().any(|p| p.me == *owner);
+            self.stolen += usize::from(row.effective_owner().is_some_and(lives));
+            row.owner = new.cloned();
+            row.checkpoint_owner = None;
+            row.counter += 1;
+            self.takes[at] += usize::from(new.is_some());
+        }
+        for shard in &plan.ask {
+            let (row, old) = (&mut self.leases[index(shard)], &seen[index(shard)]);
+            if row.owner == old.owner && row.checkpoint_owner.is_none() {
+                row.checkpoint_owner = row.owner.replace(me.clone());
+                self.moves += 1;
             }
         }
     }
 
-    fn rounds(&mut self, count: usize) {
+    fn rounds(&mut self, count: usize) -> &mut Self {
         (0..count).for_each(|_| self.round());
+        self
     }
 
     fn free(&self) -> usize {
         self.leases.iter().filter(|l| l.is_free()).count()
     }
 
-    fn loads(&self) -> Vec<f64> {
+    /// Weights of the leases of each worker.
+    fn held(&self) -> Vec<Vec<f64>> {
         let weights = weights(&self.leases.iter().collect::<Vec<_>>());
-        let load = |p: &Player| {
-            let mine = self.leases.iter().filter(|l| l.owner.as_ref() == Some(&p.me));
-            mine.map(|l| weights[&l.shard]).sum()
-        };
-        self.players.iter().map(load).collect()
+        let mut held: BTreeMap<&WorkerId, Vec<f64>> =
+            self.players.iter().map(|p| (&p.me, Vec::new())).collect();
+        for lease in &self.leases {
+            if let Some(list) = lease.owner.as_ref().and_then(|owner| held.get_mut(owner)) {
+                list.push(weights[&lease.shard]);
+            }
+        }
+        held.into_values().collect()
     }
 
-    /// Distance between the most and the least loaded.
-    fn spread(&self) -> f64 {
-        let loads = self.loads();
-        loads.iter().copied().fold(0.0, f64::max) - loads.iter().copied().fold(f64::MAX, f64::min)
+    /// Distance between the most and the least loaded, and twice the lightest lease of the former:
+    /// nothing may move once the one is below the other.
+    fn spread(&self) -> (f64, f64) {
+        let held = self.held();
+        let load = |list: &Vec<f64>| list.iter().sum::<f64>();
+        let most = held.iter().max_by(|a, b| load(a).total_cmp(&load(b))).unwrap();
+        let least = held.iter().map(load).fold(f64::MAX, f64::min);
+        (load(most) - least, 2.0 * most.iter().copied().fold(f64::MAX, f64::min))
+    }
+
+    fn assert_level(&self) {
+        assert_eq!(self.free(), 0);
+        let (spread, bound) = self.spread();
+        assert!(spread < bound, "{spread} apart: {:?}", self.held());
+        assert_eq!(self.stolen, 0, "taken from the living");
     }
 }
 
 #[test]
 fn a_cold_fleet_is_level_within_three_rounds() {
-    for seed in 0..12 {
+    for seed in 0..3 {
         let mut play = Play::new(seed, 1_000, 50);
+        play.round();
+        assert!(play.takes.iter().all(|takes| *takes <= FIRST_ROUND), "grabbed: {:?}", play.takes);
+        play.rounds(2).assert_level();
+        assert!(play.moves <= 20, "{} leases went to the wrong worker first", play.moves);
+    }
+    for seed in 0..30 {
+        let mut play = Play::new(seed, 32, 3);
         play.rounds(3);
-        let shown = format!("seed {seed}: {} free, {:?}", play.free(), play.loads());
-        println!("{shown} {} moves", play.moves);
+        assert_eq!(play.free(), 0);
+        play.rounds(10).assert_level();
     }
 }
 
@@ -340,27 +363,95 @@ fn a_lone_worker_takes_everything_in_bounded_rounds() {
     while play.free() > 0 {
         play.round();
         rounds += 1;
-        assert!(play.takes[0] <= TAKE_PER_ROUND && rounds <= 20, "{rounds}");
+        assert!(play.takes[0] <= TAKE_PER_ROUND && rounds <= 17, "{rounds}");
     }
 }
 
 #[test]
-fn a_large_fleet_stays_level_while_workers_join_and_die() {
-    for seed in 0..3 {
-        let mut play = Play::new(seed, 1_000, 50);
-        play.rounds(20);
-        println!("start: {} free, spread {}, moves {}", play.free(), play.spread(), play.moves);
-        for turn in 0..4 {
+fn a_fleet_becomes_level_again_when_workers_join_and_die() {
+    for (seed, leases, workers, turns) in [(1, 1_000, 50, 1), (2, 120, 12, 8), (3, 40, 7, 8)] {
+        let mut play = Play::new(seed, leases, workers);
+        play.rounds(8).assert_level();
+        for turn in 0..turns {
             let moved = play.moves;
-            play.die(5);
-            play.join(5 + turn % 2);
-            play.rounds(25);
-            println!(
-                "turn: {} free, spread {}, moves {}",
-                play.free(),
-                play.spread(),
-                play.moves - moved
-            );
+            let some = workers / 10 + 1;
+            play.die(some);
+            play.join(some + turn % 2);
+            // Eleven seconds until the dead are known to be, then a few to spread what they had.
+            play.rounds(22).assert_level();
+            let bound = leases * (some + 2) / workers * 2;
+            assert!(play.moves - moved <= bound, "{} moves, {bound}", play.moves - moved);
+        }
+    }
+}
+
+/// Owners of leases, in any distribution over at most nine workers.
+fn distribution() -> impl Strategy<Value = (Vec<usize>, usize)> {
+    (1_usize..9).prop_flat_map(|workers| (prop::collection::vec(0..workers, 1..80), Just(workers)))
+}
+
+fn placed(owners: &[usize], workers: usize) -> Play {
+    let mut play = Play::new(7, owners.len(), workers);
+    for (lease, owner) in play.leases.iter_mut().zip(owners) {
+        lease.owner = Some(play.players[*owner].me.clone());
+    }
+    play
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// All alike: level by count, and then at rest.
+    #[test]
+    fn equal_leases_become_level_by_count_and_rest((owners, workers) in distribution()) {
+        let mut play = placed(&owners, workers);
+        play.rounds(60).assert_level();
+        let counts: Vec<usize> = play.held().iter().map(Vec::len).collect();
+        prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+        let (moves, leases) = (play.moves, owners.len());
+        prop_assert!(moves <= 2 * leases, "{moves} moves of {leases} leases");
+        play.rounds(20);
+        prop_assert_eq!(play.moves, moves, "the fleet does not rest");
+    }
+
+    /// Shards that carry different amounts, measured badly: level by weight, and then at rest.
+    #[test]
+    fn unequal_leases_become_level_by_weight_and_rest(
+        (owners, workers) in distribution(),
+        noise in 0.0..0.2,
+        loads in prop::collection::vec(prop_oneof![Just(0.0), 1.0..100.0, 100.0..5_000.0], 80),
+    ) {
+        let mut play = placed(&owners, workers);
+        (play.truth, play.noise) = (loads, noise);
+        play.rounds(80).assert_level();
+        let (moves, leases) = (play.moves, owners.len());
+        prop_assert!(moves <= 3 * leases, "{moves} moves of {leases} leases");
+        play.rounds(40).assert_level();
+        prop_assert_eq!(play.moves, moves, "the fleet does not rest");
+    }
+
+    /// Free leases are shared by weight: nobody is lifted above the average by more than one.
+    #[test]
+    fn free_leases_are_shared_by_weight(
+        loads in prop::collection::vec(0.0..1_000.0, 4..60),
+        workers in 2_usize..6,
+    ) {
+        let mut leases: Vec<Lease> =
+            (0..loads.len()).map(|n| lease(&format!("s-{n}"), None, 1)).collect();
+        for (n, lease) in leases.iter_mut().enumerate() {
+            lease.throughput_kbps = Some(loads[n]);
+            lease.owner = (n < workers).then(|| WorkerId::new(format!("w{n}")));
+        }
+        let all: Vec<Round> = (0..workers).map(|n| round(&leases, &format!("w{n}"))).collect();
+        let taken: usize = all.iter().map(|r| r.take.len()).sum();
+        prop_assert_eq!(taken, loads.len() - workers, "each free lease is for exactly one");
+        let weights = weights(&leases.iter().collect::<Vec<_>>());
+        let average = weights.values().sum::<f64>() / workers as f64;
+        let heaviest = weights.values().copied().fold(0.0, f64::max);
+        for (n, round) in all.iter().enumerate() {
+            let own = weights[&ShardId::new(format!("s-{n}"))];
+            let load = own + round.take.iter().map(|s| weights[s]).sum::<f64>();
+            prop_assert!(load <= average + heaviest + EQUAL, "{load} of {average}");
         }
     }
 }
