@@ -1,6 +1,7 @@
 //! The lease table.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
@@ -10,8 +11,9 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
-    ReturnValuesOnConditionCheckFailure, ScalarAttributeType, TableStatus,
+    AttributeDefinition, AttributeValue, BillingMode, ConsumedCapacity, KeySchemaElement, KeyType,
+    ReturnConsumedCapacity, ReturnValue, ReturnValuesOnConditionCheckFailure, ScalarAttributeType,
+    TableStatus,
 };
 
 use crate::aws::fault::describe;
@@ -20,12 +22,14 @@ use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::lease::row::{Attr, Item, attr};
 use crate::lease::write::{self, Update};
+use crate::telemetry::metrics::Metrics;
 
 /// The table of one application.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LeaseTable {
     client: aws_sdk_dynamodb::Client,
     name: String,
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// The outcome of a conditional write.
@@ -71,7 +75,27 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl LeaseTable {
     /// Wraps a client.
     pub fn new(client: aws_sdk_dynamodb::Client, name: impl Into<String>) -> Self {
-        Self { client, name: name.into() }
+        Self { client, name: name.into(), metrics: None }
+    }
+
+    /// Counts the request units it uses.
+    #[must_use]
+    pub fn counting(self, metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: Some(Arc::clone(metrics)), ..self }
+    }
+
+    fn used(&self, kind: &str, capacity: Option<&ConsumedCapacity>) {
+        if let (Some(metrics), Some(capacity)) = (&self.metrics, capacity) {
+            let units = capacity.capacity_units().unwrap_or(0.0);
+            metrics.add_float("catchment_dynamodb_consumed_units_total", &[kind], units);
+        }
+    }
+
+    /// A refused write costs as much as one that takes effect, but its reply names no units.
+    fn refused(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.add_float("catchment_dynamodb_consumed_units_total", &["write"], 1.0);
+        }
     }
 
     /// The table's name.
@@ -183,9 +207,11 @@ impl LeaseTable {
                 .table_name(&self.name)
                 .consistent_read(consistent)
                 .set_exclusive_start_key(from.take())
+                .return_consumed_capacity(ReturnConsumedCapacity::Total)
                 .send()
                 .await
                 .map_err(|e| describe("Scan", &e))?;
+            self.used("read", reply.consumed_capacity());
             items.extend(reply.items.unwrap_or_default().into_iter().map(from_sdk));
             from = reply.last_evaluated_key.filter(|key| !key.is_empty());
             if from.is_none() {
@@ -217,9 +243,11 @@ impl LeaseTable {
             .table_name(&self.name)
             .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
             .consistent_read(consistent)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .send()
             .await
             .map_err(|e| describe("GetItem", &e))?;
+        self.used("read", reply.consumed_capacity());
         Ok(reply.item.map(from_sdk))
     }
 
@@ -234,14 +262,19 @@ impl LeaseTable {
             .table_name(&self.name)
             .set_item(Some(item.into_iter().filter_map(|(k, v)| Some((k, to_sdk(v)?))).collect()))
             .condition_expression(format!("attribute_not_exists({})", attr::KEY))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .send()
             .await;
         match reply {
-            Ok(_) => Ok(true),
+            Ok(reply) => {
+                self.used("write", reply.consumed_capacity());
+                Ok(true)
+            }
             Err(e)
                 if e.as_service_error()
                     .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
             {
+                self.refused();
                 Ok(false)
             }
             Err(e) => Err(describe("PutItem", &e)),
@@ -262,13 +295,18 @@ impl LeaseTable {
             .condition_expression(update.condition)
             .set_expression_attribute_values(Some(values(update.values)))
             .return_values(ReturnValue::AllNew)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
         match reply {
-            Ok(reply) => Ok(Written::Done(from_sdk(reply.attributes.unwrap_or_default()))),
+            Ok(reply) => {
+                self.used("write", reply.consumed_capacity());
+                Ok(Written::Done(from_sdk(reply.attributes.unwrap_or_default())))
+            }
             Err(e) => match e.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                    self.refused();
                     Ok(Written::Refused(refused.item().cloned().map(from_sdk)))
                 }
                 _ => Err(describe("UpdateItem", &e)),
@@ -288,15 +326,20 @@ impl LeaseTable {
             .table_name(&self.name)
             .key(attr::KEY, AttributeValue::S(shard.as_str().into()))
             .condition_expression(condition)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .set_expression_attribute_values(Some(values(condition_values)))
             .send()
             .await;
         match reply {
-            Ok(_) => Ok(true),
+            Ok(reply) => {
+                self.used("write", reply.consumed_capacity());
+                Ok(true)
+            }
             Err(e)
                 if e.as_service_error()
                     .is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
             {
+                self.refused();
                 Ok(false)
             }
             Err(e) => Err(describe("DeleteItem", &e)),

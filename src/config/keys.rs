@@ -81,7 +81,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "lease.full_scan",
         default: "30s",
-        help: "How often any other worker reads the whole table although nothing calls for it; fleets of more than ten workers share these scans.",
+        help: "How often any other worker reads the whole table although nothing calls for it; fleets of more than five workers share these scans.",
     },
     Key {
         name: "lease.shard_sync",

@@ -24,7 +24,7 @@ pub struct Pace {
 
 /// Workers up to which each scans once per `lease.full_scan`. Larger fleets share these scans, so
 /// that reading the whole table costs the same however many read it.
-const SHARING: u32 = 10;
+const SHARING: u32 = 5;
 
 impl Pace {
     /// Between two scans of the lookout.
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn large_fleets_share_the_scans_of_small_ones() {
         assert_eq!(PACE.rest(1), 30 * S);
-        assert_eq!(PACE.rest(10), 30 * S);
-        assert_eq!(PACE.rest(50), 150 * S);
+        assert_eq!(PACE.rest(5), 30 * S);
+        assert_eq!(PACE.rest(50), 300 * S);
         // Heartbeats come every third of the failover time, seen a look late at worst.
         assert!(PACE.suspicion() > PACE.failover.mul_f64(0.38) + PACE.look);
         let hasty = Pace { failover: 2 * S, ..PACE };

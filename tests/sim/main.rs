@@ -12,6 +12,7 @@ mod agreement;
 mod effects;
 mod faults;
 mod fleet;
+mod leases_test;
 mod meta;
 mod net;
 mod net_test;
