@@ -101,8 +101,15 @@ fn consumed(body: &Value, mut answer: Value, bytes: usize, unit: usize) -> Value
 const WRITE_UNIT: usize = 1024;
 const READ_UNIT: usize = 4096;
 
-fn bytes(row: Option<&Row>) -> usize {
-    row.into_iter().flatten().map(|(name, value)| name.len() + value.size()).sum()
+/// The size of an item as it is paid for.
+pub fn bytes(row: Option<&Row>) -> usize {
+    let size = |value: &Attr| match value {
+        // Two digits a byte, and one more; bytes are base64 here.
+        Attr::N(number) => number.to_string().len().div_ceil(2) + 1,
+        Attr::B(text) => text.len() / 4 * 3,
+        other => other.size(),
+    };
+    row.into_iter().flatten().map(|(name, value)| name.len() + size(value)).sum()
 }
 
 fn check(condition: Option<&Condition>, body: &Value, old: Option<&Row>) -> Result<(), Refusal> {
