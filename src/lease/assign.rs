@@ -9,7 +9,7 @@
 //! Leases count by weight: half for being a lease, half for their share of the throughput. All
 //! unknown, or all alike, each weighs 1, and the fleet is level by count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ids::{ShardId, WorkerId};
@@ -125,9 +125,12 @@ pub fn decide(
         .filter(|l| !is_mine(l) || l.checkpoint_owner.is_some())
         .map(|l| (weight(l), *l))
         .collect();
+    // Who gives leases back is about to go, or failed with one: others take what is free.
+    let leaving: BTreeSet<&WorkerId> =
+        active.iter().filter(|l| l.is_free()).filter_map(|l| l.left.as_ref()).collect();
     let workers = loads.len();
     let held = loads.get(me).map_or(0, |l| l.leases);
-    let given = share(&mut ready, &mut loads, bounds.hold);
+    let given = share(&mut ready, &mut loads, &leaving, bounds.hold);
     // A lease that nobody took for so long: its worker may be unable to. Anybody may.
     let overdue = |l: &Lease| watch.age(now, &l.shard).is_some_and(|age| age > watch.overdue(l));
     let mut take: Vec<&Lease> = Vec::new();
@@ -154,7 +157,7 @@ pub fn decide(
         }
     }
     let asks = ASK_AT_ONCE.saturating_sub(coming.len());
-    let moves = level(movable, &mut loads, bounds.hold);
+    let moves = level(movable, &mut loads, &leaving, bounds.hold);
     let mine = moves.into_iter().filter(|(_, to)| *to == me).take(asks);
     let names = |list: &[&Lease], limit: usize| -> Vec<ShardId> {
         list.iter().take(limit).map(|l| l.shard.clone()).collect()
@@ -181,15 +184,22 @@ pub fn decide(
 fn share<'a>(
     ready: &mut [(f64, &'a Lease)],
     loads: &mut Loads<'a>,
+    leaving: &BTreeSet<&WorkerId>,
     hold: usize,
 ) -> Vec<Option<&'a WorkerId>> {
     ready.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.shard.cmp(&y.shard)));
-    let total: f64 =
-        loads.values().map(|l| l.weight).sum::<f64>() + ready.iter().map(|(w, _)| w).sum::<f64>();
-    let average = total / loads.len() as f64;
+    // If all are leaving, all are as good.
+    let all = loads.keys().all(|worker| leaving.contains(worker));
+    let stays = |worker: &WorkerId| all || !leaving.contains(worker);
+    let (mut total, mut staying) = (ready.iter().map(|(w, _)| w).sum::<f64>(), 0.0);
+    for (_, load) in loads.iter().filter(|(worker, _)| stays(worker)) {
+        total += load.weight;
+        staying += 1.0;
+    }
+    let average = total / staying;
     let mut given = Vec::with_capacity(ready.len());
     for (weight, lease) in ready.iter() {
-        let open = || loads.iter().filter(|(_, load)| load.leases < hold);
+        let open = || loads.iter().filter(|(worker, load)| stays(worker) && load.leases < hold);
         let below = open()
             .filter(|(_, load)| load.weight + weight <= average + EQUAL)
             .max_by_key(|(worker, _)| mix(worker, &lease.shard));
@@ -213,6 +223,7 @@ fn share<'a>(
 fn level<'a>(
     mut movable: BTreeMap<&'a WorkerId, Vec<(f64, &'a Lease)>>,
     loads: &mut Loads<'a>,
+    leaving: &BTreeSet<&WorkerId>,
     hold: usize,
 ) -> Vec<(&'a Lease, &'a WorkerId)> {
     for leases in movable.values_mut() {
@@ -220,7 +231,8 @@ fn level<'a>(
     }
     let mut moves = Vec::new();
     while moves.len() < PLANNED {
-        let open = loads.iter().filter(|(_, load)| load.leases < hold);
+        let open =
+            loads.iter().filter(|(worker, load)| !leaving.contains(*worker) && load.leases < hold);
         let Some((to, least)) = open.min_by(|a, b| a.1.weight.total_cmp(&b.1.weight)) else {
             break;
         };

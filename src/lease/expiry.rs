@@ -117,6 +117,7 @@ pub(crate) mod tests {
             stream: None,
             started_ms: None,
             read_through_ms: None,
+            left: None,
         }
     }
 

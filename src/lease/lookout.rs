@@ -129,11 +129,11 @@ impl Patrol {
             seen.since = now;
         }
         let age = now.saturating_sub(seen.since);
-        let watched = self.scanned.map(|at| now.saturating_sub(at));
+        let watched = self.scanned.map_or(Duration::MAX, |at| now.saturating_sub(at));
         // Once to begin watching the others, and again when their time may be over.
-        let silent = age >= self.pace.suspicion()
-            && watched.is_none_or(|watched| watched >= self.pace.failover / 2);
-        news || silent || lookout.is_none()
+        let silent = age >= self.pace.suspicion() && watched >= self.pace.failover / 2;
+        let alone = lookout.is_none() && watched >= self.pace.lookout();
+        news || silent || alone
     }
 
     /// Takes in a scan begun at `begun`: the board row as that scan shows it, and the pause to the
@@ -211,7 +211,9 @@ mod tests {
     fn a_board_without_an_owner_or_gone_is_looked_into() {
         let mut patrol = after_a_scan();
         assert!(patrol.saw(2 * S, None));
-        assert!(patrol.saw(2 * S, Some(&Board { lease: lease("a", None, 2), news: 5 })));
+        let free = Board { lease: lease("a", None, 2), news: 5 };
+        assert!(!patrol.saw(2 * S, Some(&free)), "scanned just now");
+        assert!(patrol.saw(3 * S, Some(&free)));
         let mut finished = board(2, 5);
         finished.lease.progress.checkpoint = Checkpoint::ShardEnd;
         assert!(patrol.saw(2 * S, Some(&finished)));

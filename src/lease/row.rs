@@ -69,6 +69,9 @@ pub mod attr {
     pub const STARTED: &str = "catchment_started_ms";
     /// Ours: when the shard was last known to be read to its tip, ms since the epoch.
     pub const READ_THROUGH: &str = "catchment_read_through_ms";
+    /// Ours: who gave the lease back, so that it goes to others; means something only while it is
+    /// free.
+    pub const LEFT: &str = "catchment_left";
     /// Ours: how often the fleet was told to look; see `board`.
     pub const NEWS: &str = "catchment_news";
 }
@@ -140,6 +143,8 @@ pub struct Lease {
     pub started_ms: Option<i64>,
     /// `catchment_read_through_ms`.
     pub read_through_ms: Option<i64>,
+    /// `catchment_left`, of a free lease.
+    pub left: Option<WorkerId>,
 }
 
 /// Why an item cannot be used as a lease.
@@ -200,6 +205,9 @@ impl Lease {
             pending(item).map_err(|source| BadLease::Intent { key: key.clone(), source })?;
         let range = (text(item, attr::HASH_START), text(item, attr::HASH_END));
         Ok(Some(Self {
+            left: text(item, attr::LEFT)
+                .filter(|_| !item.contains_key(attr::OWNER))
+                .map(WorkerId::new),
             owner: text(item, attr::OWNER).map(WorkerId::new),
             counter,
             checkpoint_owner: text(item, attr::CHECKPOINT_OWNER).map(WorkerId::new),

@@ -78,10 +78,11 @@ pub fn renew(lease: &Lease, me: &WorkerId, notes: &Notes) -> Update {
 /// Takes a free or expired lease (KCL operation 5).
 pub fn take(lease: &Lease, me: &WorkerId) -> Update {
     let mut update = format!(
-        "SET {} = :next, {} = :me REMOVE {}",
+        "SET {} = :next, {} = :me REMOVE {}, {}",
         attr::COUNTER,
         attr::OWNER,
-        attr::CHECKPOINT_OWNER
+        attr::CHECKPOINT_OWNER,
+        attr::LEFT
     );
     let mut values = vec![
         (":next", n(lease.counter + 1)),
@@ -118,10 +119,16 @@ pub fn free(lease: &Lease) -> Update {
     Update { update, condition, values }
 }
 
-/// Gives a lease back (the form of KCL operation 11): a peer need not wait for it to expire.
+/// Gives a lease back (the form of KCL operation 11): a peer need not wait for it to expire. Says
+/// who gave it, because a worker that stops, or failed here, should not be counted on to take it.
 pub fn release(me: &WorkerId) -> Update {
     Update {
-        update: format!("REMOVE {} ADD {} :one", attr::OWNER, attr::COUNTER),
+        update: format!(
+            "SET {} = :me REMOVE {} ADD {} :one",
+            attr::LEFT,
+            attr::OWNER,
+            attr::COUNTER
+        ),
         condition: format!(
             "{} = :me AND attribute_not_exists({})",
             attr::OWNER,

@@ -145,7 +145,9 @@ impl Supervisor {
                 self.keeper.hurry();
                 self.next_look = self.looked + self.shared.config.lease.scan / 4;
             }
-            Ok(Ended::Released | Ended::Lost) => {}
+            Ok(Ended::Released) => {}
+            // Perhaps only for a moment.
+            Ok(Ended::Lost) => self.keeper.hurry(),
             Ok(Ended::Failed(_)) => self.keeper.cool(&id),
             Ok(Ended::Gap(gap)) => return Some((id, gap)),
             Err(error) => {

@@ -159,6 +159,22 @@ fn a_free_lease_whose_worker_does_not_come_is_anybodys() {
 }
 
 #[test]
+fn what_a_leaving_worker_gives_back_goes_to_the_others() {
+    // It has least by now, and would get everything.
+    let mut leases: Vec<_> = (0..9).map(|n| owned(n, ["a", "b", "going"][n % 3])).collect();
+    for n in [2, 5] {
+        leases[n].left = leases[n].owner.take();
+    }
+    let of = |me: &str| round(&leases, me);
+    assert_eq!((of("a").take.len(), of("b").take.len(), of("going").take.len()), (1, 1, 0));
+    assert!(of("going").ask.is_empty());
+    // A worker alone takes again what it gave back.
+    let mut alone = [owned(0, "me"), lease("b", None, 2)];
+    alone[1].left = Some(WorkerId::new("me"));
+    assert_eq!(round(&alone, "me").take, [ShardId::new("b")]);
+}
+
+#[test]
 fn the_first_rounds_take_few() {
     assert_eq!((0..4).map(|r| ramp(r, 1000)).collect::<Vec<_>>(), [8, 32, 64, 64]);
     assert_eq!((ramp(0, 1), ramp(0, 8), ramp(1, 8)), (2, 2, 8));
