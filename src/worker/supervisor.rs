@@ -51,8 +51,8 @@ pub async fn run(shared: Arc<Shared>, shutdown: Shutdown) -> Exit {
     let registry = Registry::default();
     let beating = shared.tasks.spawn("heartbeat", heartbeat(Arc::clone(&shared), registry.clone()));
     let telling = shared.tasks.spawn("news", news::run(Arc::clone(&shared)));
-    // A fleet that starts together does not look together.
-    let begin = shared.clock.now() + shared.jitter.up_to(shared.config.lease.scan);
+    // A fleet that starts together does not look together, but all look once before any looks twice.
+    let begin = shared.clock.now() + shared.jitter.up_to(shared.config.lease.scan / 2);
     let supervisor = Supervisor {
         keeper: Keeper::new(Arc::clone(&shared), registry.clone()),
         registry,
