@@ -40,7 +40,7 @@ fn kcl_row(shard: &str, checkpoint: &str) -> HashMap<String, AttributeValue> {
     ])
 }
 
-fn clients(services: &Running) -> Clients {
+pub(crate) fn clients(services: &Running) -> Clients {
     let endpoint = &services.environment.iter().find(|(n, _)| n == "AWS_ENDPOINT_URL").unwrap().1;
     let calls = Aws {
         attempt_timeout: Duration::from_secs(10),
