@@ -191,7 +191,7 @@ impl Scene {
     }
 
     async fn leases(&self) -> Outcome<Vec<Lease>> {
-        let items = match self.table.scan().await {
+        let items = match self.table.scan(true).await {
             Ok(items) => items,
             // Not created yet.
             Err(error) if error.fault == catchment::fault::Fault::NotFound => Vec::new(),

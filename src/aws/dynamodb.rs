@@ -1,6 +1,7 @@
 //! The lease table.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
@@ -10,8 +11,9 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
-    ReturnValuesOnConditionCheckFailure, ScalarAttributeType, TableStatus,
+    AttributeDefinition, AttributeValue, BillingMode, ConsumedCapacity, KeySchemaElement, KeyType,
+    ReturnConsumedCapacity, ReturnValue, ReturnValuesOnConditionCheckFailure, ScalarAttributeType,
+    TableStatus,
 };
 
 use crate::aws::fault::describe;
@@ -21,13 +23,15 @@ use crate::ids::ShardId;
 use crate::lease::keys::Keys;
 use crate::lease::row::{Attr, Item, attr};
 use crate::lease::write::{self, Update};
+use crate::telemetry::metrics::Metrics;
 
 /// The table of one application.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LeaseTable {
     client: aws_sdk_dynamodb::Client,
     name: String,
     keys: Keys,
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// The outcome of a conditional write.
@@ -73,7 +77,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl LeaseTable {
     /// Wraps a client. Rows are named as they stand in the table, see [`Self::with_keys`].
     pub fn new(client: aws_sdk_dynamodb::Client, name: impl Into<String>) -> Self {
-        Self { client, name: name.into(), keys: Keys::default() }
+        Self { client, name: name.into(), keys: Keys::default(), metrics: None }
     }
 
     /// The same table, seen by a worker of one stream.
@@ -92,6 +96,26 @@ impl LeaseTable {
 
     fn key(&self, shard: &ShardId) -> AttributeValue {
         AttributeValue::S(self.keys.key(shard))
+    }
+
+    /// Counts the request units it uses.
+    #[must_use]
+    pub fn counting(self, metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: Some(Arc::clone(metrics)), ..self }
+    }
+
+    fn used(&self, kind: &str, capacity: Option<&ConsumedCapacity>) {
+        if let (Some(metrics), Some(capacity)) = (&self.metrics, capacity) {
+            let units = capacity.capacity_units().unwrap_or(0.0);
+            metrics.add_float("catchment_dynamodb_consumed_units_total", &[kind], units);
+        }
+    }
+
+    /// A refused write costs as much as one that takes effect, but its reply names no units.
+    fn refused(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.add_float("catchment_dynamodb_consumed_units_total", &["write"], 1.0);
+        }
     }
 
     /// The table's name.
@@ -188,11 +212,12 @@ impl LeaseTable {
         }
     }
 
-    /// Every item of the table that concerns us, consistently read.
+    /// Every item of the table that concerns us. Read inconsistently, at half the price, items may be
+    /// seconds old and of different ages.
     ///
     /// # Errors
     /// [`CallError`]
-    pub async fn scan(&self) -> Result<Vec<Item>, CallError> {
+    pub async fn scan(&self, consistent: bool) -> Result<Vec<Item>, CallError> {
         let mut items = Vec::new();
         let mut from = None;
         loop {
@@ -200,11 +225,13 @@ impl LeaseTable {
                 .client
                 .scan()
                 .table_name(&self.name)
-                .consistent_read(true)
+                .consistent_read(consistent)
                 .set_exclusive_start_key(from.take())
+                .return_consumed_capacity(ReturnConsumedCapacity::Total)
                 .send()
                 .await
                 .map_err(|e| describe("Scan", &e))?;
+            self.used("read", reply.consumed_capacity());
             items.extend(reply.items.unwrap_or_default().into_iter().filter_map(|i| self.ours(i)));
             from = reply.last_evaluated_key.filter(|key| !key.is_empty());
             if from.is_none() {
@@ -218,15 +245,29 @@ impl LeaseTable {
     /// # Errors
     /// [`CallError`]
     pub async fn get(&self, shard: &ShardId) -> Result<Option<Item>, CallError> {
+        self.item(shard, true).await
+    }
+
+    /// One item, which may be seconds old, at half the price.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn peek(&self, shard: &ShardId) -> Result<Option<Item>, CallError> {
+        self.item(shard, false).await
+    }
+
+    async fn item(&self, shard: &ShardId, consistent: bool) -> Result<Option<Item>, CallError> {
         let reply = self
             .client
             .get_item()
             .table_name(&self.name)
             .key(attr::KEY, self.key(shard))
-            .consistent_read(true)
+            .consistent_read(consistent)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .send()
             .await
             .map_err(|e| describe("GetItem", &e))?;
+        self.used("read", reply.consumed_capacity());
         Ok(reply.item.and_then(|item| self.ours(item)))
     }
 
@@ -242,14 +283,19 @@ impl LeaseTable {
             .table_name(&self.name)
             .set_item(Some(item.into_iter().filter_map(|(k, v)| Some((k, to_sdk(v)?))).collect()))
             .condition_expression(format!("attribute_not_exists({})", attr::KEY))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .send()
             .await;
         match reply {
-            Ok(_) => Ok(true),
+            Ok(reply) => {
+                self.used("write", reply.consumed_capacity());
+                Ok(true)
+            }
             Err(e)
                 if e.as_service_error()
                     .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
             {
+                self.refused();
                 Ok(false)
             }
             Err(e) => Err(describe("PutItem", &e)),
@@ -270,16 +316,19 @@ impl LeaseTable {
             .condition_expression(update.condition)
             .set_expression_attribute_values(Some(values(update.values)))
             .return_values(ReturnValue::AllNew)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
         match reply {
             Ok(reply) => {
+                self.used("write", reply.consumed_capacity());
                 let item = reply.attributes.and_then(|item| self.ours(item));
                 Ok(Written::Done(item.unwrap_or_default()))
             }
             Err(e) => match e.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                    self.refused();
                     Ok(Written::Refused(refused.item().cloned().and_then(|i| self.ours(i))))
                 }
                 _ => Err(describe("UpdateItem", &e)),
@@ -299,15 +348,20 @@ impl LeaseTable {
             .table_name(&self.name)
             .key(attr::KEY, self.key(shard))
             .condition_expression(condition)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .set_expression_attribute_values(Some(values(condition_values)))
             .send()
             .await;
         match reply {
-            Ok(_) => Ok(true),
+            Ok(reply) => {
+                self.used("write", reply.consumed_capacity());
+                Ok(true)
+            }
             Err(e)
                 if e.as_service_error()
                     .is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
             {
+                self.refused();
                 Ok(false)
             }
             Err(e) => Err(describe("DeleteItem", &e)),

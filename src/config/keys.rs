@@ -81,7 +81,12 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "lease.scan",
         default: "1s",
-        help: "How often a worker looks for free and expired leases.",
+        help: "How often a worker looks whether there are leases to take: at one row; the worker that owns that row reads the whole table every second time.",
+    },
+    Key {
+        name: "lease.full_scan",
+        default: "30s",
+        help: "How often any other worker reads the whole table although nothing calls for it; fleets of more than five workers share these scans.",
     },
     Key {
         name: "lease.shard_sync",

@@ -65,6 +65,8 @@ pub struct Lease {
     pub failover: Duration,
     /// Look for leases to take.
     pub scan: Duration,
+    /// Read the whole table although nothing calls for it.
+    pub full_scan: Duration,
     /// Compare shards with leases.
     pub shard_sync: Duration,
     /// Most leases held.
@@ -237,6 +239,7 @@ impl Reader {
                     .filter(|w| !w.is_empty()),
                 failover,
                 scan: self.duration("lease.scan", 50, 60_000),
+                full_scan: self.duration("lease.full_scan", 1_000, 3_600_000),
                 shard_sync: self.duration("lease.shard_sync", 100, 3_600_000),
                 max: self.number("lease.max", 1, 100_000),
             },

@@ -1,11 +1,15 @@
-//! ◆ Which leases to take in this round, and which to ask for.
+//! ◆ Which leases to take in this round, which to ask for, and which to free.
 //!
-//! Every worker decides for itself from the same table: its fair share of the leases that still
-//! have work, no more. Free and expired leases are taken; if there are none and another worker
-//! holds at least two more than we do, it is asked to hand some over. Nothing is stolen from the
-//! living.
+//! Every worker computes the same plan for the whole fleet from the same table, and carries out its
+//! own part of it: free leases go to workers that are below the fleet's average, and between two
+//! workers a lease moves only if the one it leaves still has at least as much as the one it goes
+//! to. So no two workers run for the same lease, and nothing is stolen from the living. Where two
+//! see different tables, the conditions on the rows decide, and the next round mends the rest.
+//!
+//! Leases count by weight: half for being a lease, half for their share of the throughput. All
+//! unknown, or all alike, each weighs 1, and the fleet is level by count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ids::{ShardId, WorkerId};
@@ -15,8 +19,14 @@ use crate::lease::row::Lease;
 
 /// The most a worker takes in one round: a cold fleet levels itself instead of racing.
 pub const TAKE_PER_ROUND: usize = 64;
+/// The most it takes in its first round, when it may not see its peers yet.
+const FIRST_ROUND: usize = 8;
 /// Handoffs a worker waits for at once.
-pub const ASK_AT_ONCE: usize = 4;
+pub const ASK_AT_ONCE: usize = 8;
+/// Moves of the whole fleet that are planned ahead.
+const PLANNED: usize = 256;
+/// Sums of weights that differ by less are equal.
+const EQUAL: f64 = 1e-6;
 
 /// What the table looks like to one worker.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,206 +37,238 @@ pub struct Round {
     pub ask: Vec<ShardId>,
     /// Leases handed over to us: ours to start, if we do not work on them already.
     pub ours: Vec<ShardId>,
+    /// Leases we asked for that are still being drained.
+    pub coming: Vec<ShardId>,
+    /// Leases of the dead that are for others to take: the lookout frees them.
+    pub free: Vec<ShardId>,
+    /// More is ours to take than one round allows.
+    pub more: bool,
     /// Workers seen alive, this one included.
     pub workers: usize,
     /// Leases that still have work.
     pub active: usize,
-    /// The share of one worker.
-    pub target: usize,
 }
 
-/// Decides one round. `leases` is the whole table; the order of `take` and `ask` is that of
-/// `leases`, so the caller shuffles first to keep workers from racing for the same ones.
+/// Bounds of one round.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Most leases held (`lease.max`).
+    pub hold: usize,
+    /// Most leases taken in this round.
+    pub take: usize,
+}
+
+/// The most to take in a worker's `round`th round that found something to take (from 0): few as
+/// long as peers that start with us hold nothing and so cannot be seen.
+pub fn ramp(round: u32, active: usize) -> usize {
+    let first = active.div_ceil(4).clamp(2, FIRST_ROUND);
+    first.saturating_mul(4_usize.saturating_pow(round)).min(TAKE_PER_ROUND)
+}
+
+/// Weights of leases: (1 + throughput / mean) / 2, where an unknown throughput counts as the mean.
+fn weights<'a>(active: &[&'a Lease]) -> BTreeMap<&'a ShardId, f64> {
+    let known: Vec<f64> =
+        active.iter().filter_map(|l| l.throughput_kbps).filter(|t| t.is_finite()).collect();
+    let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
+    let weight = |lease: &Lease| match lease.throughput_kbps {
+        Some(kbps) if mean > 0.0 && kbps.is_finite() => (1.0 + kbps.max(0.0) / mean) / 2.0,
+        _ => 1.0,
+    };
+    active.iter().map(|l| (&l.shard, weight(l))).collect()
+}
+
+/// What one worker carries.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    weight: f64,
+    leases: usize,
+}
+
+impl Load {
+    fn add(&mut self, weight: f64) {
+        self.weight += weight;
+        self.leases += 1;
+    }
+}
+
+type Loads<'a> = BTreeMap<&'a WorkerId, Load>;
+
+/// Decides one round. `leases` is the whole table, in any order.
 pub fn decide(
     leases: &[Lease],
     watch: &Watch,
     me: &WorkerId,
-    max_leases: usize,
+    bounds: Bounds,
     now: Duration,
 ) -> Round {
     let unfinished = graph::unfinished(leases);
     let active: Vec<&Lease> = leases.iter().filter(|l| !l.is_finished()).collect();
-    let gone = |lease: &Lease| lease.is_free() || watch.is_expired(now, lease);
+    let weights = weights(&active);
+    let weight = |l: &Lease| weights.get(&l.shard).copied().unwrap_or(1.0);
+    let gone = |l: &Lease| l.is_free() || watch.is_expired(now, l);
+    let is = |worker: &Option<WorkerId>| worker.as_ref() == Some(me);
     // A lease under way to a new owner counts as the new owner's load already.
-    let mut loads: BTreeMap<&WorkerId, usize> = BTreeMap::from([(me, 0)]);
+    let mut loads: Loads<'_> = BTreeMap::from([(me, Load::default())]);
     for lease in active.iter().filter(|l| !gone(l)) {
         for owner in lease.checkpoint_owner.iter() {
             loads.entry(owner).or_default();
         }
         if let Some(owner) = &lease.owner {
-            *loads.entry(owner).or_default() += 1;
+            loads.entry(owner).or_default().add(weight(lease));
         }
     }
-    let mine = loads.get(me).copied().unwrap_or(0);
-    let is_mine =
-        |l: &Lease| l.owner.as_ref() == Some(me) || l.checkpoint_owner.as_ref() == Some(me);
-    let ready: Vec<&Lease> = active
+    // Leases blocked by their parents are nobody's load yet.
+    let is_mine = |l: &Lease| is(&l.owner) || is(&l.checkpoint_owner);
+    let mut ready: Vec<(f64, &Lease)> = active
         .iter()
-        .copied()
         .filter(|l| gone(l) && graph::may_start(l, &unfinished))
         .filter(|l| !is_mine(l) || l.checkpoint_owner.is_some())
+        .map(|l| (weight(l), *l))
         .collect();
-    let ours = active
+    // Who gives leases back is about to go, or failed with one: others take what is free.
+    let leaving: BTreeSet<&WorkerId> =
+        active.iter().filter(|l| l.is_free()).filter_map(|l| l.left.as_ref()).collect();
+    let workers = loads.len();
+    let held = loads.get(me).map_or(0, |l| l.leases);
+    let given = share(&mut ready, &mut loads, &leaving, bounds.hold);
+    // A lease that nobody took for so long: its worker may be unable to. Anybody may.
+    let overdue = |l: &Lease| watch.age(now, &l.shard).is_some_and(|age| age > watch.overdue(l));
+    let mut take: Vec<&Lease> = Vec::new();
+    let mut rest: Vec<&Lease> = Vec::new();
+    for ((_, lease), owner) in ready.iter().zip(&given) {
+        let list = if *owner == Some(me) { &mut take } else { &mut rest };
+        list.push(lease);
+    }
+    take.sort_by_key(|l| mix(me, &l.shard));
+    rest.sort_by_key(|l| mix(me, &l.shard));
+    let room = bounds.hold.saturating_sub(held).saturating_sub(take.len());
+    let owed: Vec<&Lease> = rest.iter().copied().filter(|l| overdue(l)).take(room).collect();
+    rest.retain(|l| !owed.iter().any(|o| o.shard == l.shard));
+    take.extend(owed);
+    let coming: Vec<ShardId> = active
         .iter()
-        .filter(|l| l.owner.as_ref() == Some(me) && l.checkpoint_owner.is_none())
+        .filter(|l| is(&l.owner) && l.checkpoint_owner.is_some() && !gone(l))
         .map(|l| l.shard.clone())
         .collect();
-    // Leases blocked by their parents are nobody's load yet.
-    let load = loads.values().sum::<usize>() + ready.len();
-    let target = load.div_ceil(loads.len()).min(max_leases);
-    let room = target.saturating_sub(mine).min(TAKE_PER_ROUND);
-    let take: Vec<ShardId> = ready.iter().take(room).map(|l| l.shard.clone()).collect();
-    let ask = if ready.is_empty() && mine < max_leases {
-        ask(&active, &loads, me, mine, watch, now)
-    } else {
-        Vec::new()
+    let mut movable: BTreeMap<&WorkerId, Vec<(f64, &Lease)>> = BTreeMap::new();
+    for lease in active.iter().filter(|l| !gone(l) && l.checkpoint_owner.is_none()) {
+        if let Some(owner) = &lease.owner {
+            movable.entry(owner).or_default().push((weight(lease), lease));
+        }
+    }
+    let asks = ASK_AT_ONCE.saturating_sub(coming.len());
+    let moves = level(movable, &mut loads, &leaving, bounds.hold);
+    let mine = moves.into_iter().filter(|(_, to)| *to == me).take(asks);
+    let names = |list: &[&Lease], limit: usize| -> Vec<ShardId> {
+        list.iter().take(limit).map(|l| l.shard.clone()).collect()
     };
-    Round { take, ask, ours, workers: loads.len(), active: active.len(), target }
+    Round {
+        ask: mine.map(|(lease, _)| lease.shard.clone()).collect(),
+        ours: active
+            .iter()
+            .filter(|l| is(&l.owner) && l.checkpoint_owner.is_none())
+            .map(|l| l.shard.clone())
+            .collect(),
+        more: take.len() > bounds.take,
+        take: names(&take, bounds.take),
+        free: rest.iter().filter(|l| !l.is_free()).map(|l| l.shard.clone()).collect(),
+        coming,
+        workers,
+        active: active.len(),
+    }
 }
 
-/// Leases to ask the most loaded worker for: half of our distance, bounded, and none while the
-/// difference is one, or fleets would never come to rest.
-fn ask(
-    active: &[&Lease],
-    loads: &BTreeMap<&WorkerId, usize>,
-    me: &WorkerId,
-    mine: usize,
-    watch: &Watch,
-    now: Duration,
-) -> Vec<ShardId> {
-    let Some((busiest, load)) = loads.iter().max_by_key(|(_, load)| **load) else {
-        return Vec::new();
-    };
-    if *busiest == me || *load < mine + 2 {
-        return Vec::new();
+/// Gives each lease that is ready to a worker: the heaviest first, to one that it does not lift
+/// above the average; if there is none, to the least loaded. Among several, lease and worker
+/// decide, so that the choice stays when others are made. `None` where all hold all they may.
+fn share<'a>(
+    ready: &mut [(f64, &'a Lease)],
+    loads: &mut Loads<'a>,
+    leaving: &BTreeSet<&WorkerId>,
+    hold: usize,
+) -> Vec<Option<&'a WorkerId>> {
+    ready.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.shard.cmp(&y.shard)));
+    // If all are leaving, all are as good.
+    let all = loads.keys().all(|worker| leaving.contains(worker));
+    let stays = |worker: &WorkerId| all || !leaving.contains(worker);
+    let (mut total, mut staying) = (ready.iter().map(|(w, _)| w).sum::<f64>(), 0.0);
+    for (_, load) in loads.iter().filter(|(worker, _)| stays(worker)) {
+        total += load.weight;
+        staying += 1.0;
     }
-    let coming =
-        active.iter().filter(|l| l.owner.as_ref() == Some(me) && l.checkpoint_owner.is_some());
-    let room = ASK_AT_ONCE.saturating_sub(coming.count());
-    let share = (load - mine) / 2;
-    active
-        .iter()
-        .filter(|l| l.owner.as_ref() == Some(busiest) && l.checkpoint_owner.is_none())
-        .filter(|l| !watch.is_expired(now, l))
-        .take(share.min(room))
-        .map(|l| l.shard.clone())
-        .collect()
+    let average = total / staying;
+    let mut given = Vec::with_capacity(ready.len());
+    for (weight, lease) in ready.iter() {
+        let open = || loads.iter().filter(|(worker, load)| stays(worker) && load.leases < hold);
+        let below = open()
+            .filter(|(_, load)| load.weight + weight <= average + EQUAL)
+            .max_by_key(|(worker, _)| mix(worker, &lease.shard));
+        let least = || {
+            open().min_by(|(a, x), (b, y)| {
+                let order = x.weight.total_cmp(&y.weight);
+                order.then_with(|| mix(a, &lease.shard).cmp(&mix(b, &lease.shard)))
+            })
+        };
+        let chosen = below.or_else(least).map(|(worker, _)| *worker);
+        if let Some(load) = chosen.and_then(|worker| loads.get_mut(worker)) {
+            load.add(*weight);
+        }
+        given.push(chosen);
+    }
+    given
+}
+
+/// Moves between the living: from the most to the least loaded, the heaviest lease that leaves the
+/// giver with no less than the receiver gets. Each makes the sum of squares smaller, so they end.
+fn level<'a>(
+    mut movable: BTreeMap<&'a WorkerId, Vec<(f64, &'a Lease)>>,
+    loads: &mut Loads<'a>,
+    leaving: &BTreeSet<&WorkerId>,
+    hold: usize,
+) -> Vec<(&'a Lease, &'a WorkerId)> {
+    for leases in movable.values_mut() {
+        leases.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.shard.cmp(&y.shard)));
+    }
+    let mut moves = Vec::new();
+    while moves.len() < PLANNED {
+        let open =
+            loads.iter().filter(|(worker, load)| !leaving.contains(*worker) && load.leases < hold);
+        let Some((to, least)) = open.min_by(|a, b| a.1.weight.total_cmp(&b.1.weight)) else {
+            break;
+        };
+        let (to, least) = (*to, *least);
+        let mut givers: Vec<(&WorkerId, Load)> = loads.iter().map(|(w, l)| (*w, *l)).collect();
+        givers.sort_by(|a, b| b.1.weight.total_cmp(&a.1.weight));
+        let found = givers.into_iter().find_map(|(from, most)| {
+            let limit = (most.weight - least.weight) / 2.0 + EQUAL;
+            let leases = movable.get_mut(from)?;
+            let at = leases.iter().position(|(weight, _)| *weight <= limit)?;
+            Some((from, leases.remove(at)))
+        });
+        let Some((from, (weight, lease))) = found else {
+            break;
+        };
+        if let Some(giver) = loads.get_mut(from) {
+            giver.weight -= weight;
+            giver.leases -= 1;
+        }
+        if let Some(receiver) = loads.get_mut(to) {
+            receiver.add(weight);
+        }
+        moves.push((lease, to));
+    }
+    moves
+}
+
+/// A number that looks random and is the same for everybody (FNV-1a over both names, mixed).
+fn mix(worker: &WorkerId, shard: &ShardId) -> u64 {
+    let bytes = worker.as_str().bytes().chain([0]).chain(shard.as_str().bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::lease::expiry::tests::lease;
-    use crate::stream::position::Checkpoint;
-
-    const S: Duration = Duration::from_secs(1);
-
-    fn round(leases: &[Lease], me: &str) -> Round {
-        let mut watch = Watch::new(10 * S);
-        watch.observe(S, leases);
-        decide(leases, &watch, &WorkerId::new(me), usize::MAX, 2 * S)
-    }
-
-    #[test]
-    fn takes_its_fair_share_and_no_more() {
-        let leases: Vec<_> = (0..6)
-            .map(|n| lease(&format!("s{n}"), if n < 3 { Some("other") } else { None }, 1))
-            .collect();
-        let round = round(&leases, "me");
-        assert_eq!((round.workers, round.target, round.take.len()), (2, 3, 3));
-    }
-
-    #[test]
-    fn expired_leases_are_free_and_their_owner_is_no_worker() {
-        let leases = [lease("a", Some("dead"), 1), lease("b", Some("dead"), 1)];
-        let mut watch = Watch::new(10 * S);
-        watch.observe(S, &leases);
-        let round = decide(&leases, &watch, &WorkerId::new("me"), usize::MAX, 12 * S);
-        assert_eq!((round.workers, round.take.len()), (1, 2));
-    }
-
-    #[test]
-    fn finished_and_blocked_leases_weigh_nothing() {
-        let mut finished = lease("p", Some("other"), 1);
-        finished.progress.checkpoint = Checkpoint::ShardEnd;
-        let mut child = lease("c", None, 0);
-        child.parents = vec![ShardId::new("q")];
-        let parent = lease("q", Some("other"), 1);
-        let round = round(&[finished, child, parent], "me");
-        assert_eq!((round.active, round.target), (2, 1));
-        assert!(round.take.is_empty());
-    }
-
-    #[test]
-    fn a_newcomer_asks_the_busiest_for_half_the_difference() {
-        let leases: Vec<_> = (0..10)
-            .map(|n| lease(&format!("s{n}"), Some(if n < 7 { "busy" } else { "idle" }), 1))
-            .collect();
-        let round = round(&leases, "me");
-        assert!(round.take.is_empty());
-        assert_eq!(round.ask.len(), 3);
-        assert!(round.ask.iter().all(|s| {
-            leases.iter().any(|l| l.shard == *s && l.owner == Some(WorkerId::new("busy")))
-        }));
-    }
-
-    #[test]
-    fn nothing_moves_within_one() {
-        let leases: Vec<_> = (0..5)
-            .map(|n| lease(&format!("s{n}"), Some(if n < 3 { "other" } else { "me" }), 1))
-            .collect();
-        assert!(round(&leases, "me").ask.is_empty());
-    }
-
-    #[test]
-    fn a_lease_handed_over_is_ours_once_its_old_owner_is_done() {
-        let mut coming = lease("a", Some("me"), 1);
-        coming.checkpoint_owner = Some(WorkerId::new("old"));
-        assert!(round(&[coming.clone()], "me").ours.is_empty());
-        coming.checkpoint_owner = None;
-        assert_eq!(round(&[coming], "me").ours, [ShardId::new("a")]);
-    }
-
-    proptest! {
-        /// Workers come and go; asked leases are handed over between rounds. The fleet becomes
-        /// level, and then comes to rest.
-        #[test]
-        fn fleets_become_level_and_rest(shards in 1_usize..60, workers in 1_usize..9, first in 0_usize..9) {
-            let mut leases: Vec<Lease> = (0..shards)
-                .map(|n| lease(&format!("s{n:03}"), Some(&format!("w{}", first % workers)), 1))
-                .collect();
-            let mut moved_last = 0;
-            for turn in 0..60_u32 {
-                let mut moved = 0;
-                for worker in 0..workers {
-                    let me = WorkerId::new(format!("w{worker}"));
-                    let mut watch = Watch::new(10 * S);
-                    watch.observe(turn * S, &leases);
-                    for asked in decide(&leases, &watch, &me, usize::MAX, turn * S).ask {
-                        let lease = leases.iter_mut().find(|l| l.shard == asked).unwrap();
-                        lease.owner = Some(me.clone());
-                        moved += 1;
-                    }
-                }
-                moved_last = moved;
-            }
-            prop_assert_eq!(moved_last, 0, "the fleet does not rest");
-            let load = |w: usize| {
-                let me = Some(WorkerId::new(format!("w{w}")));
-                leases.iter().filter(|l| l.owner == me).count()
-            };
-            let loads: Vec<usize> = (0..workers).map(load).collect();
-            prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{:?}", loads);
-        }
-    }
-
-    #[test]
-    fn the_cap_holds() {
-        let leases: Vec<_> = (0..10).map(|n| lease(&format!("s{n}"), None, 0)).collect();
-        let mut watch = Watch::new(10 * S);
-        watch.observe(S, &leases);
-        assert_eq!(decide(&leases, &watch, &WorkerId::new("me"), 4, S).take.len(), 4);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ids::{ShardId, WorkerId};
+use crate::lease::graph;
 use crate::lease::row::Lease;
 
 /// Time an owner has to drain a lease it was asked for (the KCL's gracefulLeaseHandoffTimeout).
@@ -20,6 +21,22 @@ struct Seen {
     since: Duration,
     /// When the handoff under way was first seen.
     handoff: Option<Duration>,
+}
+
+impl Seen {
+    fn after(previous: Option<Self>, now: Duration, lease: &Lease) -> Self {
+        let owner = lease.effective_owner().cloned();
+        let handoff = lease
+            .checkpoint_owner
+            .as_ref()
+            .map(|_| previous.as_ref().and_then(|p| p.handoff).unwrap_or(now));
+        let since = match previous {
+            Some(p) if p.counter == lease.counter && p.owner == owner => p.since,
+            // A first sight counts as a heartbeat: we do not know better yet.
+            _ => now,
+        };
+        Self { counter: lease.counter, owner, since, handoff }
+    }
 }
 
 /// Remembers when each counter last moved.
@@ -39,25 +56,30 @@ impl Watch {
 
     /// Takes in a fresh reading of the whole table.
     pub fn observe(&mut self, now: Duration, leases: &[Lease]) {
+        let unfinished = graph::unfinished(leases);
         let mut seen = BTreeMap::new();
         for lease in leases {
             let previous = self.seen.remove(&lease.shard);
-            let owner = lease.effective_owner().cloned();
-            let handoff = lease
-                .checkpoint_owner
-                .as_ref()
-                .map(|_| previous.as_ref().and_then(|p| p.handoff).unwrap_or(now));
-            let since = match previous {
-                Some(p) if p.counter == lease.counter && p.owner == owner => p.since,
-                // A first sight counts as a heartbeat: we do not know better yet.
-                _ => now,
-            };
-            seen.insert(
-                lease.shard.clone(),
-                Seen { counter: lease.counter, owner, since, handoff },
-            );
+            let mut after = Seen::after(previous, now, lease);
+            if lease.is_free() && !graph::may_start(lease, &unfinished) {
+                // Nobody may take it yet, so nobody is late.
+                after.since = now;
+            }
+            seen.insert(lease.shard.clone(), after);
         }
         self.seen = seen;
+    }
+
+    /// Takes in a fresh reading of one row.
+    pub fn observe_row(&mut self, now: Duration, lease: &Lease) {
+        let seen = self.seen.remove(&lease.shard);
+        self.seen.insert(lease.shard.clone(), Seen::after(seen, now, lease));
+    }
+
+    /// How long a lease may stand still before anybody may take it, whoever it was meant for: the
+    /// failover time if it is free, one more if it had to expire first.
+    pub fn overdue(&self, lease: &Lease) -> Duration {
+        if lease.is_free() { self.failover } else { self.failover * 2 }
     }
 
     /// How long the counter has stood still.
@@ -69,7 +91,8 @@ impl Watch {
     pub fn is_expired(&self, now: Duration, lease: &Lease) -> bool {
         let silent = self.age(now, &lease.shard).is_some_and(|age| age > self.failover);
         let seen = self.seen.get(&lease.shard);
-        let stuck = seen.and_then(|s| s.handoff).is_some_and(|at| now - at > self.patience);
+        let stuck =
+            seen.and_then(|s| s.handoff).is_some_and(|at| now.saturating_sub(at) > self.patience);
         !lease.is_free() && (silent || stuck)
     }
 }
@@ -94,6 +117,7 @@ pub(crate) mod tests {
             stream: None,
             started_ms: None,
             read_through_ms: None,
+            left: None,
         }
     }
 

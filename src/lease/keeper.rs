@@ -1,98 +1,81 @@
-//! ▶ Keeps our leases alive and looks for more.
+//! ▶ Looks at the table and takes what is ours to take.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::join_all;
 
 use crate::aws::dynamodb::Written;
 use crate::fault::CallError;
 use crate::ids::ShardId;
-use crate::lease::assign::{self, Round};
-use crate::lease::expiry::Watch;
+use crate::lease::assign::{self, Bounds, Round};
+use crate::lease::board::{self, Board};
+use crate::lease::expiry::{HANDOFF, Watch};
 use crate::lease::graph;
+use crate::lease::heartbeat::Registry;
+use crate::lease::lookout::{Look, Pace, Patrol};
 use crate::lease::owned::Owned;
 use crate::lease::row::{Item, Lease, NewLease};
-use crate::lease::write;
+use crate::lease::write::{self, Notes};
 use crate::worker::shared::Shared;
 
-/// Heartbeats and takes in flight at once.
+/// Writes in flight at once.
 const PARALLEL: usize = 32;
 /// A shard that failed here is left to others for this long.
 const COOL_DOWN: Duration = Duration::from_secs(5);
 
-/// The leases we hold, shared between the supervisor and the heartbeat.
-#[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<BTreeMap<ShardId, Arc<Owned>>>>);
-
-impl Registry {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<Owned>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a lease.
-    pub fn insert(&self, lease: &Arc<Owned>) {
-        self.lock().insert(lease.shard.clone(), Arc::clone(lease));
-    }
-
-    /// Forgets a lease.
-    pub fn remove(&self, shard: &ShardId) {
-        self.lock().remove(shard);
-    }
-
-    /// All of them.
-    pub fn all(&self) -> Vec<Arc<Owned>> {
-        self.lock().values().cloned().collect()
-    }
-}
-
-/// Beats for every lease, until dropped: three times per failover time, so that two lost beats do
-/// not lose a lease.
-pub async fn heartbeat(shared: Arc<Shared>, registry: Registry) {
-    let period = shared.config.lease.failover / 3;
-    loop {
-        let begun = shared.clock.now();
-        futures::stream::iter(registry.all())
-            .for_each_concurrent(PARALLEL, |lease| async move {
-                // A progress write was a heartbeat too.
-                if !lease.expire() && lease.silence() > period / 2 {
-                    lease.renew().await;
-                }
-            })
-            .await;
-        shared.clock.sleep_until(begun + shared.jitter.spread(period, 0.1)).await;
-    }
-}
-
-/// Looks at the table and takes what is ours to take.
+/// See the module.
 pub struct Keeper {
     shared: Arc<Shared>,
     registry: Registry,
     watch: Watch,
+    pace: Pace,
+    patrol: Patrol,
     cooling: BTreeMap<ShardId, Duration>,
+    /// Leases asked for, and since when: their rows are read until they are ours.
+    coming: BTreeMap<ShardId, Duration>,
+    /// Rounds in which there was something to take.
+    rounds: u32,
+    /// The table as last read.
+    known: Option<Vec<Lease>>,
     unreadable: BTreeSet<String>,
 }
 
 impl Keeper {
     /// Nothing seen yet.
     pub fn new(shared: Arc<Shared>, registry: Registry) -> Self {
-        let watch = Watch::new(shared.config.lease.failover);
-        Self { shared, registry, watch, cooling: BTreeMap::new(), unreadable: BTreeSet::new() }
+        let config = &shared.config.lease;
+        let pace = Pace { look: config.scan, full: config.full_scan, failover: config.failover };
+        Self {
+            watch: Watch::new(config.failover),
+            patrol: Patrol::new(pace),
+            pace,
+            shared,
+            registry,
+            cooling: BTreeMap::new(),
+            coming: BTreeMap::new(),
+            rounds: 0,
+            known: None,
+            unreadable: BTreeSet::new(),
+        }
     }
 
     /// A shard failed here: let others try first.
     pub fn cool(&mut self, shard: &ShardId) {
-        self.cooling.insert(shard.clone(), self.shared.clock.now() + COOL_DOWN);
+        let until = self.shared.clock.now() + COOL_DOWN;
+        self.cooling.insert(shard.clone(), until);
+        self.patrol.wish(until);
+    }
+
+    /// Something changed that may be for us: look at the whole table next time.
+    pub fn hurry(&mut self) {
+        self.patrol.wish(self.shared.clock.now());
     }
 
     /// The readable leases of the table. What cannot be read is told once, counted, and left alone.
-    ///
-    /// # Errors
-    /// [`CallError`]
-    pub async fn leases(&mut self) -> Result<Vec<Lease>, CallError> {
-        let items = self.shared.table.scan().await?;
+    async fn leases(&mut self, consistent: bool) -> Result<Vec<Lease>, CallError> {
+        let items = self.shared.table.scan(consistent).await?;
         let mut unreadable = BTreeSet::new();
         let mut leases = Vec::with_capacity(items.len());
         for item in &items {
@@ -112,63 +95,161 @@ impl Keeper {
         Ok(leases)
     }
 
-    /// One round: read the table, decide, take. Returns the leases won.
+    /// One look: at the rows we wait for, and at the board or the whole table, whichever is due.
+    /// Leases that became ours are added to `won`.
     ///
     /// # Errors
     /// [`CallError`] when the table cannot be read.
-    pub async fn round(&mut self) -> Result<Vec<Arc<Owned>>, CallError> {
-        let mut leases = self.leases().await?;
+    pub async fn look(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+        self.arrivals(won).await?;
+        let lookout = self.patrol.board().is_some_and(|board| self.registry.holds(board));
+        let everywhere = match self.patrol.next(self.shared.clock.now(), lookout) {
+            Look::Everywhere => true,
+            Look::Rest => false,
+            Look::At(shard) => {
+                let item = self.shared.table.peek(&shard).await?;
+                let board = item.as_ref().and_then(Board::read);
+                let now = self.shared.clock.now();
+                if let Some(board) = &board {
+                    self.watch.observe_row(now, &board.lease);
+                }
+                self.patrol.saw(now, board.as_ref())
+            }
+        };
+        if everywhere { self.round(won).await } else { Ok(()) }
+    }
+
+    /// Leases we asked for: are they handed over?
+    async fn arrivals(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+        let patience = self.shared.config.lease.failover + HANDOFF;
+        for (shard, asked) in self.coming.clone() {
+            let row = match self.shared.table.get(&shard).await? {
+                Some(item) => Lease::parse(&item).ok().flatten(),
+                None => None,
+            };
+            let now = self.shared.clock.now();
+            let ours = row.filter(|row| row.owner.as_ref() == Some(&self.shared.me));
+            if let Some(row) = &ours
+                && row.checkpoint_owner.is_some()
+                && now.saturating_sub(asked) < patience
+            {
+                continue;
+            }
+            self.coming.remove(&shard);
+            // Is there more to ask for?
+            self.patrol.wish(now);
+            if let Some(row) = ours.filter(|row| row.checkpoint_owner.is_none())
+                && !self.registry.holds(&shard)
+            {
+                won.extend(self.adopt(&row).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the table, decides, takes.
+    async fn round(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+        let begun = self.shared.clock.now();
+        // Rows may be seconds old, each of another age: all that follows is conditional on them.
+        let leases = self.leases(false).await?;
         let now = self.shared.clock.now();
+        self.shared.metrics.add("catchment_lease_scans_total", &[], 1);
         self.watch.observe(now, &leases);
         self.cooling.retain(|_, until| *until > now);
-        // Each worker looks in its own order, or all would race for the same leases.
-        self.shared.jitter.shuffle(&mut leases);
-        let held: BTreeSet<ShardId> = self.registry.all().iter().map(|o| o.shard.clone()).collect();
-        let Round { take, ask, ours, workers, active, .. } = assign::decide(
-            &leases,
-            &self.watch,
-            &self.shared.me,
-            self.shared.config.lease.max,
-            now,
-        );
+        let active = leases.iter().filter(|l| !l.is_finished()).count();
+        let bounds =
+            Bounds { hold: self.shared.config.lease.max, take: assign::ramp(self.rounds, active) };
+        let round = assign::decide(&leases, &self.watch, &self.shared.me, bounds, begun);
+        let Round { take, ask, ours, coming, free, more, workers, active } = round;
         self.show(workers, active, leases.len() - active);
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
+        let board = board::place(&leases);
+        let rest = self.shared.jitter.spread(self.pace.rest(workers), 0.2);
+        let board_row = board.as_ref().and_then(|board| rows.get(board)).copied();
+        self.patrol.scanned(begun, now, board_row, rest);
+        self.shared.news.board(board.as_ref());
         for owned in self.registry.all() {
             if let Some(row) = rows.get(&owned.shard) {
                 owned.wanted(row);
             }
         }
+        if !take.is_empty() {
+            self.rounds = self.rounds.saturating_add(1);
+        }
+        for until in take.iter().filter_map(|shard| self.cooling.get(shard)) {
+            self.patrol.wish(*until);
+        }
         let row = |shard: &ShardId| rows.get(shard).copied();
-        let free = |l: &&Lease| !held.contains(&l.shard) && !self.cooling.contains_key(&l.shard);
-        let wanted = take.iter().filter_map(row).filter(free);
+        let open =
+            |l: &&Lease| !self.registry.holds(&l.shard) && !self.cooling.contains_key(&l.shard);
         // At most TAKE_PER_ROUND of them.
-        let mut won = join_all(wanted.map(|lease| self.take(lease))).await;
-        let arrived = ours.iter().filter_map(row).filter(free);
-        won.extend(join_all(arrived.map(|lease| self.adopt(lease))).await);
-        join_all(ask.iter().filter_map(row).map(|lease| self.ask(lease))).await;
-        Ok(won.into_iter().flatten().collect())
+        let wanted: Vec<&Lease> = take.iter().filter_map(row).filter(open).collect();
+        let taken = join_all(wanted.into_iter().map(|lease| self.take(lease, &rows))).await;
+        let missed = taken.iter().any(Option::is_none);
+        won.extend(taken.into_iter().flatten());
+        let arrived: Vec<&Lease> = ours.iter().filter_map(row).filter(open).collect();
+        for some in arrived.chunks(PARALLEL) {
+            let adopted = join_all(some.iter().map(|lease| self.adopt(lease))).await;
+            won.extend(adopted.into_iter().flatten());
+        }
+        let asked = join_all(ask.iter().filter_map(row).map(|lease| self.ask(lease))).await;
+        for shard in asked.into_iter().flatten().chain(coming) {
+            self.coming.entry(shard).or_insert(now);
+        }
+        let lookout = board.as_ref().is_some_and(|board| self.registry.holds(board));
+        if lookout {
+            self.free(free.iter().filter_map(row).filter(open).collect()).await;
+        }
+        if more || missed {
+            self.patrol.wish(now);
+        }
+        self.known = Some(leases);
+        Ok(())
     }
 
-    /// Asks the owner of a lease to hand it over.
-    async fn ask(&self, lease: &Lease) {
-        let Some(update) = write::request_handoff(lease, &self.shared.me) else { return };
+    /// The lookout's duty: leases of the dead are free for all, who need not each watch them expire.
+    async fn free(&self, dead: Vec<&Lease>) {
+        for some in dead.chunks(PARALLEL) {
+            let writes = some.iter().map(|lease| async {
+                match self.shared.table.update(&lease.shard, write::free(lease)).await {
+                    Ok(Written::Done(_)) => {
+                        tracing::info!(shard = %lease.shard, from = ?lease.effective_owner(),
+                            "lease of a dead worker freed");
+                        self.shared.metrics.add("catchment_leases_freed_total", &[], 1);
+                        self.shared.news.mark();
+                    }
+                    // It lives, or somebody was faster.
+                    Ok(Written::Refused(_)) => {}
+                    Err(error) => {
+                        tracing::warn!(shard = %lease.shard, %error, "freeing a lease failed");
+                    }
+                }
+            });
+            join_all(writes).await;
+        }
+    }
+
+    /// Asks the owner of a lease to hand it over; names the lease if it may do so.
+    async fn ask(&self, lease: &Lease) -> Option<ShardId> {
+        let update = write::request_handoff(lease, &self.shared.me)?;
         match self.shared.table.update(&lease.shard, update).await {
             Ok(Written::Done(_)) => {
                 self.shared.metrics.add("catchment_lease_handoffs_total", &["asked"], 1);
                 tracing::info!(shard = %lease.shard, from = ?lease.owner, "asked for a lease");
             }
             // Somebody else asked first, or it moved on.
-            Ok(Written::Refused(_)) => {}
+            Ok(Written::Refused(_)) => return None,
             Err(error) => {
                 tracing::warn!(shard = %lease.shard, %error, "asking for a lease failed");
             }
         }
+        Some(lease.shard.clone())
     }
 
     /// Starts a lease that was handed over to us; the first heartbeat makes sure it still is.
     async fn adopt(&self, lease: &Lease) -> Option<Arc<Owned>> {
         let asked = self.shared.clock.now();
-        let update = write::renew(lease, &self.shared.me, None);
+        let update = write::renew(lease, &self.shared.me, &Notes::default());
         let item = match self.shared.table.update(&lease.shard, update).await {
             Ok(Written::Done(item)) => item,
             Ok(Written::Refused(_)) => return None,
@@ -192,7 +273,23 @@ impl Keeper {
         Some(owned)
     }
 
-    async fn take(&self, lease: &Lease) -> Option<Arc<Owned>> {
+    async fn take(&self, lease: &Lease, rows: &BTreeMap<&ShardId, &Lease>) -> Option<Arc<Owned>> {
+        // A parent the scan does not show may be gone, or younger than what the scan read.
+        for parent in board::unseen_parents(lease, rows) {
+            match self.shared.table.get(parent).await {
+                Ok(None) => {}
+                Ok(Some(item)) => {
+                    let parent = Lease::parse(&item).ok().flatten();
+                    if !parent.is_some_and(|parent| parent.is_finished()) {
+                        return None;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(shard = %lease.shard, %error, "reading its parent's lease failed");
+                    return None;
+                }
+            }
+        }
         let asked = self.shared.clock.now();
         let update = write::take(lease, &self.shared.me, &self.shared.stream.identity());
         let item = match self.shared.table.update(&lease.shard, update).await {
@@ -222,16 +319,26 @@ impl Keeper {
         });
     }
 
-    /// Creates the leases that are missing and removes those that are over.
+    /// Creates the leases that are missing and removes those that are over; says whether somebody
+    /// else is at it, so that it should be looked at again soon.
     ///
     /// # Errors
     /// [`CallError`]
-    pub async fn sync(&mut self) -> Result<(), CallError> {
+    pub async fn sync(&mut self) -> Result<bool, CallError> {
         // Shards first: a lease that disappears in between belongs to a shard that is gone.
         let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
-        let leases = self.leases().await?;
-        let missing = graph::missing(&shards, &leases, self.shared.config.stream.start);
-        self.create(missing).await?;
+        let start = self.shared.config.stream.start;
+        // The table as last read tells whether there is anything to do; what, only a fresh one.
+        if let Some(known) = &self.known
+            && graph::missing(&shards, known, start).is_empty()
+            && graph::deletable(&shards, known).is_empty()
+            && graph::unranged(&shards, known).is_empty()
+        {
+            return Ok(false);
+        }
+        let leases = self.leases(true).await?;
+        let missing = graph::missing(&shards, &leases, start);
+        let again = self.create(missing).await?;
         for some in graph::unranged(&shards, &leases).chunks(PARALLEL) {
             let writes =
                 some.iter().map(|(shard, range)| self.shared.table.update(shard, range.clone()));
@@ -244,14 +351,18 @@ impl Keeper {
                 tracing::info!(%shard, "lease of an expired shard deleted");
             }
         }
-        Ok(())
+        self.hurry();
+        Ok(again)
     }
 
-    /// Creates leases, parents before children, as parallel as that allows.
-    async fn create(&self, missing: Vec<NewLease>) -> Result<(), CallError> {
+    /// Creates leases, parents before children, as parallel as that allows; stops and says so where
+    /// a peer is found to be creating the same ones.
+    async fn create(&self, missing: Vec<NewLease>) -> Result<bool, CallError> {
         let identity = self.shared.stream.identity();
         let mut rest = missing.as_slice();
-        while !rest.is_empty() {
+        let mut created = 0_usize;
+        let mut peer = false;
+        while !rest.is_empty() && !peer {
             let mut ids = BTreeSet::new();
             let generation = rest
                 .iter()
@@ -266,17 +377,24 @@ impl Keeper {
             for some in now.chunks(PARALLEL) {
                 let wall = self.shared.clock.wall();
                 let writes = some.iter().map(|l| self.shared.table.create(l.item(&identity, wall)));
-                for created in join_all(writes).await {
-                    if created? {
-                        self.shared.metrics.add("catchment_leases_created_total", &[], 1);
-                    }
+                let mut new = 0;
+                for written in join_all(writes).await {
+                    new += usize::from(written?);
+                }
+                self.shared.metrics.add("catchment_leases_created_total", &[], new as u64);
+                created += new;
+                if new > 0 {
+                    self.shared.news.mark();
+                } else {
+                    peer = true;
+                    break;
                 }
             }
             rest = later;
         }
-        if !missing.is_empty() {
-            tracing::info!(count = missing.len(), "leases created for shards found");
+        if created > 0 {
+            tracing::info!(created, "leases created for shards found");
         }
-        Ok(())
+        Ok(peer)
     }
 }

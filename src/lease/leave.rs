@@ -14,7 +14,7 @@ use crate::worker::shared::Shared;
 /// us and not started yet, or asked for and not handed over yet. Nobody else would touch those
 /// before they expire. Best effort.
 pub async fn give_back(shared: &Shared, held: BTreeSet<ShardId>) {
-    let items = match shared.table.scan().await {
+    let items = match shared.table.scan(true).await {
         Ok(items) => items,
         Err(error) => {
             tracing::warn!(%error, "leases on their way to this worker will have to expire");
@@ -35,7 +35,10 @@ pub async fn give_back(shared: &Shared, held: BTreeSet<ShardId>) {
             written = shared.table.update(&lease.shard, write::release(me)).await;
         }
         match written {
-            Ok(Written::Done(_)) => shared.metrics.add("catchment_leases_released_total", &[], 1),
+            Ok(Written::Done(_)) => {
+                shared.metrics.add("catchment_leases_released_total", &[], 1);
+                shared.news.mark();
+            }
             Ok(Written::Refused(_)) => {}
             Err(error) => {
                 tracing::warn!(shard = %lease.shard, %error, "a lease will have to expire")

@@ -4,12 +4,17 @@
 //! compare-and-set of [`crate::checkpoint`], whoever believes to own what.
 
 pub mod assign;
+pub mod board;
 pub mod expiry;
 pub mod graph;
+pub mod heartbeat;
 pub mod kcl3;
 pub mod keeper;
 pub mod keys;
 pub mod leave;
+pub mod lookout;
+pub mod news;
 pub mod owned;
 pub mod row;
+pub mod throughput;
 pub mod write;

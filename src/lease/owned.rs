@@ -4,8 +4,8 @@
 //! conditions; the mutex around the row sees to that. A write of unknown outcome is never guessed:
 //! the row is read again, consistently, and what it holds is the truth.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -15,8 +15,10 @@ use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::clock::{Clock, Jitter};
 use crate::fault::CallError;
 use crate::ids::{ShardId, WorkerId};
+use crate::lease::news::News;
 use crate::lease::row::{Item, Lease, Progress};
-use crate::lease::write::{self, Verdict};
+use crate::lease::throughput::Meter;
+use crate::lease::write::{self, Notes, Verdict};
 use crate::mutant::{self, Mutant};
 use crate::telemetry::metrics::Metrics;
 
@@ -39,7 +41,11 @@ pub struct Owned {
     jitter: Jitter,
     failover: Duration,
     metrics: Arc<Metrics>,
+    news: News,
     row: Mutex<Lease>,
+    meter: std::sync::Mutex<Meter>,
+    /// Clock milliseconds of the start of the last heartbeat tried.
+    tried_ms: AtomicU64,
     /// Clock milliseconds of the start of the last write known to be in the row.
     alive_ms: AtomicU64,
     /// When the shard was last read to its tip, ms since the epoch; 0 for never.
@@ -61,6 +67,8 @@ pub struct Means {
     pub failover: Duration,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The fleet's ear.
+    pub news: News,
 }
 
 /// Part of the failover time after which delivery stops until the lease is renewed.
@@ -81,6 +89,9 @@ impl Owned {
             jitter: means.jitter,
             failover: means.failover,
             metrics: means.metrics,
+            news: means.news,
+            meter: std::sync::Mutex::new(Meter::new(asked, row.throughput_kbps)),
+            tried_ms: AtomicU64::new(millis(asked)),
             alive_ms: AtomicU64::new(millis(asked)),
             read_through_ms: AtomicI64::new(row.read_through_ms.unwrap_or(0)),
             row: Mutex::new(row),
@@ -96,6 +107,22 @@ impl Owned {
     pub fn silence(&self) -> Duration {
         let alive = Duration::from_millis(self.alive_ms.load(Ordering::Relaxed));
         self.clock.now().saturating_sub(alive)
+    }
+
+    /// Time for a heartbeat: nothing was written for `period`, nor tried a moment ago.
+    pub fn is_due(&self, period: Duration) -> bool {
+        let tried = Duration::from_millis(self.tried_ms.load(Ordering::Relaxed));
+        self.silence() >= period && self.clock.now().saturating_sub(tried) >= period / 3
+    }
+
+    /// Payload bytes of the shard were read.
+    pub fn carried(&self, bytes: u64) {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner).read(bytes);
+    }
+
+    fn throughput(&self, row: &Lease) -> Option<f64> {
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.tell(self.clock.now(), row.throughput_kbps)
     }
 
     /// Recent enough a heartbeat to start an upload. Saves work, not correctness.
@@ -142,9 +169,14 @@ impl Owned {
                 return;
             }
             let asked = self.clock.now();
+            self.tried_ms.store(millis(asked), Ordering::Relaxed);
             let read = self.read_through_ms.load(Ordering::Relaxed);
             let stale = read - row.read_through_ms.unwrap_or(0) >= READ_THROUGH_EVERY_MS;
-            let update = write::renew(row, &self.me, stale.then_some(read));
+            let notes = Notes {
+                read_through_ms: stale.then_some(read),
+                throughput_kbps: self.throughput(row),
+            };
+            let update = write::renew(row, &self.me, &notes);
             match self.table.update(&self.shard, update).await {
                 Ok(Written::Done(item)) => {
                     self.adopt(row, &item);
@@ -194,7 +226,7 @@ impl Owned {
                 0 => row.read_through_ms.unwrap_or(0),
                 read => read,
             };
-            let update = write::progress(from, to, &self.me, now_ms);
+            let update = write::progress(from, to, &self.me, now_ms, self.throughput(&row));
             let found = match self.table.update(&self.shard, update).await {
                 Ok(Written::Done(item)) => {
                     self.adopt(&mut row, &item);
@@ -262,7 +294,10 @@ impl Owned {
             }
         }
         match written {
-            Ok(Written::Done(_)) => self.metrics.add("catchment_leases_released_total", &[], 1),
+            Ok(Written::Done(_)) => {
+                self.metrics.add("catchment_leases_released_total", &[], 1);
+                self.news.mark();
+            }
             Ok(Written::Refused(_)) => {}
             Err(error) => self.note(&error, "releasing a lease failed; it will expire"),
         }
@@ -281,6 +316,7 @@ impl Owned {
 
     fn adopt(&self, row: &mut Lease, item: &Item) {
         if let Some(new) = self.parse(Some(item.clone())) {
+            self.wanted(&new);
             *row = new;
         }
     }

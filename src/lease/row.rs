@@ -73,6 +73,11 @@ pub mod attr {
     pub const STARTED: &str = "catchment_started_ms";
     /// Ours: when the shard was last known to be read to its tip, ms since the epoch.
     pub const READ_THROUGH: &str = "catchment_read_through_ms";
+    /// Ours: who gave the lease back, so that it goes to others; means something only while it is
+    /// free.
+    pub const LEFT: &str = "catchment_left";
+    /// Ours: how often the fleet was told to look; see `board`.
+    pub const NEWS: &str = "catchment_news";
 }
 
 /// The pending columns of a row.
@@ -134,7 +139,7 @@ pub struct Lease {
     pub children: Vec<ShardId>,
     /// `startingHashKey`, `endingHashKey`.
     pub hash_range: Option<(String, String)>,
-    /// `throughputKBps`.
+    /// `throughputKBps`: payload the shard carries, KiB/s, smoothed.
     pub throughput_kbps: Option<f64>,
     /// `catchment_stream`.
     pub stream: Option<String>,
@@ -142,6 +147,8 @@ pub struct Lease {
     pub started_ms: Option<i64>,
     /// `catchment_read_through_ms`.
     pub read_through_ms: Option<i64>,
+    /// `catchment_left`, of a free lease.
+    pub left: Option<WorkerId>,
 }
 
 /// Why an item cannot be used as a lease.
@@ -202,6 +209,9 @@ impl Lease {
             pending(item).map_err(|source| BadLease::Intent { key: key.clone(), source })?;
         let range = (text(item, attr::HASH_START), text(item, attr::HASH_END));
         Ok(Some(Self {
+            left: text(item, attr::LEFT)
+                .filter(|_| !item.contains_key(attr::OWNER))
+                .map(WorkerId::new),
             owner: text(item, attr::OWNER).map(WorkerId::new),
             counter,
             checkpoint_owner: text(item, attr::CHECKPOINT_OWNER).map(WorkerId::new),
@@ -246,7 +256,8 @@ fn text(item: &Item, name: &str) -> Option<String> {
     }
 }
 
-fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
+/// A number of an item, if it is there and one.
+pub fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
     match item.get(name) {
         Some(Attr::N(text)) => text.parse().ok(),
         _ => None,

@@ -35,17 +35,35 @@ fn n(value: impl ToString) -> Attr {
     Attr::N(value.to_string())
 }
 
-/// Heartbeat (KCL operations 2 and 3), and how far the shard is read.
-pub fn renew(lease: &Lease, me: &WorkerId, read_through_ms: Option<i64>) -> Update {
+/// What a heartbeat carries along.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Notes {
+    /// When the shard was last read to its tip, ms since the epoch.
+    pub read_through_ms: Option<i64>,
+    /// KiB/s.
+    pub throughput_kbps: Option<f64>,
+}
+
+/// `throughputKBps` as the KCL writes it: a decimal number of at most six places.
+fn kbps(value: f64) -> Attr {
+    n(format!("{value:.3}"))
+}
+
+/// Heartbeat (KCL operations 2 and 3), with what there is to note.
+pub fn renew(lease: &Lease, me: &WorkerId, notes: &Notes) -> Update {
     let mut update = format!("SET {} = :next", attr::COUNTER);
     let mut values = vec![
         (":next", n(lease.counter + 1)),
         (":seen", n(lease.counter)),
         (":me", Attr::S(me.as_str().into())),
     ];
-    if let Some(ms) = read_through_ms {
+    if let Some(ms) = notes.read_through_ms {
         update.push_str(&format!(", {} = :read", attr::READ_THROUGH));
         values.push((":read", n(ms)));
+    }
+    if let Some(value) = notes.throughput_kbps {
+        update.push_str(&format!(", {} = :kbps", attr::THROUGHPUT));
+        values.push((":kbps", kbps(value)));
     }
     // During a handoff the old owner's heart goes on beating until it has transferred.
     let ours = if lease.checkpoint_owner.as_ref() == Some(me) {
@@ -70,27 +88,47 @@ pub fn take(lease: &Lease, me: &WorkerId, stream: &str) -> Update {
         update.push_str(&format!(", {} = :stream", attr::STREAM));
         values.push((":stream", Attr::S(stream.into())));
     }
-    update.push_str(&format!(" REMOVE {}", attr::CHECKPOINT_OWNER));
+    update.push_str(&format!(" REMOVE {}, {}", attr::CHECKPOINT_OWNER, attr::LEFT));
     if lease.effective_owner().is_some_and(|owner| owner != me) {
         update.push_str(&format!(" ADD {} :one", attr::SWITCHES));
         values.push((":one", n(1)));
     }
-    // The counter alone would do against other takers; the owner is tested too because a release
-    // by an older writer may leave the counter where it was.
-    let condition = match &lease.owner {
+    let condition = as_seen(lease, &mut values);
+    Update { update, condition, values }
+}
+
+/// The row is as we saw it. The counter alone would do against other takers; the owner is tested
+/// too because a release by an older writer may leave the counter where it was, and a handoff does.
+fn as_seen(lease: &Lease, values: &mut Vec<(&'static str, Attr)>) -> String {
+    match &lease.owner {
         Some(owner) => {
             values.push((":owner", Attr::S(owner.as_str().into())));
             format!("{} = :seen AND {} = :owner", attr::COUNTER, attr::OWNER)
         }
         None => format!("{} = :seen AND attribute_not_exists({})", attr::COUNTER, attr::OWNER),
-    };
+    }
+}
+
+/// Frees the lease of a dead worker, so that others need not watch it expire: on the counter that
+/// was seen to stand still, or not at all.
+pub fn free(lease: &Lease) -> Update {
+    let mut values = vec![(":next", n(lease.counter + 1)), (":seen", n(lease.counter))];
+    let condition = as_seen(lease, &mut values);
+    let update =
+        format!("SET {} = :next REMOVE {}, {}", attr::COUNTER, attr::OWNER, attr::CHECKPOINT_OWNER);
     Update { update, condition, values }
 }
 
-/// Gives a lease back (the form of KCL operation 11): a peer need not wait for it to expire.
+/// Gives a lease back (the form of KCL operation 11): a peer need not wait for it to expire. Says
+/// who gave it, because a worker that stops, or failed here, should not be counted on to take it.
 pub fn release(me: &WorkerId) -> Update {
     Update {
-        update: format!("REMOVE {} ADD {} :one", attr::OWNER, attr::COUNTER),
+        update: format!(
+            "SET {} = :me REMOVE {} ADD {} :one",
+            attr::LEFT,
+            attr::OWNER,
+            attr::COUNTER
+        ),
         condition: format!(
             "{} = :me AND attribute_not_exists({})",
             attr::OWNER,
@@ -145,7 +183,13 @@ pub fn transfer(me: &WorkerId) -> Update {
 }
 
 /// Moves progress from one exact state to the next (delivery protocol rules 1 and 7).
-pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> Update {
+pub fn progress(
+    from: &Progress,
+    to: &Progress,
+    me: &WorkerId,
+    now_ms: i64,
+    throughput_kbps: Option<f64>,
+) -> Update {
     let mut set = vec![format!("{} = :to", attr::CHECKPOINT)];
     set.push(format!("{} = :to_sub", attr::CHECKPOINT_SUB));
     let mut remove = Vec::new();
@@ -163,6 +207,10 @@ pub fn progress(from: &Progress, to: &Progress, me: &WorkerId, now_ms: i64) -> U
     }
     set.push(format!("{} = :now", attr::READ_THROUGH));
     values.push((":now", n(now_ms)));
+    if let Some(value) = throughput_kbps {
+        set.push(format!("{} = :kbps", attr::THROUGHPUT));
+        values.push((":kbps", kbps(value)));
+    }
     match to.pending.intents().last() {
         Some(last) => {
             set.push(format!("{} = :pending", attr::PENDING));
@@ -335,7 +383,7 @@ mod tests {
         let from = Progress { checkpoint: Checkpoint::TrimHorizon, pending: Pending::None };
         let to =
             Progress { checkpoint: Checkpoint::parse("7", 0).unwrap(), pending: Pending::None };
-        let write = progress(&from, &to, &me(), 1);
+        let write = progress(&from, &to, &me(), 1, None);
         assert!(write.condition.contains("attribute_not_exists(pendingCheckpointState)"));
         assert!(write.condition.contains("checkpoint = :from"));
         assert!(!write.condition.contains(attr::COUNTER));
@@ -349,9 +397,11 @@ mod tests {
         let to = Progress { checkpoint: Checkpoint::Latest, pending: Pending::None };
         let held = lease("s", Some("other"), 4);
         for write in [
-            progress(&from, &to, &me(), 1),
-            progress(&to, &to, &me(), 1),
-            renew(&held, &me(), Some(1)),
+            progress(&from, &to, &me(), 1, Some(2.5)),
+            progress(&to, &to, &me(), 1, None),
+            renew(&held, &me(), &Notes { read_through_ms: Some(1), throughput_kbps: Some(2.5) }),
+            free(&held),
+            crate::lease::board::bump(),
             take(&held, &me(), "arn@1"),
             take(&lease("s", None, 4), &me(), "arn@1"),
             release(&me()),
@@ -384,7 +434,11 @@ mod tests {
         let mut handing_over = lease("s", Some("you"), 9);
         handing_over.checkpoint_owner = Some(me());
         assert_eq!(judge_renewal(Some(&handing_over), &me()), Verdict::Again);
-        assert!(renew(&handing_over, &me(), None).condition.contains("checkpointOwner = :me"));
+        assert!(
+            renew(&handing_over, &me(), &Notes::default())
+                .condition
+                .contains("checkpointOwner = :me")
+        );
         let from = Progress { checkpoint: Checkpoint::TrimHorizon, pending: Pending::None };
         let to =
             Progress { checkpoint: Checkpoint::parse("7", 0).unwrap(), pending: Pending::None };

@@ -4,7 +4,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::ids::ShardId;
@@ -14,6 +15,8 @@ use crate::ids::ShardId;
 pub enum Kind {
     /// Only grows.
     Counter,
+    /// Only grows, by fractions.
+    FloatCounter,
     /// Integer that goes up and down.
     Gauge,
     /// Fraction that goes up and down.
@@ -182,6 +185,24 @@ pub const TABLE: &[Def] = &[
         "Heartbeats by result: ok, retry or lost.",
     ),
     def(
+        "catchment_lease_news_total",
+        Kind::Counter,
+        &["result"],
+        "Times this worker told the fleet that there are leases to take, by result: told or failed.",
+    ),
+    def(
+        "catchment_lease_scans_total",
+        Kind::Counter,
+        &[],
+        "Readings of the whole lease table to find leases to take (Scan).",
+    ),
+    def(
+        "catchment_leases_freed_total",
+        Kind::Counter,
+        &[],
+        "Leases of dead workers that this worker, as the lookout, freed for all to take.",
+    ),
+    def(
         "catchment_shards_finished_total",
         Kind::Counter,
         &[],
@@ -212,6 +233,12 @@ pub const TABLE: &[Def] = &[
         &["operation", "class"],
         "Failed AWS calls by operation and kind of failure.",
     ),
+    def(
+        "catchment_dynamodb_consumed_units_total",
+        Kind::FloatCounter,
+        &["kind"],
+        "Request units of the lease table used by this worker, as the replies tell them: read or write (ConsumedReadCapacityUnits, ConsumedWriteCapacityUnits); a refused write counts as one.",
+    ),
     def("catchment_buffer_bytes", Kind::Gauge, &[], "Bytes of the budget in use."),
     def("catchment_budget_bytes", Kind::Gauge, &[], "The byte budget."),
     def("catchment_budget_waiting", Kind::Gauge, &[], "Fetches waiting for room in the budget."),
@@ -241,6 +268,7 @@ const BYTES: &[f64] = &[
 pub struct Metrics {
     registry: Registry,
     counters: Vec<(&'static str, IntCounterVec)>,
+    amounts: Vec<(&'static str, CounterVec)>,
     gauges: Vec<(&'static str, IntGaugeVec)>,
     floats: Vec<(&'static str, GaugeVec)>,
     histograms: Vec<(&'static str, HistogramVec)>,
@@ -253,6 +281,7 @@ impl Metrics {
         let mut this = Self {
             registry: Registry::new(),
             counters: Vec::new(),
+            amounts: Vec::new(),
             gauges: Vec::new(),
             floats: Vec::new(),
             histograms: Vec::new(),
@@ -267,6 +296,10 @@ impl Metrics {
                 Kind::Counter => {
                     let metric = IntCounterVec::new(opts, def.labels).expect(def.name);
                     this.counters.push((def.name, this.register(metric)));
+                }
+                Kind::FloatCounter => {
+                    let metric = CounterVec::new(opts, def.labels).expect(def.name);
+                    this.amounts.push((def.name, this.register(metric)));
                 }
                 Kind::Gauge => {
                     let metric = IntGaugeVec::new(opts, def.labels).expect(def.name);
@@ -290,7 +323,7 @@ impl Metrics {
                 match def.kind {
                     Kind::Counter => this.add(def.name, &[], 0),
                     Kind::Gauge => this.set(def.name, &[], 0),
-                    Kind::FloatGauge | Kind::Seconds | Kind::Bytes => {}
+                    Kind::FloatCounter | Kind::FloatGauge | Kind::Seconds | Kind::Bytes => {}
                 }
             }
         }
@@ -309,6 +342,21 @@ impl Metrics {
         } else {
             debug_assert!(false, "{name} is no counter");
         }
+    }
+
+    /// Adds to a fractional counter of the table.
+    pub fn add_float(&self, name: &'static str, labels: &[&str], by: f64) {
+        if let Some((_, metric)) = self.amounts.iter().find(|(n, _)| *n == name) {
+            metric.with_label_values(labels).inc_by(by);
+        } else {
+            debug_assert!(false, "{name} is no fractional counter");
+        }
+    }
+
+    /// A fractional counter of the table as it stands.
+    pub fn amount(&self, name: &'static str, labels: &[&str]) -> f64 {
+        let found = self.amounts.iter().find(|(n, _)| *n == name);
+        found.map_or(0.0, |(_, metric)| metric.with_label_values(labels).get())
     }
 
     /// Sets a gauge of the table.
@@ -385,7 +433,8 @@ mod tests {
         for def in TABLE {
             assert!(def.help.ends_with('.') && def.help.len() > 15, "{}", def.name);
             let counter_name = def.name.ends_with("_total");
-            assert!(def.kind != Kind::Counter || counter_name, "{}", def.name);
+            let counter = matches!(def.kind, Kind::Counter | Kind::FloatCounter);
+            assert!(!counter || counter_name, "{}", def.name);
         }
         metrics.add("catchment_batches_total", &["size"], 2);
         metrics.observe("catchment_put_seconds", 0.2);

@@ -23,6 +23,7 @@ use crate::fault::{CallError, Fault};
 use crate::ids::WorkerId;
 use crate::lease::graph;
 use crate::lease::keys::BadKeys;
+use crate::lease::news::News;
 use crate::lease::row::Lease;
 use crate::task::Tasks;
 use crate::telemetry::metrics::Metrics;
@@ -141,7 +142,8 @@ pub async fn prepare(
     let Node { clock, jitter, tasks } = node.clone();
     let kinesis = Kinesis::new(clients.kinesis);
     let store = ObjectStore::new(clients.s3);
-    let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
+    let metrics = Arc::new(Metrics::new(config.telemetry.shard_labels));
+    let table = LeaseTable::new(clients.dynamodb, &config.lease.table).counting(&metrics);
     let name = &config.stream.name;
     let stream = patiently(&clock, || kinesis.describe(name)).await;
     let stream = stream.map_err(|error| match error {
@@ -168,7 +170,6 @@ pub async fn prepare(
         Some(id) => id.clone(),
         None => format!("{}:{}", host_name(), jitter.uuid()),
     });
-    let metrics = Arc::new(Metrics::new(config.telemetry.shard_labels));
     let labels = [env!("CARGO_PKG_VERSION"), &stream.name, me.as_str()];
     metrics.set("catchment_build_info", &labels, 1);
     let gauge = i64::try_from(config.budget).unwrap_or(i64::MAX);
@@ -192,6 +193,7 @@ pub async fn prepare(
         store,
         me,
         metrics,
+        news: News::default(),
     }))
 }
 

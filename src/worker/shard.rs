@@ -377,6 +377,7 @@ impl Pipeline {
     async fn take(&mut self, mut records: VecDeque<Record>, permit: Permit) -> Result<(), Stop> {
         let limits: Limits = self.shared.config.delivery.limits;
         let now = self.shared.clock.now();
+        self.lease.carried(records.iter().map(|r| r.data.len() as u64).sum());
         if let Some(last) = records.back() {
             self.oldest.push_back((last.position.clone(), now));
         }

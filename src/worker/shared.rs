@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::delivery::batch::Recipe;
 use crate::delivery::budget::Budget;
 use crate::ids::WorkerId;
+use crate::lease::news::News;
 use crate::lease::owned;
 use crate::stream::{StreamInfo, poll};
 use crate::task::Tasks;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// What /status shows.
     pub board: Arc<Board>,
+    /// What the fleet is to be told.
+    pub news: News,
 }
 
 impl Shared {
@@ -74,6 +77,7 @@ impl Shared {
             jitter: self.jitter.clone(),
             failover: self.config.lease.failover,
             metrics: Arc::clone(&self.metrics),
+            news: self.news.clone(),
         }
     }
 }

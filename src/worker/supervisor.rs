@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::batch::Gap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
-use crate::lease::keeper::{Keeper, Registry, heartbeat};
+use crate::lease::heartbeat::{Registry, heartbeat};
+use crate::lease::keeper::Keeper;
 use crate::lease::leave;
+use crate::lease::news;
 use crate::lease::owned::Owned;
 use crate::shutdown::Shutdown;
 use crate::task::{Handle, TaskDied};
@@ -55,7 +57,9 @@ struct Supervisor {
     drain: CancellationToken,
     running: FuturesUnordered<futures::future::BoxFuture<'static, Joined>>,
     leases: BTreeMap<ShardId, Arc<Owned>>,
-    next_scan: Duration,
+    /// When the table was last looked at.
+    looked: Duration,
+    next_look: Duration,
     next_sync: Duration,
 }
 
@@ -63,24 +67,28 @@ struct Supervisor {
 pub async fn run(shared: Arc<Shared>, shutdown: Shutdown) -> Exit {
     let registry = Registry::default();
     let beating = shared.tasks.spawn("heartbeat", heartbeat(Arc::clone(&shared), registry.clone()));
+    let telling = shared.tasks.spawn("news", news::run(Arc::clone(&shared)));
+    // A fleet that starts together does not look together, but all look once before any looks twice.
+    let begin = shared.clock.now() + shared.jitter.up_to(shared.config.lease.scan / 2);
     let supervisor = Supervisor {
         keeper: Keeper::new(Arc::clone(&shared), registry.clone()),
         registry,
         drain: CancellationToken::new(),
         running: FuturesUnordered::new(),
         leases: BTreeMap::new(),
-        next_scan: Duration::ZERO,
-        next_sync: Duration::ZERO,
+        looked: begin,
+        next_look: begin,
+        next_sync: begin,
         shared,
     };
-    supervisor.run(shutdown, beating).await
+    supervisor.run(shutdown, [beating, telling]).await
 }
 
 impl Supervisor {
-    async fn run(mut self, shutdown: Shutdown, beating: Handle<()>) -> Exit {
+    async fn run(mut self, shutdown: Shutdown, helpers: [Handle<()>; 2]) -> Exit {
         let stopped = loop {
             let clock = self.shared.clock.clone();
-            let due = self.next_scan.min(self.next_sync);
+            let due = self.next_look.min(self.next_sync);
             tokio::select! {
                 biased;
                 () = shutdown.drain.cancelled() => break None,
@@ -97,14 +105,14 @@ impl Supervisor {
             }
         };
         let exit = self.stop(&shutdown, stopped).await;
-        drop(beating);
+        drop(helpers);
         exit
     }
 
-    /// Shard sync and lease round, whichever is due. Returns the identity of the stream if it is
-    /// another one now.
+    /// Shard sync and a look at the leases, whichever is due. Returns the identity of the stream if
+    /// it is another one now.
     async fn tick(&mut self) -> Option<String> {
-        let (scan, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
+        let (look, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
         if self.shared.clock.now() >= self.next_sync {
             let done = match self.shared.kinesis.describe(&self.shared.stream.arn).await {
                 Ok(stream) if stream.identity() != self.shared.stream.identity() => {
@@ -113,17 +121,18 @@ impl Supervisor {
                 Ok(_) => self.keeper.sync().await,
                 Err(error) => Err(error),
             };
-            let pause = if done.is_ok() { sync } else { scan };
+            let again = *done.as_ref().unwrap_or(&true);
+            let pause = if again { look } else { sync };
             self.next_sync = self.shared.clock.now() + self.shared.jitter.spread(pause, 0.2);
-            self.next_scan = Duration::ZERO;
             self.told(done, "comparing shards with leases failed");
         }
-        let round = self.keeper.round().await;
-        self.next_scan = self.shared.clock.now() + self.shared.jitter.spread(scan, 0.2);
-        if let Some(won) = self.told(round, "reading the lease table failed") {
-            for lease in won {
-                self.start(lease);
-            }
+        let mut won = Vec::new();
+        let looked = self.keeper.look(&mut won).await;
+        self.looked = self.shared.clock.now();
+        self.next_look = self.looked + self.shared.jitter.spread(look, 0.2);
+        self.told(looked, "reading the lease table failed");
+        for lease in won {
+            self.start(lease);
         }
         None
     }
@@ -159,9 +168,15 @@ impl Supervisor {
         });
         self.count();
         match ended {
-            // Children may start now; do not wait for the next round.
-            Ok(Ended::Finished) => self.next_scan = Duration::ZERO,
-            Ok(Ended::Released | Ended::Lost) => {}
+            // Children may start now, here or elsewhere.
+            Ok(Ended::Finished) => {
+                self.shared.news.mark();
+                self.keeper.hurry();
+                self.next_look = self.looked + self.shared.config.lease.scan / 4;
+            }
+            Ok(Ended::Released) => {}
+            // Perhaps only for a moment.
+            Ok(Ended::Lost) => self.keeper.hurry(),
             Ok(Ended::Failed(_)) => self.keeper.cool(&id),
             // Another stream may stand under the name: look before anything is taken again.
             Ok(Ended::Vanished(_)) => {
@@ -213,10 +228,13 @@ impl Supervisor {
         // takes the leases finishes them.
         self.running.clear();
         let late: Vec<Arc<Owned>> = std::mem::take(&mut self.leases).into_values().collect();
-        let releases = futures::future::join_all(late.iter().map(|lease| lease.release()));
+        let last = async {
+            futures::future::join_all(late.iter().map(|lease| lease.release())).await;
+            self.shared.news.tell(&self.shared.table, &self.shared.metrics).await
+        };
         tokio::select! {
             biased;
-            _ = releases => {}
+            _ = last => {}
             () = clock.sleep(LEAVING) => {}
         }
         match (found, late.is_empty()) {

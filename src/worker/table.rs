@@ -20,7 +20,7 @@ pub(super) async fn open(
     stream: &StreamInfo,
 ) -> Result<(LeaseTable, Vec<Lease>), StartError> {
     ensure(clock, &table).await?;
-    let items = patiently(clock, || table.scan()).await?;
+    let items = patiently(clock, || table.scan(true)).await?;
     let name = || table.name().to_owned();
     if let Some(live) = kcl3::live(&items, clock.wall()) {
         return Err(StartError::Kcl3 { table: name(), item: told(&live) });
@@ -137,7 +137,7 @@ async fn read(
                  dynamodb:Scan on its tables, or make sure that it is stopped");
         }
     };
-    match patiently(clock, || table.scan()).await {
+    match patiently(clock, || table.scan(true)).await {
         Ok(items) => Ok(Some(items)),
         Err(StartError::Unavailable(error, _)) if error.fault == Fault::NotFound => {
             Ok(Some(Vec::new()))

@@ -5,9 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use catchment::aws::clients::Clients;
 use catchment::aws::kinesis::Kinesis;
-use catchment::config::Aws;
 use catchment::stream::ShardInfo;
 
 use crate::support::{Running, eventually, lines, services, worker};
@@ -62,14 +60,7 @@ fn a_churning_fleet_on_a_churning_stream_delivers_each_record_once() {
         ("runtime.threads", "1"),
     ];
     let start = || worker(&services, &settings);
-    let endpoint = services.environment.iter().find(|(n, _)| n == "AWS_ENDPOINT_URL").unwrap();
-    let calls = Aws {
-        attempt_timeout: Duration::from_secs(30),
-        operation_timeout: Duration::from_secs(60),
-        upload_timeout: Duration::from_secs(30),
-        path_style: true,
-    };
-    let client = Clients::at(&endpoint.1, "us-east-1", &calls).kinesis;
+    let client = crate::support::clients(&services).kinesis;
     let stop = AtomicBool::new(false);
     let (sent, reshards) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {

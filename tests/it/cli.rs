@@ -225,9 +225,22 @@ fn leases_are_listed_released_and_reset_under_guard() {
     running.signal("TERM");
     assert!(running.wait(std::time::Duration::from_secs(20)).success());
     assert!(leases(&["list"]).1.contains("free"));
+    // The fleet is told: by the worker that stopped, and by the operator.
+    let clients = crate::support::clients(&services);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let news = || {
+        let rows = runtime.block_on(clients.dynamodb.scan().table_name("catchment").send());
+        let rows = rows.unwrap();
+        let board = rows.items().iter().min_by_key(|row| row["leaseKey"].as_s().unwrap().clone());
+        let news = board.unwrap().get("catchment_news");
+        news.map_or(0, |n| n.as_n().unwrap().parse::<u64>().unwrap())
+    };
+    let before = news();
+    assert!(before > 0);
     let (code, text) = leases(&["reset", shard, "--to", "12"]);
     assert!(code == 0 && text.contains("Nothing was done"), "{text}");
     assert_eq!(leases(&["reset", shard, "--to", "12", "--yes"]).0, 0);
+    assert_eq!(news(), before + 1);
     assert!(leases(&["show", shard]).1.contains("\"checkpoint\": \"12\""));
     assert_eq!(leases(&["reset", shard, "--to", "soon"]).0, 2);
     assert_eq!(leases(&["show", "shardId-9"]).0, 1);

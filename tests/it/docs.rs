@@ -58,7 +58,7 @@ fn the_metrics_table_is_the_code() {
     );
     for def in TABLE {
         let kind = match def.kind {
-            Kind::Counter => "counter",
+            Kind::Counter | Kind::FloatCounter => "counter",
             Kind::Gauge | Kind::FloatGauge => "gauge",
             Kind::Seconds | Kind::Bytes => "histogram",
         };

@@ -19,7 +19,6 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType,
 };
 use catchment::aws::clients::Clients;
-use catchment::config;
 use catchment::ids::SequenceNumber;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -47,14 +46,7 @@ impl Scene {
         let services = services(dir.path(), shards);
         let proxy = Proxy::start(&services);
         let runtime = Runtime::new().unwrap();
-        let endpoint = services.environment.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
-        let settings = config::Aws {
-            attempt_timeout: Duration::from_secs(30),
-            operation_timeout: Duration::from_secs(60),
-            upload_timeout: Duration::from_secs(60),
-            path_style: true,
-        };
-        let clients = Clients::at(&endpoint.unwrap().1, "eu-west-1", &settings);
+        let clients = crate::support::clients(&services);
         Self { dir, services, proxy, clients, runtime, sent: 0 }
     }
 

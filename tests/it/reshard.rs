@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use catchment::aws::clients::Clients;
 use catchment::aws::kinesis::Kinesis;
-use catchment::config::Aws;
 use catchment::stream::ShardInfo;
 
 use crate::support::{BIN, Running, eventually, lines, services, worker};
@@ -33,15 +31,7 @@ fn splits_and_merges_lose_and_repeat_nothing() {
     let expected: Vec<Vec<u8>> = (0..6).flat_map(numbered).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let endpoint =
-            &services.environment.iter().find(|(n, _)| n == "AWS_ENDPOINT_URL").unwrap().1;
-        let calls = Aws {
-            attempt_timeout: Duration::from_secs(10),
-            operation_timeout: Duration::from_secs(30),
-            upload_timeout: Duration::from_secs(10),
-            path_style: true,
-        };
-        let client = Clients::at(endpoint, "us-east-1", &calls).kinesis;
+        let client = crate::support::clients(&services).kinesis;
         let kinesis = Kinesis::new(client.clone());
         let arn = kinesis.describe("local").await.unwrap().arn;
         for turn in 0..6_usize {

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use catchment::aws::clients::Clients;
+use catchment::config::Aws;
+
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_catchment");
 
 /// Seconds that S3 is away in the memory test. Not for the binary, which refuses names it does not
@@ -161,4 +164,16 @@ pub(crate) fn lines(data_dir: &Path) -> Vec<Vec<u8>> {
         .collect();
     lines.sort();
     lines
+}
+
+/// SDK clients of the services, with time for a busy machine.
+pub(crate) fn clients(services: &Running) -> Clients {
+    let endpoint = services.environment.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
+    let calls = Aws {
+        attempt_timeout: Duration::from_secs(30),
+        operation_timeout: Duration::from_secs(60),
+        upload_timeout: Duration::from_secs(60),
+        path_style: true,
+    };
+    Clients::at(&endpoint.unwrap().1, "us-east-1", &calls)
 }

@@ -17,6 +17,7 @@ mod consumer;
 mod effects;
 mod faults;
 mod fleet;
+mod leases_test;
 mod load;
 mod meta;
 mod net;

@@ -4,6 +4,8 @@ mod lag;
 mod reset;
 mod show;
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 
 use crate::aws::clients::Clients;
@@ -12,6 +14,7 @@ use crate::aws::kinesis::Kinesis;
 use crate::config::raw::Layers;
 use crate::fault::CallError;
 use crate::ids::ShardId;
+use crate::lease::board;
 use crate::lease::keys;
 use crate::lease::row::Lease;
 use crate::lease::write;
@@ -111,13 +114,14 @@ async fn release(table: &LeaseTable, shard: &str) -> Result<(), Failure> {
     };
     apply(table, &lease, write::release(owner)).await?;
     println!("{shard} was taken from {owner}");
+    tell_fleet(table).await;
     Ok(())
 }
 
 /// Every lease that can be read, in the order of the keys; the others are named.
 async fn all(table: &LeaseTable) -> Result<Vec<Lease>, Failure> {
     let mut leases = Vec::new();
-    for item in table.scan().await.map_err(|e| told(table, e))? {
+    for item in table.scan(true).await.map_err(|e| told(table, e))? {
         match Lease::parse(&item) {
             Ok(lease) => leases.extend(lease),
             Err(error) => eprintln!("catchment: {error}"),
@@ -170,6 +174,25 @@ async fn apply(table: &LeaseTable, lease: &Lease, update: write::Update) -> Resu
                 lease.shard
             ),
         )),
+    }
+}
+
+/// Has the fleet look at once. If that fails, it looks later by itself.
+async fn tell_fleet(table: &LeaseTable) {
+    let bumped = async {
+        // A table of several streams has a board for each.
+        let mut streams: BTreeMap<String, Vec<Lease>> = BTreeMap::new();
+        for lease in all(table).await? {
+            let stream = keys::split(lease.shard.as_str()).map(|(stream, _)| stream.to_owned());
+            streams.entry(stream.unwrap_or_default()).or_default().push(lease);
+        }
+        for board in streams.values().filter_map(|leases| board::place(leases)) {
+            table.update(&board, board::bump()).await.map_err(|e| told(table, e))?;
+        }
+        Ok::<_, Failure>(())
+    };
+    if let Err(error) = bumped.await {
+        eprintln!("catchment: {}; workers will notice within lease.full_scan", error.message);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::lease::row::{Lease, Pending};
 use crate::lease::write;
 use crate::stream::position::Checkpoint;
 
-use super::{Failure, all, apply, find};
+use super::{Failure, all, apply, find, tell_fleet};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -115,7 +115,9 @@ pub(super) async fn run(table: &LeaseTable, options: &Options) -> Result<(), Fai
         }
         println!("{shard}: {from} -> {}; {effect}", options.to);
     }
-    if !options.yes {
+    if options.yes {
+        tell_fleet(table).await;
+    } else {
         println!("Nothing was done; add --yes to do it");
     }
     Ok(())

@@ -282,7 +282,7 @@ async fn delivered(
     clock: &Clock,
 ) -> Result<(), Failure> {
     loop {
-        let items = table.scan().await.map_err(|e| Failure::new(1, e))?;
+        let items = table.scan(true).await.map_err(|e| Failure::new(1, e))?;
         let leases: Vec<Lease> =
             items.iter().filter_map(|item| Lease::parse(item).ok().flatten()).collect();
         let reached = last.iter().all(|(shard, sequence)| {

@@ -68,7 +68,7 @@ fn five_thousand_shards_get_their_leases_parents_first() {
     assert_eq!((done.len(), children), (SHARDS, 110));
     assert!((2..=PARALLEL).contains(&peak), "{peak} writes at once");
     let table = catchment::aws::dynamodb::LeaseTable::new(scene.clients.dynamodb.clone(), TABLE);
-    let rows = scene.runtime.block_on(table.scan()).unwrap();
+    let rows = scene.runtime.block_on(table.scan(true)).unwrap();
     assert_eq!(rows.len(), SHARDS);
     let generations: BTreeMap<usize, usize> = rows.iter().fold(BTreeMap::new(), |mut all, row| {
         *all.entry(usize::from(row.contains_key("parentShardId"))).or_default() += 1;

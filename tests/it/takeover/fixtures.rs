@@ -10,7 +10,6 @@ use aws_sdk_dynamodb::types::{
 };
 use catchment::aws::clients::Clients;
 use catchment::aws::kinesis::Kinesis;
-use catchment::config::Aws;
 use catchment::stream::position::StartAt;
 use catchment::stream::{ShardInfo, StreamInfo};
 use tempfile::TempDir;
@@ -163,14 +162,7 @@ impl Java {
         std::fs::write(&file, all.join(&b'\n')).unwrap();
         let arguments = ["send", "--stream", "local", "--input", file.to_str().unwrap()];
         assert!(catchment(&arguments, &services.environment).status.success());
-        let endpoint = services.environment.iter().find(|(n, _)| n == "AWS_ENDPOINT_URL");
-        let calls = Aws {
-            attempt_timeout: Duration::from_secs(10),
-            operation_timeout: Duration::from_secs(30),
-            upload_timeout: Duration::from_secs(10),
-            path_style: true,
-        };
-        let clients = Clients::at(&endpoint.unwrap().1, "us-east-1", &calls);
+        let clients = crate::support::clients(&services);
         let runtime = Runtime::new().unwrap();
         let (mut delivered, mut checkpoints) = (Vec::new(), Vec::new());
         let kinesis = Kinesis::new(clients.kinesis.clone());

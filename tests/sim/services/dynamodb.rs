@@ -84,6 +84,34 @@ fn conditional_check_failed(body: &Value, old: Option<&Row>) -> Refusal {
     refusal
 }
 
+/// Adds the request units of an operation to its answer, if they were asked for: per 1 KB written,
+/// per 4 KB read, half if read inconsistently.
+fn consumed(body: &Value, mut answer: Value, bytes: usize, unit: usize) -> Value {
+    if body["ReturnConsumedCapacity"] == "TOTAL" {
+        let whole = bytes.max(1).div_ceil(unit) as f64;
+        let half = unit == READ_UNIT && body["ConsistentRead"] != true;
+        answer["ConsumedCapacity"] = json!({
+            "TableName": body["TableName"],
+            "CapacityUnits": if half { whole / 2.0 } else { whole },
+        });
+    }
+    answer
+}
+
+const WRITE_UNIT: usize = 1024;
+const READ_UNIT: usize = 4096;
+
+/// The size of an item as it is paid for.
+pub fn bytes(row: Option<&Row>) -> usize {
+    let size = |value: &Attr| match value {
+        // Two digits a byte, and one more; bytes are base64 here.
+        Attr::N(number) => number.to_string().len().div_ceil(2) + 1,
+        Attr::B(text) => text.len() / 4 * 3,
+        other => other.size(),
+    };
+    row.into_iter().flatten().map(|(name, value)| name.len() + size(value)).sum()
+}
+
 fn check(condition: Option<&Condition>, body: &Value, old: Option<&Row>) -> Result<(), Refusal> {
     let empty = Row::new();
     match condition {
@@ -115,8 +143,9 @@ fn allowed(body: &Value, field: &str, known: &[&str]) -> Result<(), Refusal> {
     }
 }
 
-const WRITE: [&str; 9] = [
+const WRITE: [&str; 10] = [
     "TableName",
+    "ReturnConsumedCapacity",
     "Key",
     "Item",
     "ConditionExpression",
@@ -147,20 +176,24 @@ impl DynamoDb {
         table.valid(&row)?;
         let old = table.items.get(&key).cloned();
         check(condition.as_ref(), body, old.as_ref())?;
+        let size = bytes(Some(&row)).max(bytes(old.as_ref()));
         table.items.insert(key, row);
-        Ok(match old {
+        let answer = match old {
             Some(old) if body["ReturnValues"] == "ALL_OLD" => {
                 json!({ "Attributes": row_to_json(&old) })
             }
             _ => json!({}),
-        })
+        };
+        Ok(consumed(body, answer, size, WRITE_UNIT))
     }
 
     fn get_item(&mut self, body: &Value) -> Result<Value, Refusal> {
-        only_fields(body, &["TableName", "Key", "ConsistentRead"])?;
+        only_fields(body, &["TableName", "Key", "ConsistentRead", "ReturnConsumedCapacity"])?;
         let table = self.table(body)?;
         let key = table.only_key(body)?;
-        Ok(table.items.get(&key).map_or(json!({}), |row| json!({ "Item": row_to_json(row) })))
+        let row = table.items.get(&key);
+        let answer = row.map_or(json!({}), |row| json!({ "Item": row_to_json(row) }));
+        Ok(consumed(body, answer, bytes(row), READ_UNIT))
     }
 
     fn update_item(&mut self, body: &Value) -> Result<Value, Refusal> {
@@ -192,6 +225,7 @@ impl DynamoDb {
             old.clone().unwrap_or_else(|| Row::from([(table.hash.clone(), Attr::S(key.clone()))]));
         let after = update.apply(&before).map_err(Refusal::validation)?;
         table.valid(&after)?;
+        let size = bytes(Some(&after)).max(bytes(old.as_ref()));
         table.items.insert(key, after.clone());
         let touched = |row: &Row| -> Row {
             let named = update.paths().filter_map(|p| row.get_key_value(p));
@@ -204,7 +238,8 @@ impl DynamoDb {
             "UPDATED_OLD" => old.map(|old| touched(&old)),
             _ => None,
         };
-        Ok(shown.map_or(json!({}), |row| json!({ "Attributes": row_to_json(&row) })))
+        let answer = shown.map_or(json!({}), |row| json!({ "Attributes": row_to_json(&row) }));
+        Ok(consumed(body, answer, size, WRITE_UNIT))
     }
 
     fn delete_item(&mut self, body: &Value) -> Result<Value, Refusal> {
@@ -218,12 +253,14 @@ impl DynamoDb {
         let old = table.items.get(&key).cloned();
         check(condition.as_ref(), body, old.as_ref())?;
         table.items.remove(&key);
-        Ok(match old {
+        let size = bytes(old.as_ref());
+        let answer = match old {
             Some(old) if body["ReturnValues"] == "ALL_OLD" => {
                 json!({ "Attributes": row_to_json(&old) })
             }
             _ => json!({}),
-        })
+        };
+        Ok(consumed(body, answer, size, WRITE_UNIT))
     }
 }
 

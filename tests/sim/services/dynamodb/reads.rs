@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{DynamoDb, parse_condition};
+use super::{DynamoDb, READ_UNIT, bytes, consumed, parse_condition};
 use crate::services::attr::{Attr, Row, row_to_json};
 use crate::services::expression::{Condition, Names};
 use crate::services::{Refusal, only_fields};
@@ -16,6 +16,7 @@ impl DynamoDb {
                 "Limit",
                 "ExclusiveStartKey",
                 "ConsistentRead",
+                "ReturnConsumedCapacity",
                 "FilterExpression",
                 "ExpressionAttributeNames",
                 "ExpressionAttributeValues",
@@ -27,7 +28,8 @@ impl DynamoDb {
         let table = self.table(body)?;
         let rows: Vec<Row> = table.items.values().cloned().collect();
         let hash = table.hash.clone();
-        Ok(page(body, rows, &hash, &[], filter.as_ref()))
+        let size = rows.iter().map(|row| bytes(Some(row))).sum();
+        Ok(consumed(body, page(body, rows, &hash, &[], filter.as_ref()), size, READ_UNIT))
     }
 
     pub(super) fn query(&mut self, body: &Value) -> Result<Value, Refusal> {

@@ -1,0 +1,260 @@
+//! ◆ When to look at the table, and at how much of it.
+//!
+//! The owner of the board row ([`crate::lease::board`]) is the lookout: it scans often, and frees
+//! the leases of the dead. Everybody else reads that one row, and scans when its news changed, when
+//! its counter stands still (the lookout may be dead: begin to watch now), when a move of its own
+//! is due, and else rarely. Only our own monotonic clock is asked.
+
+use std::time::Duration;
+
+use crate::ids::{ShardId, WorkerId};
+use crate::lease::board::Board;
+use crate::lease::row::Lease;
+
+/// The pace of looking.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How often the board is read (`lease.scan`).
+    pub look: Duration,
+    /// How often a worker that is not the lookout reads the whole table (`lease.full_scan`).
+    pub full: Duration,
+    /// Expiry of a standing counter.
+    pub failover: Duration,
+}
+
+/// Workers up to which each scans once per `lease.full_scan`. Larger fleets share these scans, so
+/// that reading the whole table costs the same however many read it.
+const SHARING: u32 = 5;
+
+impl Pace {
+    /// Between two scans of the lookout.
+    pub fn lookout(&self) -> Duration {
+        self.look * 2
+    }
+
+    /// Between two scans of anybody else in a fleet of `workers`, when nothing happens.
+    pub fn rest(&self, workers: usize) -> Duration {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        self.full.max(self.full.saturating_mul(workers) / SHARING)
+    }
+
+    /// The board's counter stands still for so long that its owner may be dead. Heartbeats come at
+    /// a third of the failover time, and we see them up to a look late.
+    pub fn suspicion(&self) -> Duration {
+        (self.failover / 2).max(self.failover.mul_f64(0.4) + self.look.mul_f64(1.3))
+    }
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing.
+    Rest,
+    /// Read this row.
+    At(ShardId),
+    /// Read the whole table.
+    Everywhere,
+}
+
+#[derive(Debug)]
+struct Seen {
+    shard: ShardId,
+    /// Unknown until the row was read by itself: a scan reads rows one after the other, so news it
+    /// shows may be newer than rows it read before.
+    news: Option<u64>,
+    lookout: Option<WorkerId>,
+    counter: u64,
+    since: Duration,
+}
+
+/// Remembers what was looked at when.
+#[derive(Debug)]
+pub struct Patrol {
+    pace: Pace,
+    board: Option<Seen>,
+    scanned: Option<Duration>,
+    /// A scan is wished for at this time.
+    wish: Option<Duration>,
+    /// Between scans when nothing happens, jittered by the caller.
+    rest: Duration,
+}
+
+impl Patrol {
+    /// Nothing seen yet.
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, board: None, scanned: None, wish: None, rest: pace.full }
+    }
+
+    /// The board as last seen.
+    pub fn board(&self) -> Option<&ShardId> {
+        self.board.as_ref().map(|b| &b.shard)
+    }
+
+    /// Something of ours is due at `at`: look at the whole table then.
+    pub fn wish(&mut self, at: Duration) {
+        self.wish = Some(self.wish.map_or(at, |wish| wish.min(at)));
+    }
+
+    /// The next look. `lookout`: we own the board row.
+    pub fn next(&self, now: Duration, lookout: bool) -> Look {
+        let (Some(board), Some(scanned)) = (&self.board, self.scanned) else {
+            return Look::Everywhere;
+        };
+        let since = now.saturating_sub(scanned);
+        let due = if lookout { self.pace.lookout().min(self.rest) } else { self.rest };
+        // Jitter must not make a lookout skip a beat: looks come about every `look`.
+        let early = self.pace.look / 4;
+        if since + early >= due || self.wish.is_some_and(|wish| wish <= now) {
+            Look::Everywhere
+        } else if lookout {
+            Look::Rest
+        } else {
+            Look::At(board.shard.clone())
+        }
+    }
+
+    /// Takes in the board row, as just read; says whether to look at the whole table.
+    pub fn saw(&mut self, now: Duration, row: Option<&Board>) -> bool {
+        let (Some(seen), Some(board)) = (&mut self.board, row) else {
+            return true;
+        };
+        if board.lease.shard != seen.shard || board.lease.is_finished() {
+            return true;
+        }
+        let news = seen.news.replace(board.news) != Some(board.news);
+        let lookout = board.lookout();
+        if seen.counter != board.lease.counter || seen.lookout.as_ref() != lookout {
+            seen.counter = board.lease.counter;
+            seen.lookout = lookout.cloned();
+            seen.since = now;
+        }
+        let age = now.saturating_sub(seen.since);
+        let watched = self.scanned.map_or(Duration::MAX, |at| now.saturating_sub(at));
+        // Once to begin watching the others, and again when their time may be over.
+        let silent = age >= self.pace.suspicion() && watched >= self.pace.failover / 2;
+        let alone = lookout.is_none() && watched >= self.pace.lookout();
+        news || silent || alone
+    }
+
+    /// Takes in a scan begun at `begun`: the board row as that scan shows it, and the pause to the
+    /// next scan if nothing happens (about [`Pace::rest`]).
+    pub fn scanned(&mut self, begun: Duration, now: Duration, row: Option<&Lease>, rest: Duration) {
+        self.scanned = Some(begun);
+        self.wish = self.wish.filter(|wish| *wish > begun);
+        self.rest = rest;
+        let seen = self.board.take();
+        self.board = row.map(|row| {
+            let new = Seen {
+                shard: row.shard.clone(),
+                news: None,
+                lookout: row.effective_owner().cloned(),
+                counter: row.counter,
+                since: now,
+            };
+            match seen {
+                Some(seen) if seen.shard == new.shard => {
+                    let same = seen.counter == new.counter && seen.lookout == new.lookout;
+                    let since = if same { seen.since } else { now };
+                    Seen { news: seen.news, since, ..new }
+                }
+                _ => new,
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::expiry::tests::lease;
+    use crate::stream::position::Checkpoint;
+
+    const S: Duration = Duration::from_secs(1);
+    const PACE: Pace =
+        Pace { look: S, full: Duration::from_secs(30), failover: Duration::from_secs(10) };
+
+    fn board(counter: u64, news: u64) -> Board {
+        Board { lease: lease("a", Some("w"), counter), news }
+    }
+
+    fn after_a_scan() -> Patrol {
+        let mut patrol = Patrol::new(PACE);
+        assert_eq!(patrol.next(Duration::ZERO, false), Look::Everywhere);
+        patrol.scanned(Duration::ZERO, Duration::ZERO, Some(&board(1, 5).lease), 30 * S);
+        // What a scan shows of the news does not count; what the row itself says does.
+        assert!(patrol.saw(S, Some(&board(1, 5))));
+        patrol.scanned(S, S, Some(&board(1, 5).lease), 30 * S);
+        patrol
+    }
+
+    #[test]
+    fn a_quiet_fleet_reads_one_row() {
+        let mut patrol = after_a_scan();
+        for second in 2..30_u32 {
+            assert_eq!(patrol.next(second * S, false), Look::At(ShardId::new("a")));
+            assert!(!patrol.saw(second * S, Some(&board(u64::from(second) / 3, 5))), "{second}");
+        }
+        assert_eq!(patrol.next(31 * S, false), Look::Everywhere);
+    }
+
+    #[test]
+    fn news_are_looked_into_once() {
+        let mut patrol = after_a_scan();
+        assert!(patrol.saw(2 * S, Some(&board(1, 6))));
+        patrol.scanned(2 * S, 2 * S, Some(&board(1, 6).lease), 30 * S);
+        assert!(!patrol.saw(3 * S, Some(&board(1, 6))));
+        // A stale reading may show the old number again: that costs a scan, and nothing else.
+        assert!(patrol.saw(4 * S, Some(&board(1, 5))));
+    }
+
+    #[test]
+    fn a_board_without_an_owner_or_gone_is_looked_into() {
+        let mut patrol = after_a_scan();
+        assert!(patrol.saw(2 * S, None));
+        let free = Board { lease: lease("a", None, 2), news: 5 };
+        assert!(!patrol.saw(2 * S, Some(&free)), "scanned just now");
+        assert!(patrol.saw(3 * S, Some(&free)));
+        let mut finished = board(2, 5);
+        finished.lease.progress.checkpoint = Checkpoint::ShardEnd;
+        assert!(patrol.saw(2 * S, Some(&finished)));
+        patrol.scanned(2 * S, 2 * S, None, 30 * S);
+        assert_eq!(patrol.next(3 * S, false), Look::Everywhere);
+    }
+
+    #[test]
+    fn a_silent_lookout_is_suspected_in_time_and_not_at_every_look() {
+        let mut patrol = after_a_scan();
+        let mut scans = Vec::new();
+        for second in 2..=16_u32 {
+            if patrol.saw(second * S, Some(&board(1, 5))) {
+                scans.push(second);
+                patrol.scanned(second * S, second * S, Some(&board(1, 5).lease), 30 * S);
+            }
+        }
+        // The counter was first seen at 0: watching begins early, and goes on at half the failover.
+        assert_eq!(scans, [6, 11, 16]);
+    }
+
+    #[test]
+    fn the_lookout_scans_at_every_second_look_and_reads_no_board() {
+        let mut patrol = after_a_scan();
+        assert_eq!(patrol.next(2 * S, true), Look::Rest);
+        assert_eq!(patrol.next(3 * S, true), Look::Everywhere);
+        patrol.wish(5 * S);
+        patrol.wish(2 * S);
+        assert_eq!(patrol.next(2 * S, true), Look::Everywhere, "a wish is heard");
+        patrol.scanned(2 * S, 2 * S, Some(&board(1, 5).lease), 30 * S);
+        assert_eq!(patrol.next(2 * S, true), Look::Rest, "and done");
+    }
+
+    #[test]
+    fn large_fleets_share_the_scans_of_small_ones() {
+        assert_eq!(PACE.rest(1), 30 * S);
+        assert_eq!(PACE.rest(5), 30 * S);
+        assert_eq!(PACE.rest(50), 300 * S);
+        // Heartbeats come every third of the failover time, seen a look late at worst.
+        assert!(PACE.suspicion() > PACE.failover.mul_f64(0.38) + PACE.look);
+        let hasty = Pace { failover: 2 * S, ..PACE };
+        assert!(hasty.suspicion() > hasty.failover.mul_f64(0.38) + hasty.look);
+    }
+}
