@@ -24,6 +24,8 @@ pub mod delivery;
 
 pub mod checkpoint;
 
+pub mod replay;
+
 pub mod aws;
 pub mod cli;
 pub mod clock;

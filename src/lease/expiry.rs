@@ -94,6 +94,10 @@ pub(crate) mod tests {
             stream: None,
             started_ms: None,
             read_through_ms: None,
+            start_sequence: None,
+            rewind: None,
+            delivered: None,
+            counted: None,
         }
     }
 

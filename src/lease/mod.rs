@@ -8,5 +8,6 @@ pub mod expiry;
 pub mod graph;
 pub mod keeper;
 pub mod owned;
+pub mod rewind;
 pub mod row;
 pub mod write;

@@ -4,6 +4,8 @@
 //! conditions; the mutex around the row sees to that. A write of unknown outcome is never guessed:
 //! the row is read again, consistently, and what it holds is the truth.
 
+mod rewind;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub struct Owned {
     pub lost: CancellationToken,
     /// Cancelled when another worker asks for the lease: drain, commit, transfer.
     pub wanted: CancellationToken,
+    /// Cancelled when the row asks to go back: drain, commit, move the checkpoint.
+    pub rewind: CancellationToken,
     me: WorkerId,
     table: LeaseTable,
     clock: Clock,
@@ -71,10 +75,15 @@ const READ_THROUGH_EVERY_MS: i64 = 600_000;
 impl Owned {
     /// A lease just taken: `row` as the write returned it, `asked` when that write began.
     pub fn new(means: Means, row: Lease, asked: Duration) -> Self {
+        let rewind = CancellationToken::new();
+        if row.rewind.is_some() {
+            rewind.cancel();
+        }
         Self {
             shard: row.shard.clone(),
             lost: CancellationToken::new(),
             wanted: CancellationToken::new(),
+            rewind,
             me: means.me,
             table: means.table,
             clock: means.clock,
@@ -191,7 +200,10 @@ impl Owned {
                 0 => row.read_through_ms.unwrap_or(0),
                 read => read,
             };
-            let update = write::progress(from, to, &self.me, now_ms);
+            let mut update = write::progress(from, to, &self.me, now_ms);
+            if row.counted.is_some() {
+                write::count(&mut update, from, to);
+            }
             let found = match self.table.update(&self.shard, update).await {
                 Ok(Written::Done(item)) => {
                     self.adopt(&mut row, &item);
@@ -237,6 +249,7 @@ impl Owned {
             tracing::info!(shard = %self.shard, to = ?row.owner, "asked to hand the lease over");
             self.wanted.cancel();
         }
+        self.asked_back(row);
     }
 
     /// Gives the lease back, or over to the worker that asked for it. Best effort: if it fails, the
@@ -274,6 +287,7 @@ impl Owned {
 
     fn adopt(&self, row: &mut Lease, item: &Item) {
         if let Some(new) = self.parse(Some(item.clone())) {
+            self.asked_back(&new);
             *row = new;
         }
     }

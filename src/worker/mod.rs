@@ -21,6 +21,7 @@ use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::ids::WorkerId;
 use crate::lease::row::{Lease, live_kcl3};
+use crate::replay::plan::Plan;
 use crate::stream::StreamInfo;
 use crate::task::Tasks;
 use crate::telemetry::metrics::Metrics;
@@ -125,6 +126,19 @@ pub async fn prepare(
     config: Config,
     clients: Clients,
 ) -> Result<Arc<Shared>, StartError> {
+    prepare_for(node, config, clients, None).await
+}
+
+/// The same for a worker of a replay.
+///
+/// # Errors
+/// [`StartError`]
+pub async fn prepare_for(
+    node: &Node,
+    config: Config,
+    clients: Clients,
+    replay: Option<Arc<Plan>>,
+) -> Result<Arc<Shared>, StartError> {
     let Node { clock, jitter, tasks } = node.clone();
     let kinesis = Kinesis::new(clients.kinesis);
     let store = ObjectStore::new(clients.s3);
@@ -174,6 +188,7 @@ pub async fn prepare(
         stream,
         table,
         store,
+        replay,
         me,
         metrics,
     }))

@@ -84,7 +84,11 @@ impl Supervisor {
     async fn tick(&mut self) {
         let (scan, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
         if self.shared.clock.now() >= self.next_sync {
-            let done = self.keeper.sync().await;
+            // The leases of a replay are fixed when it is planned.
+            let done = match self.shared.replay {
+                Some(_) => Ok(()),
+                None => self.keeper.sync().await,
+            };
             let pause = if done.is_ok() { sync } else { scan };
             self.next_sync = self.shared.clock.now() + self.shared.jitter.spread(pause, 0.2);
             self.next_scan = Duration::ZERO;
