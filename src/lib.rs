@@ -25,6 +25,7 @@ pub mod delivery;
 pub mod checkpoint;
 
 pub mod replay;
+pub mod verify;
 
 pub mod aws;
 pub mod cli;

@@ -1,5 +1,7 @@
 //! `catchment leases`: look at the lease table, give leases back, move checkpoints.
 
+mod rewind;
+
 use std::fmt::Write;
 
 use clap::{Args, Subcommand};
@@ -7,6 +9,7 @@ use serde::Serialize;
 
 use crate::aws::clients::Clients;
 use crate::aws::dynamodb::{LeaseTable, Written};
+use crate::config::Config;
 use crate::config::raw::Layers;
 use crate::fault::CallError;
 use crate::ids::ShardId;
@@ -43,6 +46,9 @@ enum Action {
         /// Shard id.
         shard: String,
     },
+    /// Go back to an earlier record while the workers run: each shard delivers what it has in hand,
+    /// moves its checkpoint back, and goes on from there.
+    Rewind(rewind::Options),
     /// Move the checkpoint of a lease nobody owns. Records behind it are delivered again, in objects
     /// with other ranges in their names; records skipped are not delivered.
     Reset {
@@ -102,23 +108,31 @@ impl<'a> Shown<'a> {
     }
 }
 
+/// Stands for a name that is not configured.
+const UNSET: &str = "unused";
+
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     // Only the table matters here: stream and bucket need not be configured.
     let mut layers = Layers::default();
     for key in ["stream.name", "delivery.bucket"] {
-        layers.set(key, "unused".to_owned(), crate::config::raw::Source::Default);
+        layers.set(key, UNSET.to_owned(), crate::config::raw::Source::Default);
     }
     let config = options.settings.load(layers)?;
     let (runtime, _tasks) = runtime(1)?;
     runtime.block_on(async {
         let clients =
             Clients::from_environment(&config.aws).await.map_err(|e| Failure::new(2, e))?;
-        let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
-        act(&table, &options.action).await
+        let table = LeaseTable::new(clients.dynamodb.clone(), &config.lease.table);
+        act(&config, clients, &table, &options.action).await
     })
 }
 
-async fn act(table: &LeaseTable, action: &Action) -> Result<(), Failure> {
+async fn act(
+    config: &Config,
+    clients: Clients,
+    table: &LeaseTable,
+    action: &Action,
+) -> Result<(), Failure> {
     match action {
         Action::List { json } => list(table, *json).await,
         Action::Show { shard } => {
@@ -138,6 +152,7 @@ async fn act(table: &LeaseTable, action: &Action) -> Result<(), Failure> {
             Ok(())
         }
         Action::Reset { shard, to, yes } => reset(table, shard, to, *yes).await,
+        Action::Rewind(options) => rewind::run(config, clients, table, options).await,
     }
 }
 

@@ -9,6 +9,7 @@ mod replay;
 mod run;
 #[cfg(feature = "local")]
 mod send;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ enum Command {
     /// Deliver a range of the stream again, beside live traffic, under a prefix of its own.
     #[command(args_conflicts_with_subcommands = true)]
     Replay(Box<replay::Options>),
+    /// Check that the objects hold what the lease table says is delivered; exit code 3 if not.
+    Verify(verify::Options),
     /// Ask a running worker whether it is live; for container health checks.
     Healthcheck {
         /// Address of the worker's telemetry endpoint.
@@ -130,6 +133,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "local")]
         Command::Send(options) => send::run(&options),
         Command::Leases(options) => leases::run(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
     };

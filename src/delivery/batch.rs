@@ -25,7 +25,8 @@ use crate::upload::event::{self, Envelope};
 pub struct Recipe {
     /// What goes into the intent.
     pub settings: Arc<Settings>,
-    prefix: Template,
+    /// Where archive objects go.
+    pub prefix: Template,
     /// Where dead letters go.
     pub errors: Template,
 }
@@ -110,6 +111,11 @@ pub const META_RECORDS: &str = "catchment-records";
 /// Metadata: records in all archive and dead-letter objects of the batch.
 pub const META_BATCH: &str = "catchment-batch-records";
 
+/// Metadata that place an object in its shard.
+fn is_range(name: &str) -> bool {
+    [META_SHARD, META_FIRST, META_LAST, META_AFTER, META_BATCH].contains(&name)
+}
+
 /// One object to put, create-only.
 #[derive(Clone, Debug)]
 pub struct Object {
@@ -156,7 +162,7 @@ impl Object {
             kind: Kind::DeadLetter,
             body: Body::of(format!("{line}\n")),
             content_type: "application/x-ndjson".into(),
-            metadata: Vec::new(),
+            metadata: self.metadata.iter().filter(|(name, _)| is_range(name)).cloned().collect(),
             records: 1,
             conflict_key: None,
         })

@@ -29,7 +29,64 @@ pub struct Probe {
     pub clock: Clock,
 }
 
+/// Where a reading stands.
+#[derive(Debug)]
+pub struct Cursor {
+    resume: StartAt,
+    iterator: Option<String>,
+    first: bool,
+}
+
+impl Cursor {
+    /// A reading that has not begun.
+    pub fn new(start: StartAt) -> Self {
+        Self { resume: start, iterator: None, first: true }
+    }
+}
+
 impl Probe {
+    /// The next page of a reading, whatever is in it.
+    ///
+    /// # Errors
+    /// [`CallError`]; `Invalid` for a sequence number that is not of this shard.
+    pub async fn page(
+        &self,
+        shard: &ShardId,
+        cursor: &mut Cursor,
+        limit: i32,
+    ) -> Result<Page, CallError> {
+        let mut failures = 0;
+        loop {
+            if !std::mem::replace(&mut cursor.first, false) {
+                self.clock.sleep(PAUSE).await;
+            }
+            let iterator = cursor.iterator.take();
+            let page = async {
+                let at = match iterator {
+                    Some(at) => at,
+                    None => self.kinesis.iterator(&self.arn, shard, &cursor.resume).await?,
+                };
+                self.kinesis.get_records(&self.arn, &at, limit).await
+            };
+            match page.await {
+                Ok(page) => {
+                    if let Some(last) = page.records.last() {
+                        cursor.resume = StartAt::After(last.position.sequence.clone());
+                    }
+                    cursor.iterator.clone_from(&page.next);
+                    return Ok(page);
+                }
+                Err(error) => {
+                    let passing = error.fault.is_passing() || error.fault == Fault::ExpiredIterator;
+                    failures += 1;
+                    if !passing || failures > ATTEMPTS {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
     /// The first page with records from a position on, or the page that says there are none: at the
     /// tip of the shard, or at its end.
     ///
@@ -41,33 +98,13 @@ impl Probe {
         start: &StartAt,
         limit: i32,
     ) -> Result<Page, CallError> {
-        let mut iterator = None;
-        let mut failures = 0;
+        let mut cursor = Cursor::new(start.clone());
         loop {
-            let page = async {
-                let at = match iterator.take() {
-                    Some(at) => at,
-                    None => self.kinesis.iterator(&self.arn, shard, start).await?,
-                };
-                self.kinesis.get_records(&self.arn, &at, limit).await
-            };
-            match page.await {
-                Ok(page) => {
-                    let tip = page.behind_ms.is_none_or(|ms| ms == 0);
-                    if !page.records.is_empty() || page.next.is_none() || tip {
-                        return Ok(page);
-                    }
-                    iterator = page.next;
-                }
-                Err(error) => {
-                    let passing = error.fault.is_passing() || error.fault == Fault::ExpiredIterator;
-                    failures += 1;
-                    if !passing || failures > ATTEMPTS {
-                        return Err(error);
-                    }
-                }
+            let page = self.page(shard, &mut cursor, limit).await?;
+            let tip = page.behind_ms.is_none_or(|ms| ms == 0);
+            if !page.records.is_empty() || page.next.is_none() || tip {
+                return Ok(page);
             }
-            self.clock.sleep(PAUSE).await;
         }
     }
 

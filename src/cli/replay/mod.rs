@@ -4,6 +4,8 @@ mod manage;
 mod show;
 mod start;
 
+pub(super) use start::time;
+
 use clap::{ArgGroup, Args, Subcommand};
 
 use crate::aws::clients::Clients;

@@ -143,7 +143,8 @@ impl Teller {
                  resumes it, and shares its work where it runs already"
             );
         } else {
-            let line = json!({"event": "started", "id": id, "from": from, "until": until, "to": to});
+            let line =
+                json!({"event": "started", "id": id, "from": from, "until": until, "to": to});
             println!("{line}");
         }
         Self { id: id.clone(), bar }

@@ -112,7 +112,7 @@ fn prefix(text: &str) -> Result<String, Failure> {
     Ok(prefix)
 }
 
-fn time(flag: &str, text: &str) -> Result<i64, Failure> {
+pub(in crate::cli) fn time(flag: &str, text: &str) -> Result<i64, Failure> {
     let parsed = text.parse::<jiff::Timestamp>();
     parsed.map(jiff::Timestamp::as_millisecond).map_err(|_| {
         Failure::new(2, format!("{flag} {text}: a time such as 2026-11-23T07:00:00Z is expected"))
