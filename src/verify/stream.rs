@@ -60,6 +60,24 @@ pub struct Means<'a> {
     pub recipe: &'a Arc<Recipe>,
 }
 
+/// The union of all ranges, in order: batches that overlap others are not compared, and cover.
+fn covered(pieces: &[Piece]) -> Vec<(Position, Position)> {
+    let mut sorted: Vec<_> = pieces.iter().map(|p| (&p.first, &p.last)).collect();
+    sorted.sort();
+    let mut union: Vec<(Position, Position)> = Vec::new();
+    for (first, last) in sorted {
+        match union.last_mut() {
+            Some((_, end)) if *first <= *end => {
+                if *last > *end {
+                    end.clone_from(last);
+                }
+            }
+            _ => union.push((first.clone(), last.clone())),
+        }
+    }
+    union
+}
+
 /// A batch with its objects.
 struct Range<'a> {
     first: &'a Position,
@@ -93,6 +111,7 @@ pub async fn compare(
         means,
         shard: &lease.shard,
         ranges: ranges.into(),
+        covered: covered(pieces),
         whole,
         seen_any: false,
         open: None,
@@ -171,6 +190,7 @@ struct Comparison<'a> {
     means: &'a Means<'a>,
     shard: &'a ShardId,
     ranges: VecDeque<Range<'a>>,
+    covered: Vec<(Position, Position)>,
     whole: bool,
     seen_any: bool,
     /// The batch being rebuilt, if its first record was seen.
@@ -188,7 +208,8 @@ impl Comparison<'_> {
         let inside = self.ranges.front().is_some_and(|range| *range.first <= record.position);
         if !inside {
             let expected = self.whole || self.seen_any;
-            if expected && !self.is_elsewhere(&record).await? {
+            if expected && !self.is_covered(&record.position) && !self.is_elsewhere(&record).await?
+            {
                 self.lose(record.position);
             }
             return Ok(());
@@ -202,6 +223,11 @@ impl Comparison<'_> {
             open.push(record)?;
         }
         Ok(())
+    }
+
+    fn is_covered(&self, at: &Position) -> bool {
+        let index = self.covered.partition_point(|(_, last)| last < at);
+        self.covered.get(index).is_some_and(|(first, _)| first <= at)
     }
 
     fn empty(&self) -> Open {
@@ -332,5 +358,31 @@ impl Comparison<'_> {
                 records,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::object_key::parse_position;
+
+    #[test]
+    fn overlapping_ranges_cover_together() {
+        let at = |n: u64| parse_position(&n.to_string()).unwrap();
+        let piece = |first, last| Piece {
+            key: String::new(),
+            kind: Kind::Archive,
+            shard: ShardId::new("s"),
+            first: at(first),
+            last: at(last),
+            after: None,
+            records: None,
+            batch: None,
+        };
+        let pieces = [piece(1, 5), piece(1, 9), piece(3, 4), piece(12, 13)];
+        assert_eq!(covered(&pieces), [(at(1), at(9)), (at(12), at(13))]);
+        let compared: Vec<_> =
+            ranges(&pieces).iter().map(|r| (r.first.clone(), r.last.clone())).collect();
+        assert_eq!(compared, [(at(1), at(5)), (at(12), at(13))]);
     }
 }

@@ -158,7 +158,7 @@ async fn target(
 ) -> Result<(Target, Option<ShardId>), Failure> {
     let named = options.shard.as_deref().map(ShardId::new);
     if let Some(text) = &options.from_timestamp {
-        let ms = super::super::replay::time("--from-timestamp", text)?;
+        let ms = super::super::replay::past("--from-timestamp", text, &probe.clock)?;
         return Ok((Target::Timestamp(ms), named));
     }
     let Some(text) = &options.from_sequence_number else {

@@ -4,7 +4,7 @@ mod manage;
 mod show;
 mod start;
 
-pub(super) use start::time;
+pub(super) use start::past;
 
 use clap::{ArgGroup, Args, Subcommand};
 

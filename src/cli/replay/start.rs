@@ -112,11 +112,20 @@ fn prefix(text: &str) -> Result<String, Failure> {
     Ok(prefix)
 }
 
-pub(in crate::cli) fn time(flag: &str, text: &str) -> Result<i64, Failure> {
+fn time(flag: &str, text: &str) -> Result<i64, Failure> {
     let parsed = text.parse::<jiff::Timestamp>();
     parsed.map(jiff::Timestamp::as_millisecond).map_err(|_| {
         Failure::new(2, format!("{flag} {text}: a time such as 2026-11-23T07:00:00Z is expected"))
     })
+}
+
+/// Kinesis refuses to begin in the future.
+pub(in crate::cli) fn past(flag: &str, text: &str, clock: &Clock) -> Result<i64, Failure> {
+    let ms = time(flag, text)?;
+    if ms > clock.wall() {
+        return Err(Failure::new(2, format!("{flag} {text}: is in the future")));
+    }
+    Ok(ms)
 }
 
 fn number(flag: &str, text: &str) -> Result<SequenceNumber, Failure> {
@@ -268,7 +277,7 @@ impl Session<'_> {
         let options = self.options;
         let from = match (&options.from_sequence_number, &options.from_timestamp) {
             (Some(n), _) => Begin::Sequence(number("--from-sequence-number", n)?),
-            (_, Some(t)) => Begin::Timestamp(time("--from-timestamp", t)?),
+            (_, Some(t)) => Begin::Timestamp(past("--from-timestamp", t, &self.node.clock)?),
             _ if options.from_trim_horizon => Begin::TrimHorizon,
             _ => {
                 let why = match &options.id {
