@@ -9,7 +9,7 @@ use crate::aws::s3::ObjectStore;
 use crate::delivery::batch::{
     META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, Recipe,
 };
-use crate::delivery::object_key::{object_name, parse_object_name, parse_position};
+use crate::delivery::object_key::{Template, object_name, parse_object_name, parse_position};
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::verify::tiling::{Kind, Piece, Problem};
@@ -47,9 +47,14 @@ impl Places {
     /// As the templates have them.
     pub fn of(recipe: &Recipe) -> Self {
         let settings = &recipe.settings;
+        // Whole folders: a stranger need not begin like `dt=`.
+        let folder = |template: &Template| {
+            let fixed = template.fixed(&settings.stream);
+            fixed[..fixed.rfind('/').map_or(0, |at| at + 1)].to_owned()
+        };
         Self {
-            archive: recipe.prefix.fixed(&settings.stream),
-            errors: recipe.errors.fixed(&settings.stream),
+            archive: folder(&recipe.prefix),
+            errors: folder(&recipe.errors),
             uploads: format!("{}uploads/", settings.uploads_prefix),
             stream: settings.stream.clone(),
             bucket: settings.bucket.clone(),

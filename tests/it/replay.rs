@@ -367,7 +367,11 @@ fn wrong_ranges_are_refused_with_the_remedy() {
     send(&services, dir.path(), "a", &numbered("a", 50));
     let all = stream(&services);
     let (known, _) = &all["shardId-000000000000"][0];
-    // A number that no record has.
+    // Numbers that no record has: one that cannot be, and the one a shard begins with.
+    let listed = clients(&services).kinesis;
+    let listed = runtime().block_on(listed.list_shards().stream_name("local").send()).unwrap();
+    let begin = listed.shards()[0].sequence_number_range().unwrap();
+    let begin = begin.starting_sequence_number().to_owned();
     let unknown = format!("{}1", &known[..known.len() - 1]);
     let unknown = if unknown == *known { known.replace(&known[50..], "111111") } else { unknown };
     let past = "2026-01-01T00:00:00Z";
@@ -388,8 +392,13 @@ fn wrong_ranges_are_refused_with_the_remedy() {
         (2, vec!["--from-trim-horizon", "--prefix", "/a"], "start with"),
         (
             3,
-            vec!["--from-sequence-number", &unknown, "--shard", "shardId-000000000000"],
+            vec!["--from-sequence-number", &begin, "--shard", "shardId-000000000000"],
             "delivery.on_gap=continue",
+        ),
+        (
+            2,
+            vec!["--from-sequence-number", &unknown, "--shard", "shardId-000000000000"],
+            "is no number of",
         ),
     ] {
         let output = replay(&services, &more);
@@ -402,8 +411,21 @@ fn wrong_ranges_are_refused_with_the_remedy() {
     // With the policy to go on, what is there is delivered.
     let output = replay(
         &services,
-        &["--from-sequence-number", known, "--until-sequence-number", known, "--id", "single"],
+        &[
+            "--from-sequence-number",
+            &begin,
+            "--shard",
+            "shardId-000000000000",
+            "--until-sequence-number",
+            known,
+            "--id",
+            "single",
+            "--set",
+            "delivery.on_gap=continue",
+        ],
     );
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(lines_below(dir.path(), "replays/single/").len(), 1);
+    assert_eq!(lines_below(dir.path(), "replays/single/local/").len(), 1);
+    let gaps = objects(dir.path(), "archive");
+    assert!(gaps.iter().any(|(key, _)| key.starts_with("replays/single/errors/gap/")), "{gaps:?}");
 }
