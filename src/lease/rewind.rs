@@ -84,7 +84,8 @@ pub fn ask(request: &Request) -> Update {
 }
 
 /// Moves the checkpoint back: a compare-and-set of the whole progress, by the owner, or, for a lease
-/// nobody owns, by an operator. The caller has made sure that no intent of ours is pending.
+/// nobody works on, by an operator: one without an owner, or a finished one, whose owner column names
+/// who finished it. The caller has made sure that no intent of ours is pending.
 pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Update {
     let mut set = vec![
         format!("{} = :to", attr::CHECKPOINT),
@@ -131,6 +132,10 @@ pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Upd
         Some(me) => {
             values.push((":me", Attr::S(me.as_str().into())));
             owned_by_me()
+        }
+        None if from.checkpoint == Checkpoint::ShardEnd => {
+            remove.extend([attr::OWNER, attr::CHECKPOINT_OWNER]);
+            format!("attribute_exists({})", attr::KEY)
         }
         None => format!("attribute_not_exists({})", attr::OWNER),
     };

@@ -126,6 +126,11 @@ fn a_finished_parent_and_its_children_go_back_together() {
     settled(&services, dir.path(), &[&again, &b]);
     running.signal("TERM");
     assert!(running.wait(Duration::from_secs(40)).success());
+    // Without a worker; the finished parent still names the one that finished it.
+    let told = text(&rewind(&services, &["--from-trim-horizon", "--yes"]));
+    assert_eq!(told.matches("by this command").count(), 3, "{told}");
+    let _next = worker(&services, &SETTINGS);
+    settled(&services, dir.path(), &[&a, &b]);
 }
 
 #[test]

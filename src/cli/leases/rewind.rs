@@ -17,7 +17,7 @@ use crate::ids::{SequenceNumber, ShardId};
 use crate::lease::rewind::{self, Decision, Request, Target};
 use crate::lease::row::{Lease, Pending, attr};
 use crate::lease::write::Update;
-use crate::stream::position::StartAt;
+use crate::stream::position::{Checkpoint, StartAt};
 use crate::stream::probe::{PARALLEL, Probe};
 use crate::stream::{ShardInfo, StreamInfo};
 
@@ -203,7 +203,7 @@ async fn first(
     let looked = leases.iter().filter(|l| {
         l.progress.checkpoint.position().is_some()
             || l.progress.last().is_some()
-            || l.progress.checkpoint == crate::stream::position::Checkpoint::ShardEnd
+            || l.progress.checkpoint == Checkpoint::ShardEnd
     });
     let looks = looked.filter(|l| !exact || within == Some(&l.shard)).map(|lease| {
         let (probe, start) = (probe.clone(), start.clone());
@@ -334,7 +334,8 @@ async fn wait(
                 continue;
             };
             // Nobody holds it and nothing is announced: there is nothing to drain.
-            let idle = row.owner.is_none() && !matches!(row.progress.pending, Pending::Ours { .. });
+            let idle = (row.owner.is_none() || row.progress.checkpoint == Checkpoint::ShardEnd)
+                && !matches!(row.progress.pending, Pending::Ours { .. });
             if idle {
                 let update = rewind::go_back(&row.progress, request, None);
                 let written =

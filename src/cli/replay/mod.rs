@@ -126,9 +126,14 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 /// its own stream and bucket, and a worker on the same host has the port.
 fn layers(settings: &Settings) -> Result<Layers, Failure> {
     let mut layers = Layers::default();
-    for (key, value) in
-        [("stream.name", "unused"), ("delivery.bucket", "unused"), ("telemetry.listen", "off")]
-    {
+    for (key, value) in [
+        ("stream.name", "unused"),
+        ("delivery.bucket", "unused"),
+        ("telemetry.listen", "off"),
+        // A shard takes in 1 MB per second at the most, and gives 2: this leaves live readers theirs.
+        ("stream.bytes_per_second", "1MB"),
+        ("stream.calls_per_second", "2"),
+    ] {
         layers.set(key, value.to_owned(), Source::Default);
     }
     settings.layers(layers)
