@@ -182,6 +182,16 @@ async fn compared(
         total.records += one.records;
         total.batches += one.batches;
         total.skipped += one.skipped;
+        let chain = outcome.problems.len();
+        outcome.problems.retain(|p| {
+            !(matches!(p, Problem::Gap { shard, .. } if shard == id) && one.decides(p))
+        });
+        if outcome.problems.len() < chain && one.problems.is_empty() {
+            outcome.notes.push(format!(
+                "{id}: batches are missing in the chain, and the stream has nothing for them but \
+                 uploads whose files are there"
+            ));
+        }
         outcome.problems.extend(one.problems);
     }
     outcome.compared = Some(total);
@@ -220,7 +230,7 @@ impl Outcome {
                 "{}",
                 json!({
                     "objects": found.listed, "shards": self.shards, "problems": self.problems,
-                    "notes": self.notes, "reported_gaps": found.gaps, "unproven_batches": unproven,
+                    "notes": self.notes, "other_streams": found.others, "reported_gaps": found.gaps, "unproven_batches": unproven,
                     "compared_with_stream": compared,
                 })
             );
@@ -243,6 +253,9 @@ impl Outcome {
         }
         for key in &found.gaps {
             println!("note: records lost to retention, told at the time: {key}");
+        }
+        if found.others > 0 {
+            println!("note: {} objects of other streams were passed over", found.others);
         }
         for note in &self.notes {
             println!("note: {note}");

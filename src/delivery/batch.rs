@@ -98,6 +98,8 @@ pub enum Kind {
     DeadLetter,
 }
 
+/// Metadata: the stream.
+pub const META_STREAM: &str = "catchment-stream";
 /// Metadata: the shard whose records are in the object.
 pub const META_SHARD: &str = "catchment-shard";
 /// Metadata: first position of the batch.
@@ -113,7 +115,7 @@ pub const META_BATCH: &str = "catchment-batch-records";
 
 /// Metadata that place an object in its shard.
 fn is_range(name: &str) -> bool {
-    [META_SHARD, META_FIRST, META_LAST, META_AFTER, META_BATCH].contains(&name)
+    [META_STREAM, META_SHARD, META_FIRST, META_LAST, META_AFTER, META_BATCH].contains(&name)
 }
 
 /// One object to put, create-only.
@@ -376,6 +378,7 @@ impl Open {
         let listed = self.partitions.values().chain(self.dead.values()).map(|(_, n)| n);
         let batch = listed.sum::<u64>();
         let mut range = vec![
+            (META_STREAM.to_owned(), settings.stream.clone()),
             (META_SHARD.to_owned(), self.shard.to_string()),
             (META_FIRST.to_owned(), first.to_string()),
             (META_LAST.to_owned(), last.to_string()),

@@ -11,6 +11,7 @@ use crate::aws::s3::ObjectStore;
 use crate::delivery::batch::{self, Object, Open, Recipe};
 use crate::delivery::decode::{decompress, form};
 use crate::delivery::encode::EncodeError;
+use crate::delivery::object_key::parse_position;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::lease::row::Lease;
@@ -35,6 +36,20 @@ pub struct Compared {
     pub skipped: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// From here to there every record was looked for, in a range or under its own key.
+    pub decided: Option<(Position, Position)>,
+}
+
+impl Compared {
+    /// The stream has decided about this gap of the chain: what is missing there is told as lost,
+    /// and if nothing is, there was none (an upload whose file was there already makes no object).
+    pub fn decides(&self, gap: &Problem) -> bool {
+        let Problem::Gap { after, until, .. } = gap else { return false };
+        match (&self.decided, parse_position(after), parse_position(until)) {
+            (Some((from, to)), Some(after), Some(until)) => *from <= after && until <= *to,
+            _ => false,
+        }
+    }
 }
 
 /// Comparing failed.
@@ -100,7 +115,7 @@ pub async fn compare(
     // Before the first range, only a range that says it follows a beginning tells what should be
     // covered; what stands before any other is the chain's business.
     let whole =
-        ranges.first().and_then(|r| r.after).is_some_and(|after| batch_start(after).is_none());
+        ranges.first().and_then(|r| r.after).is_some_and(|after| parse_position(after).is_none());
     let start = lease.start(&Checkpoint::TrimHorizon, InitialPosition::TrimHorizon);
     let start = match (lease.started_ms, start) {
         (Some(ms), _) => crate::stream::position::StartAt::Timestamp(ms),
@@ -150,10 +165,6 @@ pub async fn compare(
     this.finish().await?;
     this.tell_lost();
     Ok(this.compared)
-}
-
-fn batch_start(after: &str) -> Option<Position> {
-    crate::delivery::object_key::parse_position(after)
 }
 
 fn is_delivered(lease: &Lease, position: &Position) -> bool {
@@ -208,6 +219,9 @@ impl Comparison<'_> {
         let inside = self.ranges.front().is_some_and(|range| *range.first <= record.position);
         if !inside {
             let expected = self.whole || self.seen_any;
+            if expected {
+                self.decide(&record.position);
+            }
             if expected && !self.is_covered(&record.position) && !self.is_elsewhere(&record).await?
             {
                 self.lose(record.position);
@@ -215,6 +229,7 @@ impl Comparison<'_> {
             return Ok(());
         }
         self.seen_any = true;
+        self.decide(&record.position);
         self.tell_lost();
         if self.ranges.front().is_some_and(|range| *range.first == record.position) {
             self.open = Some(self.empty());
@@ -228,6 +243,13 @@ impl Comparison<'_> {
     fn is_covered(&self, at: &Position) -> bool {
         let index = self.covered.partition_point(|(_, last)| last < at);
         self.covered.get(index).is_some_and(|(first, _)| first <= at)
+    }
+
+    fn decide(&mut self, at: &Position) {
+        match &mut self.compared.decided {
+            Some((_, to)) => to.clone_from(at),
+            none => *none = Some((at.clone(), at.clone())),
+        }
     }
 
     fn empty(&self) -> Open {
@@ -364,7 +386,22 @@ impl Comparison<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::object_key::parse_position;
+
+    #[test]
+    fn only_gaps_that_were_read_over_are_decided() {
+        let at = |n: u64| parse_position(&n.to_string()).unwrap();
+        let compared = Compared { decided: Some((at(5), at(20))), ..Compared::default() };
+        let gap = |after: &str, until: &str| Problem::Gap {
+            shard: ShardId::new("s"),
+            after: after.into(),
+            until: until.into(),
+        };
+        assert!(compared.decides(&gap("5", "20")));
+        assert!(!compared.decides(&gap("4", "20")));
+        assert!(!compared.decides(&gap("5", "21")));
+        assert!(!compared.decides(&gap("the beginning", "20")));
+        assert!(!Compared::default().decides(&gap("5", "20")));
+    }
 
     #[test]
     fn overlapping_ranges_cover_together() {

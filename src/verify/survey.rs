@@ -7,7 +7,7 @@ use futures::StreamExt;
 use crate::aws::objects::Objects;
 use crate::aws::s3::ObjectStore;
 use crate::delivery::batch::{
-    META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, Recipe,
+    META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, META_STREAM, Recipe,
 };
 use crate::delivery::object_key::{Template, object_name, parse_object_name, parse_position};
 use crate::fault::CallError;
@@ -30,7 +30,7 @@ pub struct Survey {
     pub gaps: Vec<String>,
     /// Objects listed.
     pub listed: usize,
-    /// Objects of other streams under the error prefix.
+    /// Objects of other streams among the dead letters and uploads.
     pub others: usize,
 }
 
@@ -121,6 +121,10 @@ pub async fn survey(
 
 fn sort(found: &mut Survey, places: &Places, key: String, metadata: &HashMap<String, String>) {
     let kind = places.kind(&key);
+    if kind == Kind::Upload && metadata.get(META_STREAM).is_some_and(|s| *s != places.stream) {
+        found.others += 1;
+        return;
+    }
     let mut foreign = |key: &str, reason: String| {
         found.problems.push(Problem::Foreign { key: key.to_owned(), reason });
     };

@@ -156,6 +156,41 @@ fn a_request_outlives_a_killed_worker() {
     assert!(next.wait(Duration::from_secs(40)).success());
 }
 
+/// Whatever happens to the workers meanwhile, the second pass is as exactly-once as the first.
+#[test]
+fn a_rewind_among_kills_delivers_the_range_exactly_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 4);
+    let settings = [
+        ("delivery.batch_age", "300ms"),
+        ("delivery.batch_records", "300"),
+        ("lease.failover", "1s"),
+    ];
+    let mut workers: Vec<Running> = (0..3).map(|_| worker(&services, &settings)).collect();
+    let all = numbered("a", 20_000);
+    send(&services, dir.path(), "a", &all);
+    settled(&services, dir.path(), &[&all]);
+    let mut asking = Command::new(BIN)
+        .args(["leases", "rewind", "--from-trim-horizon", "--yes"])
+        .envs(services.environment.iter().cloned())
+        .env_remove(OUTAGE)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    for turn in 0..7 {
+        std::thread::sleep(Duration::from_millis(500));
+        // Dropping kills with SIGKILL.
+        workers[turn % 3] = worker(&services, &settings);
+    }
+    assert!(asking.wait().unwrap().success());
+    settled(&services, dir.path(), &[&all]);
+    for mut running in workers {
+        running.signal("TERM");
+        assert!(running.wait(Duration::from_secs(40)).success());
+    }
+    assert!(lines(dir.path()).is_empty(), "something was delivered a third time");
+}
+
 #[test]
 fn requests_that_nobody_meets_are_withdrawn() {
     let dir = tempfile::tempdir().unwrap();

@@ -127,14 +127,6 @@ impl Drop for Teller {
 
 impl Teller {
     pub(super) fn new(plan: &Plan, tty: bool) -> Self {
-        let bar = tty.then(|| {
-            let bar = ProgressBar::new(1000);
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {msg}") {
-                bar.set_style(style);
-            }
-            bar.set_prefix(plan.id.clone());
-            bar
-        });
         let to = format!("s3://{}/{}", plan.settings.bucket, plan.prefix);
         let (id, from, until) = (&plan.id, plan.from.to_string(), plan.until.to_string());
         if tty {
@@ -147,6 +139,14 @@ impl Teller {
                 json!({"event": "started", "id": id, "from": from, "until": until, "to": to});
             println!("{line}");
         }
+        let bar = tty.then(|| {
+            let bar = ProgressBar::new(1000);
+            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {msg}") {
+                bar.set_style(style);
+            }
+            bar.set_prefix(plan.id.clone());
+            bar
+        });
         Self { id: id.clone(), bar }
     }
 
