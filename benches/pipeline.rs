@@ -191,6 +191,7 @@ fn settings(format: Format, codec: Codec, level: i32) -> Settings {
         errors: "errors/!{error}/".into(),
         uploads: false,
         deaggregate: false,
+        uploads_prefix: String::new(),
     }
 }
 

@@ -84,6 +84,18 @@ impl SequenceNumber {
     }
 }
 
+impl Serialize for SequenceNumber {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SequenceNumber {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
+}
+
 impl PartialEq for SequenceNumber {
     fn eq(&self, other: &Self) -> bool {
         self.digits() == other.digits()

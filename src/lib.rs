@@ -24,6 +24,9 @@ pub mod delivery;
 
 pub mod checkpoint;
 
+pub mod replay;
+pub mod verify;
+
 pub mod aws;
 pub mod cli;
 pub mod clock;

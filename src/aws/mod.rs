@@ -9,3 +9,4 @@ pub mod kinesis;
 pub mod objects;
 pub mod producer;
 pub mod s3;
+pub mod tables;

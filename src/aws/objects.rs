@@ -63,6 +63,16 @@ impl Objects {
         }
     }
 
+    /// The first key below a prefix, if there is one.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn any(&self, bucket: &str, prefix: &str) -> Result<Option<String>, CallError> {
+        let call = self.client.list_objects_v2().bucket(bucket).prefix(prefix).max_keys(1);
+        let reply = call.send().await.map_err(|e| describe("ListObjectsV2", &e))?;
+        Ok(reply.contents.unwrap_or_default().into_iter().find_map(|object| object.key))
+    }
+
     /// A whole object.
     ///
     /// # Errors

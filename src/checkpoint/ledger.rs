@@ -74,6 +74,12 @@ impl Ledger {
         self.cut.len() + self.durable.iter().filter(|d| !**d).count()
     }
 
+    /// Where the next batch begins: behind the last one cut or announced, or the checkpoint.
+    pub fn reached(&self) -> Checkpoint {
+        let last = self.cut.back().map(|intent| &intent.last).or(self.progress.last());
+        last.map_or_else(|| self.progress.checkpoint.clone(), |at| Checkpoint::At(at.clone()))
+    }
+
     /// Nothing announced, nothing waiting.
     pub fn is_idle(&self) -> bool {
         self.cut.is_empty() && self.durable.is_empty() && self.next().is_none()

@@ -72,7 +72,8 @@ pub async fn recover(
     };
     let stamp_ms = if mutant::is(Mutant::OwnClock) { shared.clock.wall() } else { intent.stamp_ms };
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
-    let mut open = Open::new(Arc::clone(&recipe), shard.clone(), stamp_ms, recorded_gap);
+    let mut open =
+        Open::new(Arc::clone(&recipe), shard.clone(), stamp_ms, recorded_gap).following(after);
     // Room for the whole batch, before the first record of it is held: what is read here can be
     // given back only when all of it is, so waiting for more half-way could be waiting for itself.
     let room = usize::try_from(intent.bytes).unwrap_or(usize::MAX);
@@ -82,6 +83,7 @@ pub async fn recover(
         start,
         after: after.position().cloned(),
         until: Some(intent.last.clone()),
+        bound: None,
         deaggregate: intent.settings.deaggregate,
         hash_range: lease.hash_keys(),
     };
@@ -100,7 +102,7 @@ pub async fn recover(
                     break;
                 }
             }
-            Fetched::End { .. } => break,
+            Fetched::End { .. } | Fetched::Bound => break,
             // The whole shard is gone, and with it the range.
             Fetched::Failed(error) if error.fault == Fault::NotFound => break,
             Fetched::Failed(error) => return Err(error.into()),

@@ -5,9 +5,11 @@ mod healthcheck;
 mod leases;
 #[cfg(feature = "local")]
 mod local;
+mod replay;
 mod run;
 #[cfg(feature = "local")]
 mod send;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +41,11 @@ enum Command {
     Send(send::Options),
     /// Look at the lease table, give leases back, move checkpoints.
     Leases(leases::Options),
+    /// Deliver a range of the stream again, beside live traffic, under a prefix of its own.
+    #[command(args_conflicts_with_subcommands = true)]
+    Replay(Box<replay::Options>),
+    /// Check that the objects hold what the lease table says is delivered; exit code 3 if not.
+    Verify(verify::Options),
     /// Ask a running worker whether it is live; for container health checks.
     Healthcheck {
         /// Address of the worker's telemetry endpoint.
@@ -65,7 +72,12 @@ struct Settings {
 }
 
 impl Settings {
-    fn load(&self, mut layers: Layers) -> Result<Config, Failure> {
+    fn load(&self, layers: Layers) -> Result<Config, Failure> {
+        Ok(Config::from_layers(self.layers(layers)?)?)
+    }
+
+    /// Everything that was set, in order, over the given defaults.
+    fn layers(&self, mut layers: Layers) -> Result<Layers, Failure> {
         if let Some(path) = &self.config {
             let text = std::fs::read_to_string(path).map_err(|error| Failure {
                 code: 2,
@@ -89,7 +101,7 @@ impl Settings {
         if let Some(name) = &self.bucket {
             layers.set("delivery.bucket", name.clone(), Source::Flag("--bucket".into()));
         }
-        Ok(Config::from_layers(layers)?)
+        Ok(layers)
     }
 }
 
@@ -121,6 +133,8 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "local")]
         Command::Send(options) => send::run(&options),
         Command::Leases(options) => leases::run(&options),
+        Command::Verify(options) => verify::run(&options),
+        Command::Replay(options) => replay::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
     };
     match result {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::delivery::batch::{Limits, Recipe};
 use crate::delivery::object_key::Template;
-use crate::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
+use crate::delivery::settings::{Codec, Format, Settings, encoder_version};
 use crate::stream::pacing;
 use crate::stream::position::InitialPosition;
 use raw::{Layers, Problem};
@@ -101,6 +101,8 @@ pub struct Delivery {
     pub uploads: bool,
     /// Take KPL aggregates apart.
     pub deaggregate: bool,
+    /// In front of the keys of uploads; no key of the configuration, a replay sets it.
+    pub uploads_prefix: String,
     /// When to cut.
     pub limits: Limits,
     /// Announced batches per shard.
@@ -122,7 +124,7 @@ impl Delivery {
     /// Only for templates that [`Config::from_layers`] would have refused.
     pub fn recipe(&self, stream: &str) -> Result<Recipe, crate::delivery::object_key::BadTemplate> {
         Recipe::new(Arc::new(Settings {
-            encoder: ENCODER_VERSION,
+            encoder: encoder_version(&self.uploads_prefix),
             bucket: self.bucket.clone(),
             stream: stream.to_owned(),
             format: self.format,
@@ -132,6 +134,7 @@ impl Delivery {
             errors: self.errors.clone(),
             uploads: self.uploads,
             deaggregate: self.deaggregate,
+            uploads_prefix: self.uploads_prefix.clone(),
         }))
     }
 }
@@ -252,6 +255,7 @@ impl Reader {
                 errors: self.template("delivery.errors", true),
                 uploads: self.parse("delivery.uploads", true),
                 deaggregate: self.parse("delivery.deaggregate", true),
+                uploads_prefix: String::new(),
                 limits,
                 pipeline: self.number("delivery.pipeline", 1, 8),
                 uploads_in_flight: self.number("delivery.uploads_in_flight", 1, 1024),

@@ -52,7 +52,7 @@ impl std::fmt::Display for Problem {
 }
 
 /// Text values by key, each with its source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Layers {
     values: BTreeMap<&'static str, (String, Source)>,
     /// Everything found wrong so far.

@@ -25,7 +25,8 @@ use crate::upload::event::{self, Envelope};
 pub struct Recipe {
     /// What goes into the intent.
     pub settings: Arc<Settings>,
-    prefix: Template,
+    /// Where archive objects go.
+    pub prefix: Template,
     /// Where dead letters go.
     pub errors: Template,
 }
@@ -97,6 +98,26 @@ pub enum Kind {
     DeadLetter,
 }
 
+/// Metadata: the stream.
+pub const META_STREAM: &str = "catchment-stream";
+/// Metadata: the shard whose records are in the object.
+pub const META_SHARD: &str = "catchment-shard";
+/// Metadata: first position of the batch.
+pub const META_FIRST: &str = "catchment-first";
+/// Metadata: last position of the batch.
+pub const META_LAST: &str = "catchment-last";
+/// Metadata: the checkpoint the batch follows; absent in objects of version 0.1.
+pub const META_AFTER: &str = "catchment-after";
+/// Metadata: records in the object.
+pub const META_RECORDS: &str = "catchment-records";
+/// Metadata: records in all archive and dead-letter objects of the batch.
+pub const META_BATCH: &str = "catchment-batch-records";
+
+/// Metadata that place an object in its shard.
+fn is_range(name: &str) -> bool {
+    [META_STREAM, META_SHARD, META_FIRST, META_LAST, META_AFTER, META_BATCH].contains(&name)
+}
+
 /// One object to put, create-only.
 #[derive(Clone, Debug)]
 pub struct Object {
@@ -143,7 +164,7 @@ impl Object {
             kind: Kind::DeadLetter,
             body: Body::of(format!("{line}\n")),
             content_type: "application/x-ndjson".into(),
-            metadata: Vec::new(),
+            metadata: self.metadata.iter().filter(|(name, _)| is_range(name)).cloned().collect(),
             records: 1,
             conflict_key: None,
         })
@@ -202,6 +223,7 @@ pub struct Open {
     shard: ShardId,
     stamp_ms: i64,
     gap: Option<Gap>,
+    after: Option<String>,
     first: Option<Position>,
     last: Option<Position>,
     records: u64,
@@ -232,6 +254,7 @@ impl Open {
             shard,
             stamp_ms,
             gap,
+            after: None,
             first: None,
             last: None,
             records: 0,
@@ -241,6 +264,14 @@ impl Open {
             uploads: Vec::new(),
             slot: None,
         }
+    }
+
+    /// The batch follows this checkpoint: noted in the metadata of its objects, so that a missing
+    /// neighbour can be told from sequence numbers that are not dense.
+    #[must_use]
+    pub fn following(mut self, after: &Checkpoint) -> Self {
+        self.after = Some(after.to_string());
+        self
     }
 
     /// No record yet.
@@ -344,11 +375,16 @@ impl Open {
         let settings = Arc::clone(&self.recipe.settings);
         let dead: Vec<_> = self.dead.iter().map(|(kind, (_, n))| (*kind, *n)).collect();
         let name = object_name(&settings.stream, &self.shard, &first, &last);
-        let range = [
-            ("catchment-shard".to_owned(), self.shard.to_string()),
-            ("catchment-first".to_owned(), first.to_string()),
-            ("catchment-last".to_owned(), last.to_string()),
+        let listed = self.partitions.values().chain(self.dead.values()).map(|(_, n)| n);
+        let batch = listed.sum::<u64>();
+        let mut range = vec![
+            (META_STREAM.to_owned(), settings.stream.clone()),
+            (META_SHARD.to_owned(), self.shard.to_string()),
+            (META_FIRST.to_owned(), first.to_string()),
+            (META_LAST.to_owned(), last.to_string()),
+            (META_BATCH.to_owned(), batch.to_string()),
         ];
+        range.extend(self.after.map(|after| (META_AFTER.to_owned(), after)));
         let mut objects = Vec::with_capacity(self.partitions.len() + self.dead.len());
         let object = |key, kind, body, content_type: &str, records| Object {
             bucket: settings.bucket.clone(),
@@ -359,7 +395,7 @@ impl Open {
             metadata: range
                 .iter()
                 .cloned()
-                .chain([("catchment-records".to_owned(), u64::to_string(&records))])
+                .chain([(META_RECORDS.to_owned(), u64::to_string(&records))])
                 .collect(),
             records,
             conflict_key: None,
@@ -377,7 +413,10 @@ impl Open {
             let body = encoder.finish()?;
             objects.push(object(key, Kind::DeadLetter, body, "application/x-ndjson", records));
         }
-        objects.extend(self.uploads);
+        for mut upload in self.uploads {
+            upload.metadata.extend(range.iter().cloned());
+            objects.push(upload);
+        }
         if let Some(gap) = &self.gap {
             let range = format!("{first}-{last}");
             let errors = &self.recipe.errors;
@@ -409,7 +448,7 @@ impl Open {
         let meta = |name: &str, value: String| (name.to_owned(), value);
         Object {
             bucket: settings.bucket.clone(),
-            key: envelope.file_key.to_string(),
+            key: format!("{}{}", settings.uploads_prefix, envelope.file_key),
             kind: Kind::Upload,
             content_type: envelope.content_type,
             metadata: vec![

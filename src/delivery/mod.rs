@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod budget;
+pub mod decode;
 pub mod encode;
 pub mod object_key;
 pub mod route;

@@ -149,6 +149,19 @@ impl Template {
         Ok(this)
     }
 
+    /// The literal text that every rendered prefix begins with.
+    pub fn fixed(&self, stream: &str) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(literal),
+                Part::Stream => text.push_str(stream),
+                Part::Time(_) | Part::Shard | Part::Error => break,
+            }
+        }
+        text
+    }
+
     /// Records whose arrival times fall into the same multiple of this many milliseconds share a
     /// partition; `None` when the template has no time in it.
     pub fn granularity_ms(&self) -> Option<i64> {
@@ -253,7 +266,8 @@ pub fn parse_object_name(key: &str) -> Option<(ShardId, Position, Position)> {
     Some((ShardId::new(shard), first, last))
 }
 
-fn parse_position(text: &str) -> Option<Position> {
+/// A position as it stands in names and metadata.
+pub fn parse_position(text: &str) -> Option<Position> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
 }
 
@@ -285,6 +299,14 @@ mod tests {
         assert_eq!(render("!{yy}!{DDD}/!{shard}/"), "26327/shardId-000000000007/");
         assert_eq!(render("errors/!{firehose:error-output-type}/"), "errors/too-large/");
         assert_eq!(render(""), "");
+    }
+
+    #[test]
+    fn the_fixed_part_ends_at_the_first_variable() {
+        let fixed = |t| Template::parse(t, true).unwrap().fixed("clicks");
+        assert_eq!(fixed("raw/!{stream}/dt=!{yyyy}/!{stream}/"), "raw/clicks/dt=");
+        assert_eq!(fixed("!{yyyy}/"), "");
+        assert_eq!(fixed("errors/!{error}/"), "errors/");
     }
 
     #[test]

@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the encoders below. Raise it when the same settings would give other objects; keep
 /// the old code until no intent can name it.
-pub const ENCODER_VERSION: u32 = 1;
+pub const ENCODER_VERSION: u32 = 2;
+
+/// The version an intent needs: 2 where uploads have a prefix, which earlier builds do not know.
+pub fn encoder_version(uploads_prefix: &str) -> u32 {
+    if uploads_prefix.is_empty() { 1 } else { 2 }
+}
 
 /// How records are laid out inside an archive object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +123,7 @@ impl fmt::Display for Format {
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// [`ENCODER_VERSION`] of the writer.
+    /// [`encoder_version`] of these settings.
     pub encoder: u32,
     /// Destination bucket.
     pub bucket: String,
@@ -138,6 +143,9 @@ pub struct Settings {
     pub uploads: bool,
     /// KPL aggregates are taken apart: decides what a record, and so a position, is.
     pub deaggregate: bool,
+    /// Stands in front of the keys of uploads: empty, but for a replay.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uploads_prefix: String,
 }
 
 impl Settings {
@@ -145,7 +153,7 @@ impl Settings {
     #[cfg(test)]
     pub(crate) fn sample() -> Self {
         Self {
-            encoder: ENCODER_VERSION,
+            encoder: 1,
             bucket: "archive".into(),
             stream: "events".into(),
             format: Format::Ndjson,
@@ -155,6 +163,7 @@ impl Settings {
             errors: "errors/!{error}/".into(),
             uploads: true,
             deaggregate: true,
+            uploads_prefix: String::new(),
         }
     }
 }

@@ -118,6 +118,10 @@ pub(crate) mod tests {
             started_ms: None,
             read_through_ms: None,
             left: None,
+            start_sequence: None,
+            rewind: None,
+            delivered: None,
+            counted: None,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod leave;
 pub mod lookout;
 pub mod news;
 pub mod owned;
+pub mod rewind;
 pub mod row;
 pub mod throughput;
 pub mod write;

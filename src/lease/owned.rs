@@ -4,6 +4,8 @@
 //! conditions; the mutex around the row sees to that. A write of unknown outcome is never guessed:
 //! the row is read again, consistently, and what it holds is the truth.
 
+mod rewind;
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub struct Owned {
     pub lost: CancellationToken,
     /// Cancelled when another worker asks for the lease: drain, commit, transfer.
     pub wanted: CancellationToken,
+    /// Cancelled when the row asks to go back: drain, commit, move the checkpoint.
+    pub rewind: CancellationToken,
     me: WorkerId,
     table: LeaseTable,
     clock: Clock,
@@ -79,10 +83,15 @@ const READ_THROUGH_EVERY_MS: i64 = 600_000;
 impl Owned {
     /// A lease just taken: `row` as the write returned it, `asked` when that write began.
     pub fn new(means: Means, row: Lease, asked: Duration) -> Self {
+        let rewind = CancellationToken::new();
+        if row.rewind.is_some() {
+            rewind.cancel();
+        }
         Self {
             shard: row.shard.clone(),
             lost: CancellationToken::new(),
             wanted: CancellationToken::new(),
+            rewind,
             me: means.me,
             table: means.table,
             clock: means.clock,
@@ -226,7 +235,10 @@ impl Owned {
                 0 => row.read_through_ms.unwrap_or(0),
                 read => read,
             };
-            let update = write::progress(from, to, &self.me, now_ms, self.throughput(&row));
+            let mut update = write::progress(from, to, &self.me, now_ms, self.throughput(&row));
+            if row.counted.is_some() {
+                write::count(&mut update, from, to);
+            }
             let found = match self.table.update(&self.shard, update).await {
                 Ok(Written::Done(item)) => {
                     self.adopt(&mut row, &item);
@@ -276,6 +288,7 @@ impl Owned {
             tracing::info!(shard = %self.shard, to = ?row.owner, "asked to hand the lease over");
             self.wanted.cancel();
         }
+        self.asked_back(row);
     }
 
     /// Gives the lease back, or over to the worker that asked for it. Best effort: if it fails, the

@@ -7,9 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::intent::{BadIntent, Intent, IntentList};
-use crate::ids::{ShardId, WorkerId};
+use crate::ids::{SequenceNumber, ShardId, WorkerId};
+use crate::lease::rewind::Request;
 use crate::stream::deaggregate::HashRange;
-use crate::stream::position::{BadCheckpoint, Checkpoint};
+use crate::stream::position::{
+    BadCheckpoint, Checkpoint, InitialPosition, Position, StartAt, start_at,
+};
 
 /// A DynamoDB attribute value, as far as lease items use them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +81,16 @@ pub mod attr {
     pub const LEFT: &str = "catchment_left";
     /// Ours: how often the fleet was told to look; see `board`.
     pub const NEWS: &str = "catchment_news";
+    /// Ours: the first record to deliver, where TRIM_HORIZON stands in the checkpoint.
+    pub const START_SEQUENCE: &str = "catchment_start_sequence";
+    /// Ours: a request to go back, see `lease::rewind`.
+    pub const REWIND: &str = "catchment_rewind";
+    /// Ours: the last position delivered before SHARD_END.
+    pub const DELIVERED: &str = "catchment_delivered";
+    /// Ours, in rows of a replay: records committed.
+    pub const RECORDS: &str = "catchment_records";
+    /// Ours, in rows of a replay: payload bytes committed.
+    pub const BYTES: &str = "catchment_bytes";
 }
 
 /// The pending columns of a row.
@@ -120,6 +133,13 @@ pub struct Progress {
     pub pending: Pending,
 }
 
+impl Progress {
+    /// The last position delivered or announced.
+    pub fn last(&self) -> Option<&Position> {
+        self.pending.intents().last().map(|i| &i.last).or(self.checkpoint.position())
+    }
+}
+
 /// A parsed lease.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lease {
@@ -149,6 +169,14 @@ pub struct Lease {
     pub read_through_ms: Option<i64>,
     /// `catchment_left`, of a free lease.
     pub left: Option<WorkerId>,
+    /// `catchment_start_sequence`.
+    pub start_sequence: Option<SequenceNumber>,
+    /// `catchment_rewind`.
+    pub rewind: Option<Request>,
+    /// `catchment_delivered`.
+    pub delivered: Option<String>,
+    /// `catchment_records` and `catchment_bytes`, where the row counts them.
+    pub counted: Option<(u64, u64)>,
 }
 
 /// Why an item cannot be used as a lease.
@@ -171,6 +199,14 @@ pub enum BadLease {
         key: String,
         /// What is wrong.
         source: BadCheckpoint,
+    },
+    /// A request to go back that this version does not understand.
+    #[error("lease `{key}`: its catchment_rewind cannot be read: {raw}; upgrade, or remove it")]
+    Rewind {
+        /// The item.
+        key: String,
+        /// The attribute.
+        raw: String,
     },
     /// An intent of ours that this version cannot finish.
     #[error("lease `{key}`: {source}")]
@@ -207,6 +243,12 @@ impl Lease {
             .map_err(|source| BadLease::Checkpoint { key: key.clone(), source })?;
         let pending =
             pending(item).map_err(|source| BadLease::Intent { key: key.clone(), source })?;
+        let rewind = match text(item, attr::REWIND) {
+            Some(raw) => Some(
+                Request::parse(&raw).ok_or_else(|| BadLease::Rewind { key: key.clone(), raw })?,
+            ),
+            None => None,
+        };
         let range = (text(item, attr::HASH_START), text(item, attr::HASH_END));
         Ok(Some(Self {
             left: text(item, attr::LEFT)
@@ -223,6 +265,11 @@ impl Lease {
             stream: text(item, attr::STREAM),
             started_ms: number(item, attr::STARTED),
             read_through_ms: number(item, attr::READ_THROUGH),
+            start_sequence: text(item, attr::START_SEQUENCE)
+                .and_then(|digits| SequenceNumber::parse(&digits).ok()),
+            rewind,
+            delivered: text(item, attr::DELIVERED),
+            counted: number(item, attr::RECORDS).zip(number(item, attr::BYTES)),
             shard: ShardId::new(key),
         }))
     }
@@ -232,9 +279,17 @@ impl Lease {
         self.owner.is_none()
     }
 
-    /// Delivered to its end.
+    /// Delivered to its end, and not asked to go back.
     pub fn is_finished(&self) -> bool {
-        self.progress.checkpoint == Checkpoint::ShardEnd
+        self.progress.checkpoint == Checkpoint::ShardEnd && self.rewind.is_none()
+    }
+
+    /// Where reading begins for a checkpoint this row holds or held; `None` at SHARD_END.
+    pub fn start(&self, checkpoint: &Checkpoint, initial: InitialPosition) -> Option<StartAt> {
+        match (&self.start_sequence, checkpoint) {
+            (Some(first), Checkpoint::TrimHorizon) => Some(StartAt::At(first.clone())),
+            _ => start_at(checkpoint, self.started_ms, initial),
+        }
     }
 
     /// The range of hash keys, parsed.

@@ -31,7 +31,7 @@ pub enum Verdict {
     Lost,
 }
 
-fn n(value: impl ToString) -> Attr {
+pub(super) fn n(value: impl ToString) -> Attr {
     Attr::N(value.to_string())
 }
 
@@ -196,11 +196,15 @@ pub fn progress(
     let mut values = vec![
         (":to", Attr::S(to.checkpoint.text().into())),
         (":to_sub", n(to.checkpoint.sub())),
-        (":from", Attr::S(from.checkpoint.text().into())),
-        (":from_sub", n(from.checkpoint.sub())),
         (":me", Attr::S(me.as_str().into())),
         (":one", n(1)),
     ];
+    if to.checkpoint == Checkpoint::ShardEnd
+        && let Some(last) = from.last()
+    {
+        set.push(format!("{} = :delivered", attr::DELIVERED));
+        values.push((":delivered", Attr::S(last.to_string())));
+    }
     if to.checkpoint != from.checkpoint {
         set.push(format!("{} = :zero", attr::SWITCHES));
         values.push((":zero", n(0)));
@@ -226,14 +230,38 @@ pub fn progress(
             remove.extend([attr::PENDING, attr::PENDING_SUB, attr::PENDING_STATE]);
         }
     }
-    // Who owns the lease is tested for economy only: during a handoff it is still the old owner.
-    let mut condition = format!(
-        "({co} = :me OR ({o} = :me AND attribute_not_exists({co}))) AND {} = :from AND {} = :from_sub",
-        attr::CHECKPOINT,
-        attr::CHECKPOINT_SUB,
-        co = attr::CHECKPOINT_OWNER,
-        o = attr::OWNER,
-    );
+    let condition = format!("{} AND {}", owned_by_me(), holds(from, &mut values));
+    let mut update = format!("SET {}", set.join(", "));
+    if !remove.is_empty() {
+        update.push_str(&format!(" REMOVE {}", remove.join(", ")));
+    }
+    update.push_str(&format!(" ADD {} :one", attr::COUNTER));
+    let mut condition = condition;
+    if mutant::is(Mutant::Unconditional) || mutant::is(Mutant::OwnerOnly) {
+        let mine = mutant::is(Mutant::OwnerOnly);
+        condition = if mine { "leaseOwner = :me" } else { "attribute_exists(leaseKey)" }.into();
+        let used = |name: &str| update.contains(name) || condition.contains(name);
+        values.retain(|(name, _)| match *name {
+            ":from" | ":from_sub" | ":held" | ":their" | ":their_state" => false,
+            name => used(name),
+        });
+    }
+    Update { update, condition, values }
+}
+
+/// We may write progress: during a handoff the lease is still the old owner's. Tested for economy
+/// only. Uses `:me`.
+pub(super) fn owned_by_me() -> String {
+    let (co, o) = (attr::CHECKPOINT_OWNER, attr::OWNER);
+    format!("({co} = :me OR ({o} = :me AND attribute_not_exists({co})))")
+}
+
+/// The row holds exactly this progress.
+pub(super) fn holds(from: &Progress, values: &mut Vec<(&'static str, Attr)>) -> String {
+    values.push((":from", Attr::S(from.checkpoint.text().into())));
+    values.push((":from_sub", n(from.checkpoint.sub())));
+    let mut condition =
+        format!("{} = :from AND {} = :from_sub", attr::CHECKPOINT, attr::CHECKPOINT_SUB);
     let absent = |name: &str| format!(" AND attribute_not_exists({name})");
     match &from.pending {
         Pending::None => {
@@ -261,21 +289,21 @@ pub fn progress(
             }
         }
     }
-    let mut update = format!("SET {}", set.join(", "));
-    if !remove.is_empty() {
-        update.push_str(&format!(" REMOVE {}", remove.join(", ")));
+    condition
+}
+
+/// Lets a progress write add what it commits to the row's totals. The write is a compare-and-set, so
+/// it counts once.
+pub fn count(update: &mut Update, from: &Progress, to: &Progress) {
+    let left = to.pending.intents();
+    let done = from.pending.intents().iter().filter(|i| !left.contains(i));
+    let (records, bytes) = done.fold((0, 0), |(r, b), i| (r + i.records, b + i.bytes));
+    if records > 0 {
+        let add = format!(", {} :records, {} :bytes", attr::RECORDS, attr::BYTES);
+        update.update.push_str(&add);
+        update.values.push((":records", n(records)));
+        update.values.push((":bytes", n(bytes)));
     }
-    update.push_str(&format!(" ADD {} :one", attr::COUNTER));
-    if mutant::is(Mutant::Unconditional) || mutant::is(Mutant::OwnerOnly) {
-        let mine = mutant::is(Mutant::OwnerOnly);
-        condition = if mine { "leaseOwner = :me" } else { "attribute_exists(leaseKey)" }.into();
-        let used = |name: &str| update.contains(name) || condition.contains(name);
-        values.retain(|(name, _)| match *name {
-            ":from" | ":from_sub" | ":held" | ":their" | ":their_state" => false,
-            name => used(name),
-        });
-    }
-    Update { update, condition, values }
 }
 
 /// Moves the checkpoint of a lease nobody owns: an operator's doing, never a worker's. `pin_ms` is
@@ -290,10 +318,11 @@ pub fn reset(lease: &Lease, to: &Checkpoint, pin_ms: Option<i64>) -> Update {
     let pin = match pin_ms {
         Some(ms) => {
             values.push((":pin", n(ms)));
-            format!(", {} = :pin", attr::STARTED)
+            format!(", {} = :pin REMOVE ", attr::STARTED)
         }
-        None => format!(" REMOVE {}", attr::STARTED),
+        None => format!(" REMOVE {}, ", attr::STARTED),
     };
+    let pin = pin + &format!("{}, {}", attr::START_SEQUENCE, attr::REWIND);
     Update {
         update: format!(
             "SET {} = :to, {} = :to_sub{pin} ADD {} :one",
@@ -337,7 +366,7 @@ pub fn hash_range(range: &(String, String)) -> Update {
 /// Condition of deleting a tombstone.
 pub fn delete_finished() -> (String, Vec<(&'static str, Attr)>) {
     (
-        format!("{} = :end", attr::CHECKPOINT),
+        format!("{} = :end AND attribute_not_exists({})", attr::CHECKPOINT, attr::REWIND),
         vec![(":end", Attr::S(Checkpoint::ShardEnd.text().into()))],
     )
 }

@@ -1,9 +1,11 @@
 //! Reading a shard: the vocabulary of pages and records.
 
+pub mod bound;
 pub mod deaggregate;
 pub mod pacing;
 pub mod poll;
 pub mod position;
+pub mod probe;
 
 use std::sync::Arc;
 

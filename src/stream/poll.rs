@@ -11,6 +11,7 @@ use crate::clock::{Clock, Jitter};
 use crate::delivery::budget::{Budget, Permit};
 use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
+use crate::stream::bound::Bound;
 use crate::stream::deaggregate::{HashRange, split};
 use crate::stream::pacing::{Limits, Pacing};
 use crate::stream::position::{Position, StartAt};
@@ -62,6 +63,8 @@ pub struct Range {
     pub after: Option<Position>,
     /// Stop once a record at or beyond this was read.
     pub until: Option<Position>,
+    /// Where the range of a replay ends.
+    pub bound: Option<Bound>,
     /// Take KPL aggregates apart.
     pub deaggregate: bool,
     /// Hash keys of the shard: user records outside it are another shard's.
@@ -88,6 +91,8 @@ pub enum Fetched {
         /// Its children, if the reply named them.
         children: Vec<ShardInfo>,
     },
+    /// The end of the range was seen: nothing behind it is wanted.
+    Bound,
     /// Something that trying again does not mend.
     Failed(CallError),
 }
@@ -104,6 +109,7 @@ pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<F
         range,
         expected: LARGEST_REPLY,
         first: true,
+        over: false,
     };
     // A place in the channel first, memory second: a consumer that is behind must not make this
     // reader sit on budget that others could use.
@@ -130,6 +136,8 @@ struct Reader {
     limit: i32,
     /// No record was seen yet.
     first: bool,
+    /// The bound was seen.
+    over: bool,
 }
 
 impl Reader {
@@ -144,13 +152,16 @@ impl Reader {
     async fn next(&mut self) -> Fetched {
         let clock = self.means.clock.clone();
         loop {
+            if self.over {
+                return Fetched::Bound;
+            }
             clock.sleep_until(self.pacing.next_call()).await;
             // A bounded range was given room as a whole: see `checkpoint::recovery`.
             let mut permit = match self.range.until {
                 Some(_) => self.means.budget.overdraw(self.expected),
                 None => self.means.budget.acquire(self.expected).await,
             };
-            let page = match self.fetch().await {
+            let mut page = match self.fetch().await {
                 Ok(page) => page,
                 Err(error) => {
                     drop(permit);
@@ -179,12 +190,23 @@ impl Reader {
                 self.limit = fitting.clamp(1, most);
             }
             let start_gone = self.start_gone(&page);
+            if let Some(bound) = &self.range.bound {
+                let tip = caught_up && page.records.is_empty() && bound.is_settled(clock.wall());
+                if let Some(inside) = bound.cut(&page.records) {
+                    page.records.truncate(inside);
+                    self.over = true;
+                }
+                self.over |= tip;
+            }
             if let Some(last) = page.records.last() {
                 self.resume = StartAt::After(last.position.sequence.clone());
                 self.first = false;
             }
             self.iterator = page.next;
             let records = self.user_records(page.records);
+            if self.over && records.is_empty() {
+                return Fetched::Bound;
+            }
             if self.iterator.is_none() && records.is_empty() {
                 return Fetched::End { children: page.children };
             }

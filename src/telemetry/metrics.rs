@@ -208,6 +208,36 @@ pub const TABLE: &[Def] = &[
         &[],
         "Shards delivered to their end (SHARD_END).",
     ),
+    def(
+        "catchment_rewinds_total",
+        Kind::Counter,
+        &[],
+        "Shards gone back in place on request (catchment leases rewind).",
+    ),
+    def(
+        "catchment_replay_shards",
+        Kind::Gauge,
+        &["state"],
+        "In a replay: shards of its range by state, active or finished, whoever works on them.",
+    ),
+    def(
+        "catchment_replay_records",
+        Kind::Gauge,
+        &[],
+        "In a replay: user records committed so far, by all its workers.",
+    ),
+    def(
+        "catchment_replay_bytes",
+        Kind::Gauge,
+        &[],
+        "In a replay: payload bytes committed so far, by all its workers.",
+    ),
+    def(
+        "catchment_replay_lag_seconds",
+        Kind::FloatGauge,
+        &[],
+        "In a replay: how far the slowest shard of this worker is from the end of the range.",
+    ),
     def("catchment_leases_created_total", Kind::Counter, &[], "Leases created for shards found."),
     def(
         "catchment_start_ignored",

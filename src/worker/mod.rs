@@ -25,6 +25,7 @@ use crate::lease::graph;
 use crate::lease::keys::BadKeys;
 use crate::lease::news::News;
 use crate::lease::row::Lease;
+use crate::replay::plan::Plan;
 use crate::task::Tasks;
 use crate::telemetry::metrics::Metrics;
 use shared::Shared;
@@ -139,6 +140,19 @@ pub async fn prepare(
     config: Config,
     clients: Clients,
 ) -> Result<Arc<Shared>, StartError> {
+    prepare_for(node, config, clients, None).await
+}
+
+/// The same for a worker of a replay.
+///
+/// # Errors
+/// [`StartError`]
+pub async fn prepare_for(
+    node: &Node,
+    config: Config,
+    clients: Clients,
+    replay: Option<Arc<Plan>>,
+) -> Result<Arc<Shared>, StartError> {
     let Node { clock, jitter, tasks } = node.clone();
     let kinesis = Kinesis::new(clients.kinesis);
     let store = ObjectStore::new(clients.s3);
@@ -191,6 +205,7 @@ pub async fn prepare(
         stream,
         table,
         store,
+        replay,
         me,
         metrics,
         news: News::default(),

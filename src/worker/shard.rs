@@ -25,7 +25,7 @@ use crate::lease::owned::{Lost, Owned};
 use crate::lease::row::{Pending, Progress};
 use crate::mutant::{self, Mutant};
 use crate::stream::poll::{self, Fetched, Range};
-use crate::stream::position::{Checkpoint, Position, may_have_lost, start_at};
+use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
 use crate::stream::{Record, ShardInfo};
 use crate::task::{Handle, TaskDied};
 use crate::worker::shared::Shared;
@@ -105,6 +105,9 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
         Ok(ended) => {
             // Of a finished shard too: a dead name in the table misleads people and the KCL.
             if matches!(ended, Ended::Released | Ended::Finished) {
+                if matches!(ended, Ended::Released) {
+                    lease.go_back().await;
+                }
                 lease.release().await;
             }
             tracing::info!(%shard, ?ended, "shard done");
@@ -213,8 +216,7 @@ impl Pipeline {
             }
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
-            let Some(start) = start_at(&after, row.started_ms, self.shared.config.stream.start)
-            else {
+            let Some(start) = row.start(&after, self.shared.config.stream.start) else {
                 break;
             };
             let lost = self.lease.lost.clone();
@@ -253,17 +255,26 @@ impl Pipeline {
     async fn run(&mut self, drain: &CancellationToken) -> Result<Ended, Stop> {
         let row = self.lease.row().await;
         let checkpoint = self.ledger.progress().checkpoint.clone();
-        let Some(start) = start_at(&checkpoint, row.started_ms, self.shared.config.stream.start)
-        else {
+        if self.lease.is_asked_back() {
+            // Everything announced is delivered, nothing is read: the lease can go back now.
+            return Ok(Ended::Released);
+        }
+        let Some(start) = row.start(&checkpoint, self.shared.config.stream.start) else {
             return Ok(Ended::Finished);
         };
         let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
-        self.suspect =
-            checkpoint.position().is_some() && may_have_lost(row.read_through_ms, now, retention);
+        let exact = matches!(start, StartAt::At(_));
+        self.suspect = exact && may_have_lost(row.read_through_ms, now, retention);
+        if let Some(replay) = &self.shared.replay
+            && replay.begins_too_late(&row, &self.shared.stream, now)
+        {
+            (self.suspect, self.start_gone) = (true, true);
+        }
         let range = Range {
             start,
             after: checkpoint.position().cloned(),
             until: None,
+            bound: self.shared.replay.as_ref().and_then(|replay| replay.bound(&row.shard)),
             deaggregate: self.shared.recipe.settings.deaggregate,
             hash_range: row.hash_keys(),
         };
@@ -302,7 +313,7 @@ impl Pipeline {
         let room = self.ledger.undelivered() <= self.shared.config.delivery.pipeline;
         let reading = room && !self.draining && !self.ending;
         let (lost, cut) = (self.lease.lost.clone(), Arc::clone(&self.cut));
-        let wanted = self.lease.wanted.clone();
+        let (wanted, rewind) = (self.lease.wanted.clone(), self.lease.rewind.clone());
         tokio::select! {
             biased;
             () = lost.cancelled() => return Err(Stop::Lost),
@@ -319,6 +330,7 @@ impl Pipeline {
             }
             () = drain.cancelled(), if !self.draining => self.drain().await?,
             () = wanted.cancelled(), if !self.draining => self.drain().await?,
+            () = rewind.cancelled(), if !self.draining => self.drain().await?,
             () = cut.notified(), if self.open.is_some() => self.cut(Cause::Pressure).await?,
             () = sleep_until(&clock, due), if due.is_some() => self.cut(Cause::Time).await?,
             fetched = self.pages.recv(), if reading => match fetched {
@@ -368,6 +380,7 @@ impl Pipeline {
                 self.take(records, permit).await
             }
             Fetched::End { children } => self.shard_end(children).await,
+            Fetched::Bound => self.over().await,
             Fetched::Failed(error) if error.fault == Fault::NotFound => self.gone(error).await,
             Fetched::Failed(error) => Err(error.into()),
         }
@@ -388,7 +401,8 @@ impl Pipeline {
                     let gap = self.start_gap(&first.position)?;
                     let stamp = self.shared.clock.wall();
                     let recipe = Arc::clone(&self.shared.recipe);
-                    let open = Open::new(recipe, self.lease.shard.clone(), stamp, gap);
+                    let open = Open::new(recipe, self.lease.shard.clone(), stamp, gap)
+                        .following(&self.ledger.reached());
                     (open, self.shared.budget.overdraw(0), now)
                 }
             };
@@ -444,6 +458,16 @@ impl Pipeline {
         Ok(())
     }
 
+    /// The range of a replay is read to its end: the lease is finished, whatever the shard has left.
+    async fn over(&mut self) -> Result<(), Stop> {
+        self.reader = None;
+        self.cut(Cause::ShardEnd).await?;
+        tracing::info!(shard = %self.lease.shard, "range read to its end");
+        self.ending = true;
+        self.ledger.end();
+        Ok(())
+    }
+
     /// The shard is read to its end: its children get their leases before it gets SHARD_END.
     async fn shard_end(&mut self, named: Vec<ShardInfo>) -> Result<(), Stop> {
         self.reader = None;
@@ -454,8 +478,16 @@ impl Pipeline {
             let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
             children = shards.into_iter().filter(|s| s.parents.contains(id)).collect();
         }
-        for lease in graph::children(&children) {
-            let item = lease.item(&self.shared.stream.identity(), self.shared.clock.wall());
+        let (identity, now) = (self.shared.stream.identity(), self.shared.clock.wall());
+        let leases = match &self.shared.replay {
+            Some(replay) => replay.children(&children),
+            None => graph::children(&children),
+        };
+        for lease in leases {
+            let item = match &self.shared.replay {
+                Some(replay) => replay.item(&lease, &identity, now),
+                None => lease.item(&identity, now),
+            };
             if self.shared.table.create(item).await? {
                 self.shared.metrics.add("catchment_leases_created_total", &[], 1);
                 tracing::info!(parent = %id, child = %lease.shard, "lease of a child created");

@@ -14,6 +14,7 @@ use crate::delivery::budget::Budget;
 use crate::ids::WorkerId;
 use crate::lease::news::News;
 use crate::lease::owned;
+use crate::replay::plan::Plan;
 use crate::stream::{StreamInfo, poll};
 use crate::task::Tasks;
 use crate::telemetry::metrics::Metrics;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub uploads: Arc<Semaphore>,
     /// How new batches are encoded.
     pub recipe: Arc<Recipe>,
+    /// What to deliver again; `None` in a live worker.
+    pub replay: Option<Arc<Plan>>,
     /// Our id.
     pub me: WorkerId,
     /// Counters.

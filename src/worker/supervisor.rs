@@ -118,6 +118,8 @@ impl Supervisor {
                 Ok(stream) if stream.identity() != self.shared.stream.identity() => {
                     return Some(stream.identity());
                 }
+                // The leases of a replay are fixed when it is planned.
+                Ok(_) if self.shared.replay.is_some() => Ok(false),
                 Ok(_) => self.keeper.sync().await,
                 Err(error) => Err(error),
             };

@@ -64,6 +64,22 @@ fn decisions_are_pure() {
     assert!(pure >= 15, "only {pure} files are marked ◆");
 }
 
+/// What to deliver again, where to go back to, and whether ranges tile is decided without a stream.
+#[test]
+fn replay_and_verify_decide_in_pure_files() {
+    let all = all();
+    for name in [
+        "replay/plan.rs",
+        "replay/progress.rs",
+        "lease/rewind.rs",
+        "stream/bound.rs",
+        "verify/tiling.rs",
+    ] {
+        let found = all.iter().find(|(file, _)| file == name);
+        assert!(found.is_some_and(|(_, text)| text.starts_with("//! ◆")), "{name} is not ◆");
+    }
+}
+
 #[test]
 fn only_the_aws_folder_names_the_sdk() {
     for (name, text) in all() {

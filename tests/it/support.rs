@@ -93,6 +93,31 @@ pub(crate) fn worker(services: &Running, settings: &[(&str, &str)]) -> Running {
     Running { child: command.spawn().unwrap(), environment: Vec::new() }
 }
 
+/// Sends lines to the stream of started services.
+pub(crate) fn send(services: &Running, dir: &Path, name: &str, lines: &[Vec<u8>]) {
+    let file = dir.join(name);
+    std::fs::write(&file, lines.join(&b'\n')).unwrap();
+    let output = catchment(
+        &["send", "--stream", "local", "--input", file.to_str().unwrap()],
+        &services.environment,
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+/// The lines of the archive objects below a prefix, sorted.
+pub(crate) fn lines_below(data_dir: &Path, prefix: &str) -> Vec<Vec<u8>> {
+    let mut lines: Vec<Vec<u8>> = objects(data_dir, "archive")
+        .into_iter()
+        .filter(|(key, _)| key.starts_with(prefix))
+        .flat_map(|(_, raw)| {
+            let raw = raw.strip_suffix(b"\n").map(<[u8]>::to_vec).unwrap_or(raw);
+            raw.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>()
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
 /// Runs the binary to its end.
 pub(crate) fn catchment(arguments: &[&str], environment: &[(String, String)]) -> Output {
     let mut command = Command::new(BIN);

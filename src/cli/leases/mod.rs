@@ -2,6 +2,7 @@
 
 mod lag;
 mod reset;
+mod rewind;
 mod show;
 
 use std::collections::BTreeMap;
@@ -11,13 +12,15 @@ use clap::{Args, Subcommand};
 use crate::aws::clients::Clients;
 use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::aws::kinesis::Kinesis;
+use crate::config::Config;
 use crate::config::raw::Layers;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::board;
-use crate::lease::keys;
+use crate::lease::keys::{self, Keys};
 use crate::lease::row::Lease;
 use crate::lease::write;
+use crate::stream::StreamInfo;
 
 use super::{Failure, Settings, runtime};
 
@@ -65,6 +68,9 @@ enum Action {
         /// Shard id, or the whole key in a multi-stream table.
         shard: String,
     },
+    /// Go back to an earlier record while the workers run: each shard delivers what it has in hand,
+    /// moves its checkpoint back, and goes on from there.
+    Rewind(rewind::Options),
     /// Move the checkpoint of leases nobody owns. Records behind it are delivered again, in objects
     /// with other ranges in their names; records skipped are not delivered.
     Reset(reset::Options),
@@ -95,13 +101,14 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         let tools = Tools {
             table: LeaseTable::new(clients.dynamodb, &config.lease.table),
             kinesis: Kinesis::new(clients.kinesis),
-            stream: Some(config.stream.name).filter(|name| name != UNUSED),
+            stream: Some(config.stream.name.clone()).filter(|name| name != UNUSED),
         };
         match &options.action {
             Action::List { json, depth } => show::list(&tools, *json, depth).await,
             Action::Show { shard, depth } => show::one(&tools, shard, depth).await,
             Action::Release { shard } => release(&tools.table, shard).await,
             Action::Reset(options) => reset::run(&tools.table, options).await,
+            Action::Rewind(options) => rewind::run(&config, &tools, options).await,
         }
     })
 }
@@ -175,6 +182,17 @@ async fn apply(table: &LeaseTable, lease: &Lease, update: write::Update) -> Resu
             ),
         )),
     }
+}
+
+/// The table with its way of naming the rows of a stream, see [`Keys`].
+pub(super) async fn of_stream(
+    table: &LeaseTable,
+    stream: &StreamInfo,
+    config: &Config,
+) -> Result<LeaseTable, Failure> {
+    let items = table.scan(true).await.map_err(|e| told(table, e))?;
+    let keys = Keys::recognise(&items, stream, config.lease.stream_id.as_deref());
+    Ok(table.clone().with_keys(keys.map_err(|e| Failure::new(2, e))?))
 }
 
 /// Has the fleet look at once. If that fails, it looks later by itself.

@@ -1,16 +1,13 @@
 //! Reads every object back and counts: the summary is what was found, not what was hoped.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
 use crate::aws::objects::Objects;
 use crate::config::Config;
+use crate::delivery::decode::{decompress, payloads};
 use crate::delivery::object_key::parse_object_name;
 use crate::delivery::settings::{Codec, Format};
 use crate::fault::CallError;
@@ -40,11 +37,6 @@ pub(super) enum VerifyError {
     Object { key: String, reason: String },
 }
 
-#[derive(Deserialize)]
-struct Line {
-    data: String,
-}
-
 pub(super) async fn verify(
     config: &Config,
     objects: &Objects,
@@ -59,7 +51,10 @@ pub(super) async fn verify(
         count += 1;
         stored += size;
         let bad = |reason: String| VerifyError::Object { key: key.clone(), reason };
-        let raw = decode(config.delivery.codec, &key, &body).map_err(|e| bad(e.to_string()))?;
+        // Gap reports and uploads are not compressed, whatever the archive is.
+        let compressed = key.ends_with(config.delivery.codec.extension());
+        let codec = if compressed { config.delivery.codec } else { Codec::None };
+        let raw = decompress(codec, &body).map_err(|e| bad(e.to_string()))?;
         let mut add = |payload: &[u8]| *found.entry(print(payload)).or_default() += 1;
         if key.ends_with(".gap.json") {
             continue;
@@ -67,27 +62,9 @@ pub(super) async fn verify(
         // Dead letters are envelope lines, whatever the archive's format.
         let format =
             if is_dead_letter(config, &key) { Format::Envelope } else { config.delivery.format };
-        match format {
-            Format::Ndjson => {
-                let lines = raw.strip_suffix(b"\n").unwrap_or(&raw);
-                if !raw.is_empty() {
-                    lines.split(|b| *b == b'\n').for_each(&mut add);
-                }
-            }
-            Format::Envelope => {
-                for line in raw.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                    let line: Line =
-                        serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
-                    let payload = STANDARD.decode(line.data).map_err(|e| bad(e.to_string()))?;
-                    add(&payload);
-                }
-            }
-            Format::JsonArray => {
-                let items: Vec<&RawValue> =
-                    serde_json::from_slice(&raw).map_err(|e| bad(e.to_string()))?;
-                items.iter().for_each(|item| add(item.get().as_bytes()));
-            }
-            Format::Raw => raw_records(sent, &key, &raw).map_err(bad)?.into_iter().for_each(add),
+        match payloads(format, &raw).map_err(bad)? {
+            Some(payloads) => payloads.iter().for_each(|p| add(p)),
+            None => raw_records(sent, &key, &raw).map_err(bad)?.into_iter().for_each(add),
         }
     }
     let mut report = Report {
@@ -113,18 +90,6 @@ pub(super) async fn verify(
 fn is_dead_letter(config: &Config, key: &str) -> bool {
     let fixed = config.delivery.errors.split("!{").next().unwrap_or_default();
     !fixed.is_empty() && key.starts_with(fixed)
-}
-
-fn decode(codec: Codec, key: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut raw = Vec::new();
-    match codec {
-        Codec::Gzip if key.ends_with(".gz") => {
-            flate2::read::MultiGzDecoder::new(body).read_to_end(&mut raw)?;
-        }
-        Codec::Zstd if key.ends_with(".zst") => zstd::stream::copy_decode(body, &mut raw)?,
-        Codec::None | Codec::Gzip | Codec::Zstd => raw.extend_from_slice(body),
-    }
-    Ok(raw)
 }
 
 /// Raw objects do not say where records end; what was sent to the shard does.

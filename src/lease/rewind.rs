@@ -1,0 +1,348 @@
+//! ◆ Going back in place: a request in the lease row, and what each shard does about it.
+//!
+//! The request is a private attribute. Whoever holds the lease delivers and commits what is in hand,
+//! then moves the checkpoint in one compare-and-set that also removes the request, and gives the
+//! lease back. A lease with a request counts as unfinished, so that finished shards are taken and
+//! moved as well, and children wait for parents that go back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{SequenceNumber, ShardId, WorkerId};
+use crate::lease::row::{Attr, Lease, Progress, attr};
+use crate::lease::write::{Update, holds, n, owned_by_me};
+use crate::stream::position::Checkpoint;
+
+/// Where to go back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// The oldest record kept.
+    TrimHorizon,
+    /// The first record that arrived at or after this time, ms since the epoch.
+    Timestamp(i64),
+    /// This record.
+    Sequence(SequenceNumber),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TrimHorizon => f.write_str("the oldest record kept"),
+            Self::Timestamp(ms) => match jiff::Timestamp::from_millisecond(*ms) {
+                Ok(time) => write!(f, "{time}"),
+                Err(_) => write!(f, "{ms} ms"),
+            },
+            Self::Sequence(number) => write!(f, "record {number}"),
+        }
+    }
+}
+
+/// A request as it stands in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Where to.
+    pub to: Target,
+    /// The attribute, for the condition that removes it.
+    pub raw: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// Tells one request from the next of the same kind.
+    id: String,
+    to: Target,
+}
+
+impl Request {
+    /// A request with a name of its own.
+    pub fn new(id: &str, to: Target) -> Self {
+        let stored = Stored { id: id.to_owned(), to: to.clone() };
+        // Plain data: serialisation has no failing path.
+        Self { to, raw: serde_json::to_string(&stored).unwrap_or_default() }
+    }
+
+    /// Reads the attribute; `None` if this version does not understand it.
+    pub fn parse(raw: &str) -> Option<Self> {
+        let stored: Stored = serde_json::from_str(raw).ok()?;
+        Some(Self { to: stored.to, raw: raw.to_owned() })
+    }
+}
+
+/// Puts a request into a row, unless another one stands there.
+pub fn ask(request: &Request) -> Update {
+    Update {
+        update: format!("SET {} = :request", attr::REWIND),
+        condition: format!(
+            "attribute_exists({}) AND (attribute_not_exists({r}) OR {r} = :request)",
+            attr::KEY,
+            r = attr::REWIND
+        ),
+        values: vec![(":request", Attr::S(request.raw.clone()))],
+    }
+}
+
+/// Moves the checkpoint back: a compare-and-set of the whole progress, by the owner, or, for a lease
+/// nobody works on, by an operator: one without an owner, or a finished one, whose owner column names
+/// who finished it. The caller has made sure that no intent of ours is pending.
+pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Update {
+    let mut set = vec![
+        format!("{} = :to", attr::CHECKPOINT),
+        format!("{} = :zero", attr::CHECKPOINT_SUB),
+        format!("{} = :zero", attr::SWITCHES),
+    ];
+    let mut values =
+        vec![(":zero", n(0)), (":one", n(1)), (":request", Attr::S(request.raw.clone()))];
+    let mut remove = vec![
+        attr::REWIND,
+        attr::READ_THROUGH,
+        attr::DELIVERED,
+        attr::PENDING,
+        attr::PENDING_SUB,
+        attr::PENDING_STATE,
+    ];
+    let mut keep = |name: &'static str, value: Option<Attr>| match value {
+        Some(value) => {
+            set.push(format!("{name} = :start"));
+            values.push((":start", value));
+        }
+        None => remove.push(name),
+    };
+    let to = match &request.to {
+        Target::Timestamp(ms) => {
+            keep(attr::STARTED, Some(n(ms)));
+            keep(attr::START_SEQUENCE, None);
+            Checkpoint::AtTimestamp
+        }
+        // Whoever does not know the attribute starts too early, never too late.
+        Target::Sequence(number) => {
+            keep(attr::STARTED, None);
+            keep(attr::START_SEQUENCE, Some(Attr::S(number.as_str().into())));
+            Checkpoint::TrimHorizon
+        }
+        Target::TrimHorizon => {
+            keep(attr::STARTED, None);
+            keep(attr::START_SEQUENCE, None);
+            Checkpoint::TrimHorizon
+        }
+    };
+    values.push((":to", Attr::S(to.text().into())));
+    let owner = match me {
+        Some(me) => {
+            values.push((":me", Attr::S(me.as_str().into())));
+            owned_by_me()
+        }
+        None if from.checkpoint == Checkpoint::ShardEnd => {
+            remove.extend([attr::OWNER, attr::CHECKPOINT_OWNER]);
+            format!("attribute_exists({})", attr::KEY)
+        }
+        None => format!("attribute_not_exists({})", attr::OWNER),
+    };
+    let held = holds(from, &mut values);
+    Update {
+        update: format!(
+            "SET {} REMOVE {} ADD {} :one",
+            set.join(", "),
+            remove.join(", "),
+            attr::COUNTER
+        ),
+        condition: format!("{owner} AND {held} AND {} = :request", attr::REWIND),
+        values,
+    }
+}
+
+/// What a shard has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Go back.
+    Back(Target),
+    /// Nothing, and why.
+    Stay(&'static str),
+}
+
+/// Decides for every lease, parents before children. `first` holds, for shards that have begun, the
+/// first record found at the target; a shard that is absent has none. `within` limits it to a shard
+/// and its descendants.
+///
+/// A shard goes back if that brings records again and skips none: the first record at the target is
+/// not behind the checkpoint. Descendants of a shard that goes back, as far as they have begun, go
+/// back to their first record: all of theirs come after it.
+pub fn decide(
+    leases: &[Lease],
+    to: &Target,
+    within: Option<&ShardId>,
+    first: &BTreeMap<ShardId, SequenceNumber>,
+) -> Vec<(ShardId, Decision)> {
+    let by_id: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
+    let mut order = Vec::new();
+    let mut placed = BTreeSet::new();
+    for lease in leases {
+        place(lease, &by_id, &mut placed, &mut order);
+    }
+    let (mut inside, mut back) = (BTreeSet::new(), BTreeSet::new());
+    let mut decided = Vec::new();
+    for lease in order {
+        let descends = |of: &BTreeSet<&ShardId>| lease.parents.iter().any(|p| of.contains(p));
+        if within.is_some_and(|root| *root != lease.shard) && !descends(&inside) {
+            continue;
+        }
+        inside.insert(&lease.shard);
+        let reached = match &lease.progress.checkpoint {
+            Checkpoint::At(position) => Some(Some(&position.sequence)),
+            Checkpoint::ShardEnd => Some(None),
+            Checkpoint::AtTimestamp | Checkpoint::TrimHorizon | Checkpoint::Latest => None,
+        };
+        let begun = reached.is_some() || lease.progress.last().is_some();
+        // Announced batches are delivered before it goes back.
+        let reached = match lease.progress.last() {
+            Some(last) => Some(Some(&last.sequence)),
+            None => reached,
+        };
+        let root = matches!(to, Target::Sequence(_)) && within == Some(&lease.shard);
+        let decision = if !begun {
+            Decision::Stay("nothing of it is delivered yet")
+        } else if descends(&back) {
+            Decision::Back(Target::TrimHorizon)
+        } else if matches!(to, Target::Sequence(_)) && !root {
+            Decision::Stay("its parent does not go back")
+        } else {
+            match (first.get(&lease.shard), reached.flatten()) {
+                (None, _) => Decision::Stay("it has no record there"),
+                (Some(first), Some(last)) if first > last => {
+                    Decision::Stay("it has not come that far")
+                }
+                (Some(_), _) => Decision::Back(to.clone()),
+            }
+        };
+        if matches!(decision, Decision::Back(_)) {
+            back.insert(&lease.shard);
+        }
+        decided.push((lease.shard.clone(), decision));
+    }
+    decided
+}
+
+fn place<'a>(
+    lease: &'a Lease,
+    by_id: &BTreeMap<&'a ShardId, &'a Lease>,
+    placed: &mut BTreeSet<&'a ShardId>,
+    order: &mut Vec<&'a Lease>,
+) {
+    if !placed.insert(&lease.shard) {
+        return;
+    }
+    for parent in lease.parents.iter().filter_map(|p| by_id.get(p)) {
+        place(parent, by_id, placed, order);
+    }
+    order.push(lease);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::expiry::tests::lease;
+    use crate::lease::graph;
+    use crate::lease::row::Pending;
+
+    fn number(text: &str) -> SequenceNumber {
+        SequenceNumber::parse(text).unwrap()
+    }
+
+    fn at(shard: &str, checkpoint: &str, parents: &[&str]) -> Lease {
+        let mut lease = lease(shard, None, 1);
+        lease.progress.checkpoint = Checkpoint::parse(checkpoint, 0).unwrap();
+        lease.parents = parents.iter().map(|p| ShardId::new(*p)).collect();
+        lease
+    }
+
+    fn decisions(
+        leases: &[Lease],
+        to: &Target,
+        within: Option<&str>,
+        first: &[(&str, &str)],
+    ) -> String {
+        let first = first.iter().map(|(s, n)| (ShardId::new(*s), number(n))).collect();
+        decide(leases, to, within.map(ShardId::new).as_ref(), &first)
+            .into_iter()
+            .map(|(shard, decision)| match decision {
+                Decision::Back(Target::Timestamp(_)) => format!("{shard}:time "),
+                Decision::Back(Target::TrimHorizon) => format!("{shard}:first "),
+                Decision::Back(Target::Sequence(n)) => format!("{shard}:{n} "),
+                Decision::Stay(_) => format!("{shard}:- "),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn requests_round_trip_and_unknown_ones_are_not_guessed() {
+        for to in [Target::TrimHorizon, Target::Timestamp(7), Target::Sequence(number("12"))] {
+            let request = Request::new("x", to);
+            assert_eq!(Request::parse(&request.raw), Some(request));
+        }
+        assert_eq!(Request::parse("{\"id\":\"x\",\"to\":\"yesterday\"}"), None);
+    }
+
+    #[test]
+    fn the_write_removes_the_request_it_names_and_uses_every_value() {
+        let from = Progress { checkpoint: Checkpoint::ShardEnd, pending: Pending::None };
+        let me = WorkerId::new("me");
+        for to in [Target::TrimHorizon, Target::Timestamp(7), Target::Sequence(number("12"))] {
+            for me in [None, Some(&me)] {
+                let write = go_back(&from, &Request::new("x", to.clone()), me);
+                let text = format!("{} {}", write.update, write.condition);
+                for (name, _) in &write.values {
+                    assert!(text.contains(name), "{name} in {text}");
+                }
+                assert!(write.condition.contains("catchment_rewind = :request"));
+                assert!(write.condition.contains("attribute_not_exists(pendingCheckpointState)"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_shard_goes_back_only_if_nothing_is_skipped() {
+        let leases = [
+            at("a", "50", &[]),
+            at("behind", "5", &[]),
+            at("fresh", "TRIM_HORIZON", &[]),
+            at("empty", "9", &[]),
+        ];
+        let first = [("a", "20"), ("behind", "20"), ("fresh", "20")];
+        assert_eq!(
+            decisions(&leases, &Target::Timestamp(7), None, &first),
+            "a:time behind:- fresh:- empty:- "
+        );
+    }
+
+    #[test]
+    fn descendants_of_a_finished_shard_go_back_with_it() {
+        let leases = [
+            at("child", "90", &["p"]),
+            at("grandchild", "TRIM_HORIZON", &["child"]),
+            at("p", "SHARD_END", &[]),
+            at("other", "40", &[]),
+        ];
+        assert_eq!(
+            decisions(&leases, &Target::Sequence(number("7")), Some("p"), &[("p", "7")]),
+            "p:7 child:first grandchild:- "
+        );
+        // The parent holds nothing from then on: the child alone goes back, to the time.
+        assert_eq!(
+            decisions(&leases, &Target::Timestamp(7), None, &[("child", "60"), ("other", "41")]),
+            "p:- child:time grandchild:- other:- "
+        );
+    }
+
+    #[test]
+    fn children_wait_for_a_parent_that_is_asked_to_go_back() {
+        let mut parent = at("p", "SHARD_END", &[]);
+        let child = at("c", "TRIM_HORIZON", &["p"]);
+        let ready = |parent: &Lease| {
+            graph::may_start(&child, &graph::unfinished(&[parent.clone(), child.clone()]))
+        };
+        assert!(ready(&parent));
+        parent.rewind = Some(Request::new("x", Target::TrimHorizon));
+        assert!(!parent.is_finished() && !ready(&parent));
+    }
+}

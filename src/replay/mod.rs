@@ -1,0 +1,7 @@
+//! Delivering a range again, beside live traffic: own leases, own keys, the same worker.
+
+pub mod plan;
+pub mod progress;
+pub mod resolve;
+pub mod run;
+pub mod store;
