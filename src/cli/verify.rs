@@ -87,7 +87,9 @@ async fn verify(mut config: Config, clients: Clients, options: &Options) -> Resu
     let (recipe, bucket) = (Arc::new(recipe), config.delivery.bucket.clone());
     let (objects, store) = (Objects::new(clients.s3.clone()), ObjectStore::new(clients.s3));
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
-    let table = leases::of_stream(&table, &stream, &config).await?;
+    let table = leases::of_stream(&table, &stream, &config)
+        .await
+        .map_err(|failure| Failure { code: 2, ..failure })?;
     // What was delivered before the objects are listed must be among them.
     let before = rows(&table).await?;
     let places = Places::of(&recipe);
