@@ -28,6 +28,7 @@ pub mod aws;
 pub mod cli;
 pub mod clock;
 pub mod fault;
+pub mod iam;
 pub mod ids;
 pub mod mutant;
 pub mod shutdown;

@@ -149,6 +149,11 @@ impl Proxy {
         self.state.lock().unwrap().rules.clear();
     }
 
+    /// Every operation seen so far.
+    pub(crate) fn operations(&self) -> Vec<String> {
+        self.state.lock().unwrap().calls.keys().cloned().collect()
+    }
+
     /// Requests of one operation so far, refused ones included.
     pub(crate) fn calls(&self, operation: &str) -> usize {
         self.state.lock().unwrap().calls.get(operation).copied().unwrap_or(0)
