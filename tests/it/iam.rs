@@ -107,8 +107,10 @@ fn a_worker_and_its_operator_use_what_they_are_granted() {
         let child = std::process::Command::new(BIN)
             .args(["run", "--stream", "local", "--bucket", "archive"])
             .args(["--set", "aws.path_style=true", "--set", "telemetry.listen=off"])
-            .args(["--set", "delivery.multipart_bytes=5MiB", "--set", "delivery.batch_age=1s"])
-            .args(["--set", "delivery.compression=none", "--set", "stream.bytes_per_second=0B"])
+            .args(["--set", "delivery.multipart_bytes=5MiB", "--set", "delivery.batch_bytes=6MiB"])
+            // Cut by size, however slow the machine; the rest follows when it drains.
+            .args(["--set", "delivery.batch_age=10m", "--set", "delivery.compression=none"])
+            .args(["--set", "stream.bytes_per_second=0B"])
             .envs(environment.iter().cloned())
             .stderr(std::process::Stdio::null())
             .spawn();
