@@ -6,7 +6,8 @@
 # Registries may be out of reach. Then two things stand in, and the output says so: the compile stage
 # is replaced by a binary built here, and the distroless base by a few Debian packages. The
 # Dockerfile itself is used as it is. Environment, optional:
-#   CATCHMENT_IMAGE_BIN   the binary to put into the image; otherwise profile `dist` is built
+#   CATCHMENT_IMAGE_BIN   the binary to put into the image; otherwise profile `dist` is built, with
+#                         the feature `lambda` besides
 #   CATCHMENT_BIN         a binary with the local mode; otherwise target/debug/catchment
 #   CONTAINER_REAL=1      build everything in the container; needs the registries
 set -euo pipefail
@@ -58,10 +59,13 @@ if [ "${CONTAINER_REAL:-0}" = 1 ]; then
   "${build[@]}" .
   echo "image: compiled inside, real base"
 else
-  binary=$image_bin
+  binary=$image_bin built="one that was given"
   if [ -z "$binary" ]; then
+    built="profile dist"
+    # The upload function's feature, which the Dockerfile leaves out: after .ci/lambda_numbers.sh
+    # only linking is left. It is not reachable from the worker.
     GIT_COMMIT=$(git rev-parse HEAD 2>/dev/null || echo unknown) \
-      cargo build --profile dist --no-default-features --bin catchment
+      cargo build --profile dist --no-default-features --features lambda --bin catchment
     binary=$target/dist/catchment
   fi
   mkdir -p "$work/build/out"
@@ -88,7 +92,7 @@ else
   "${build[@]}" --pull-never --build-context "build=$work/build" . >"$work/build.log" 2>&1 ||
     { cat "$work/build.log"; exit 1; }
   echo "image: the Dockerfile's final stage, unmodified. STAND-INS: a binary built outside" \
-    "($(basename "$(dirname "$binary")") profile) for its compile stage, Debian packages for the" \
+    "(${built}) for its compile stage, Debian packages for the" \
     "distroless base. NOT SHOWN: the compile stage, the real base"
 fi
 
@@ -127,7 +131,8 @@ echo "version: $(cat "$work/version")"
 "${run[@]}" -d --name worker --stop-timeout 60 "${env_flags[@]}" \
   -e "CATCHMENT_TELEMETRY_LISTEN=127.0.0.1:$port" -e CATCHMENT_AWS_PATH_STYLE=true \
   -e CATCHMENT_STREAM_NAME=local -e CATCHMENT_DELIVERY_BUCKET=archive \
-  -e CATCHMENT_DELIVERY_BATCH_AGE=10m "$image" >/dev/null
+  -e CATCHMENT_DELIVERY_BATCH_AGE=10m "$image" >"$work/start" 2>&1 ||
+  { cat "$work/start"; echo "FAILED: the container does not start"; exit 1; }
 url="http://127.0.0.1:$port"
 metric() { curl -s "$url/metrics" | awk -v name="$1" '$1 == name { print $2 }'; }
 for _ in $(seq 150); do [ "$(metric catchment_leases_owned)" = 2 ] && break; sleep 0.2; done

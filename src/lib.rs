@@ -27,6 +27,7 @@ pub mod checkpoint;
 pub mod aws;
 pub mod cli;
 pub mod clock;
+pub mod cost;
 pub mod fault;
 pub mod iam;
 pub mod ids;

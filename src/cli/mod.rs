@@ -1,6 +1,7 @@
 //! The command line. The only place that prints.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 
+mod cost;
 mod healthcheck;
 mod iam_policy;
 mod leases;
@@ -42,6 +43,8 @@ enum Command {
     Leases(leases::Options),
     /// Print the least-privilege IAM policy for a configuration.
     IamPolicy(iam_policy::Options),
+    /// What a month costs, against Firehose and the stream's own channel.
+    Cost(cost::Options),
     /// Ask a running worker whether it is live; for container health checks.
     Healthcheck {
         /// Address of the worker's telemetry endpoint.
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Send(options) => send::run(&options),
         Command::Leases(options) => leases::run(&options),
         Command::IamPolicy(options) => iam_policy::run(&options),
+        Command::Cost(options) => cost::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
     };
     match result {
