@@ -37,6 +37,7 @@ LABEL org.opencontainers.image.title="catchment" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+COPY LICENSE /usr/share/doc/catchment/LICENSE
 COPY --from=build /out/catchment /usr/local/bin/catchment
 # Every address, so that a scraper beside the container reaches it. The worker drains for up to
 # shutdown.deadline (25 s): give the container longer to stop than that.

@@ -159,6 +159,10 @@ def lint():
             copy.write_text(text)
             ran = subprocess.run(["systemd-analyze", "verify", "--man=no", str(copy)],
                                  capture_output=True, text=True)
+            # Exposure from 0.0 to 10.0, times ten.
+            exposed = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=20",
+                                      str(copy)], capture_output=True, text=True)
+        check("systemd-analyze security counts less than 2.0", exposed.returncode == 0, exposed.stdout[-200:])
         told = [line for line in ran.stderr.splitlines() if "catchment" in line]
         check("systemd-analyze verify has nothing to say", not told, told)
     else:
