@@ -34,7 +34,7 @@ def skip(why):
     sys.exit(0)
 
 
-def inside_venv():
+def inside_venv(script=__file__):
     """Installs the pinned packages once and goes on with them."""
     python = VENV / "bin" / "python"
     pins = ROOT / ".ci" / "front_door_requirements.txt"
@@ -49,7 +49,7 @@ def inside_venv():
             skip(f"ministack cannot be installed ({problem})")
         done.touch()
     os.environ["FRONT_DOOR_IN_VENV"] = "1"
-    os.execv(python, [str(python), str(Path(__file__).resolve())])
+    os.execv(python, [str(python), str(Path(script).resolve())])
 
 
 def check(name, good, detail=""):

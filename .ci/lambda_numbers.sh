@@ -6,7 +6,9 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 
 if [ -z "${UPLOAD_API_BIN:-}" ]; then
-  cargo build --profile dist --no-default-features --features lambda --bin upload_api
+  # Like .ci/container.sh, which then has only to link.
+  GIT_COMMIT=$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+    cargo build --profile dist --no-default-features --features lambda --bin upload_api
   UPLOAD_API_BIN=$target/dist/upload_api
 fi
 export UPLOAD_API_BIN=$(realpath "$UPLOAD_API_BIN")

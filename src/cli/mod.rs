@@ -1,7 +1,9 @@
 //! The command line. The only place that prints.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 
+mod cost;
 mod healthcheck;
+mod iam_policy;
 mod leases;
 #[cfg(feature = "local")]
 mod local;
@@ -23,7 +25,7 @@ use crate::task::Tasks;
 
 /// Amazon Kinesis to Amazon S3: completely, once, cheaply and fast.
 #[derive(Debug, Parser)]
-#[command(name = "catchment", version, arg_required_else_help = true)]
+#[command(name = "catchment", version = version(), arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +48,10 @@ enum Command {
     Replay(Box<replay::Options>),
     /// Check that the objects hold what the lease table says is delivered; exit code 3 if not.
     Verify(verify::Options),
+    /// Print the least-privilege IAM policy for a configuration.
+    IamPolicy(iam_policy::Options),
+    /// What a month costs, against Firehose and the stream's own channel.
+    Cost(cost::Options),
     /// Ask a running worker whether it is live; for container health checks.
     Healthcheck {
         /// Address of the worker's telemetry endpoint.
@@ -124,6 +130,28 @@ impl From<Invalid> for Failure {
     }
 }
 
+/// Version, commit and features. The commit comes from `GIT_COMMIT` at build time, which release
+/// builds set; a build script would ask git, and compile everything again after every commit.
+fn version() -> &'static str {
+    static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let commit = option_env!("GIT_COMMIT").filter(|text| !text.is_empty());
+        let features: Vec<&str> =
+            [("local", cfg!(feature = "local")), ("lambda", cfg!(feature = "lambda"))]
+                .into_iter()
+                .filter_map(|(name, on)| on.then_some(name))
+                .collect();
+        format!(
+            "{} (commit {}, features: {}, {}-{})",
+            env!("CARGO_PKG_VERSION"),
+            commit.unwrap_or("not recorded"),
+            if features.is_empty() { "none".to_owned() } else { features.join(" ") },
+            std::env::consts::ARCH,
+            std::env::consts::OS,
+        )
+    });
+    &TEXT
+}
+
 /// Parses the command line, runs the command, says how it ended.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -135,6 +163,8 @@ pub fn main() -> ExitCode {
         Command::Leases(options) => leases::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::IamPolicy(options) => iam_policy::run(&options),
+        Command::Cost(options) => cost::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
     };
     match result {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::aws::clients::Clients;
+use crate::aws::dynamodb::TableError;
 use crate::clock::{Clock, Jitter};
 use crate::config::Config;
 use crate::config::raw::Layers;
@@ -11,7 +12,7 @@ use crate::task::Tasks;
 use crate::telemetry::{http, logs};
 use crate::worker::shared::Shared;
 use crate::worker::supervisor::Exit;
-use crate::worker::{self, Node, supervisor};
+use crate::worker::{self, Node, StartError, supervisor};
 
 use super::{Failure, Settings, runtime};
 
@@ -53,8 +54,18 @@ pub(super) async fn worker(
         // Stopped before there was anything to drain.
         () = shutdown.drain.cancelled() => return Ok(Exit::Drained),
     };
-    let shared = prepared.map_err(|e| Failure::new(2, e))?;
+    let shared = prepared.map_err(|e| Failure::new(start_code(&e), e))?;
     Ok(serve(&node.tasks, shared, listener, shutdown).await)
+}
+
+/// 1 for what a later start may find healed, so that an init system tries again; 2 for a person.
+fn start_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Unavailable(call, _) if call.fault.is_passing() => 1,
+        StartError::Table(TableError::Call(call)) if call.fault.is_passing() => 1,
+        StartError::Table(TableError::NotActive { .. }) => 1,
+        _ => 2,
+    }
 }
 
 /// Runs a prepared worker, and its endpoint if it has one, to the end.
@@ -114,5 +125,29 @@ pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
                  catchment_behind_latest_seconds and raise the retention"
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{CallError, Fault};
+
+    #[test]
+    fn a_start_that_may_heal_is_told_apart_from_one_that_will_not() {
+        let call = |fault| CallError {
+            operation: "DescribeStreamSummary",
+            fault,
+            code: "x".into(),
+            message: String::new(),
+            request_id: None,
+        };
+        let waited = std::time::Duration::from_secs(61);
+        let away = StartError::Unavailable(call(Fault::Unavailable), waited);
+        assert_eq!(start_code(&away), 1);
+        assert_eq!(start_code(&TableError::Call(call(Fault::Throttled)).into()), 1);
+        let invalid = StartError::Unavailable(call(Fault::Invalid), waited);
+        assert_eq!(start_code(&invalid), 2);
+        assert_eq!(start_code(&StartError::Denied(call(Fault::Denied))), 2);
     }
 }

@@ -109,6 +109,7 @@ pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<F
         range,
         expected: LARGEST_REPLY,
         first: true,
+        start_gone: false,
         over: false,
     };
     // A place in the channel first, memory second: a consumer that is behind must not make this
@@ -136,6 +137,8 @@ struct Reader {
     limit: i32,
     /// No record was seen yet.
     first: bool,
+    /// Reading began behind the record it was asked to begin at.
+    start_gone: bool,
     /// The bound was seen.
     over: bool,
 }
@@ -189,7 +192,9 @@ impl Reader {
                 let most = self.means.page_records.min(self.limit.saturating_mul(GROWTH));
                 self.limit = fitting.clamp(1, most);
             }
-            let start_gone = self.start_gone(&page);
+            // Remembered: the page that shows it may hold nothing to hand over (an aggregate whose
+            // user records are all another shard's).
+            self.start_gone |= self.is_start_gone(&page);
             if let Some(bound) = &self.range.bound {
                 let tip = caught_up && page.records.is_empty() && bound.is_settled(clock.wall());
                 if let Some(inside) = bound.cut(&page.records) {
@@ -215,6 +220,7 @@ impl Reader {
             // that everything is read.
             if !records.is_empty() || caught_up || self.is_done() {
                 let (behind_ms, begun) = (page.behind_ms, !self.first);
+                let start_gone = self.start_gone;
                 return Fetched::Page { records, permit, behind_ms, start_gone, begun };
             }
         }
@@ -244,7 +250,7 @@ impl Reader {
     }
 
     /// Did reading begin behind the record it was asked to begin at?
-    fn start_gone(&self, page: &Page) -> bool {
+    fn is_start_gone(&self, page: &Page) -> bool {
         let asked: &SequenceNumber = match &self.range.start {
             StartAt::At(sequence) if self.first => sequence,
             _ => return false,

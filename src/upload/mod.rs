@@ -5,7 +5,7 @@
 
 pub mod claims;
 pub mod event;
-mod file_key;
+pub(crate) mod file_key;
 #[cfg(feature = "lambda")]
 pub mod handler;
 pub mod media;

@@ -115,6 +115,10 @@ fn wrong_usage_is_code_two() {
         vec!["local", "--once", "--input", "/does/not/exist"],
         vec!["local", "--once", "--input", "-", "--workers", "0"],
         vec!["frobnicate"],
+        vec!["cost"],
+        vec!["cost", "--volume", "0B"],
+        vec!["cost", "--volume", "1TB", "--price", "firehouse=1"],
+        vec!["iam-policy", "--stream", "clicks"],
     ] {
         let output = catchment(&arguments, &[]);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));

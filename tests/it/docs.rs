@@ -68,6 +68,58 @@ fn the_metrics_table_is_the_code() {
     compare("docs/METRICS.md", &text);
 }
 
+/// Dollars per month: the lines of the table in ecs/README.md.
+#[test]
+fn the_cost_table_is_the_code() {
+    use catchment::cost::{Load, Mode, PRICES, month};
+    let mut table = String::from(
+        "| a month of | stream | tasks | Catchment | Firehose | channel |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for (tb, record_kb, mode, tasks, vcpu) in [
+        (1.0_f64, 1.0, Mode::Provisioned, 2.0, 0.5),
+        (10.0, 1.0, Mode::Provisioned, 2.0, 0.5),
+        (10.0, 20.0, Mode::Provisioned, 2.0, 0.5),
+        (100.0, 1.0, Mode::Provisioned, 4.0, 1.0),
+        (10.0, 1.0, Mode::Standard, 2.0, 0.5),
+        (10.0, 1.0, Mode::Advantage, 2.0, 0.5),
+    ] {
+        let shards = (tb * 1e6 / (730.0 * 3600.0)).ceil();
+        let load = Load {
+            bytes: tb * 1e12,
+            record_bytes: record_kb * 1e3,
+            shards,
+            mode,
+            tasks,
+            vcpu,
+            memory_gb: vcpu * 2.0,
+            batch_bytes: 64.0 * 1024.0 * 1024.0,
+            batch_age: 60.0,
+            failover: 10.0,
+            scan: 1.0,
+        };
+        let costs = month(&load, PRICES);
+        let stream = match mode {
+            Mode::Provisioned => format!("provisioned, {shards} shards"),
+            Mode::Standard => "on demand, Standard".into(),
+            Mode::Advantage => "on demand, Advantage".into(),
+        };
+        let channel = costs.channel.map_or("not offered".into(), |c| format!("${c:.0}"));
+        writeln!(
+            table,
+            "| {tb} TB of {record_kb} KB records | {stream} | {tasks} of {vcpu} vCPU | ${:.0} | ${:.0} | {channel} |",
+            costs.total(),
+            costs.firehose
+        )
+        .unwrap();
+    }
+    let (begin, end) = ("<!-- costs -->\n", "<!-- /costs -->");
+    let page = fs::read_to_string(root().join("ecs/README.md")).unwrap();
+    let (before, rest) = page.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    compare("ecs/README.md", &format!("{before}{begin}{table}{end}{after}"));
+}
+
 #[test]
 fn samples_load() {
     let mut count = 0;
@@ -85,7 +137,7 @@ fn samples_load() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    let mut pages = vec![root().join("README.md")];
+    let mut pages = vec![root().join("README.md"), root().join("ecs/README.md")];
     let listing = fs::read_dir(root().join("docs")).unwrap();
     pages.extend(
         listing.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")),

@@ -13,6 +13,7 @@ mod door;
 mod exactly_once;
 mod faults;
 mod flow;
+mod iam;
 mod layering;
 mod lifecycle;
 mod proxy;

@@ -170,6 +170,11 @@ impl Proxy {
         self.state.lock().unwrap().rules.clear();
     }
 
+    /// Every operation seen so far.
+    pub(crate) fn operations(&self) -> Vec<String> {
+        self.state.lock().unwrap().calls.keys().cloned().collect()
+    }
+
     /// Requests of one operation so far, refused ones included.
     pub(crate) fn calls(&self, operation: &str) -> usize {
         self.state.lock().unwrap().calls.get(operation).copied().unwrap_or(0)
@@ -248,6 +253,8 @@ fn operation(request: &Request<Incoming>) -> String {
     let name = match (request.method().as_str(), on_object) {
         ("HEAD", false) => "HeadBucket",
         ("HEAD", true) => "HeadObject",
+        ("GET", false) => "ListObjectsV2",
+        ("GET", true) => "GetObject",
         ("PUT", true) if asks("uploadId") => "UploadPart",
         ("PUT", true) => "PutObject",
         ("POST", true) if asks("uploads") => "CreateMultipartUpload",

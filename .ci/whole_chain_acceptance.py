@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""The whole chain in other people's AWS: deploy ecs/, log in, upload, archive, stop, take down.
+
+    CATCHMENT_BIN=target/debug/catchment python3 .ci/whole_chain_acceptance.py
+
+ministack plays CloudFormation, Cognito with its hosted UI, the HTTP API with its JWT authorizer, IAM
+(AUTH=true: signatures and policies are checked), Lambda, Kinesis, DynamoDB and S3. Ours are the two
+templates, the function's zip and the worker's binary. ministack starts no containers, so the worker
+is started here, with the environment of the registered task definition and the credentials of the
+task role. Environment:
+    CATCHMENT_BIN     the worker; without it everything is skipped
+    UPLOAD_API_BIN    the bootstrap to zip; otherwise it is built (profile `dist`)
+    FRONT_DOOR_PORT   ministack's port (14566)
+
+The last line is `N passed, N failed`, or begins with SKIPPED.
+"""
+import gzip, json, os, re, secrets, signal, socket, subprocess, sys, time, traceback
+from pathlib import Path
+from urllib.parse import quote
+
+import ecs_checks
+import front_door_acceptance as front
+from front_door_acceptance import REGION, ROOT, call, check
+
+NAME, BUCKET, TABLE, USER = "clicks", "clicks-archive", "catchment", "alice@example.com"
+PASSWORD = "Correct-horse-9"
+NOT_SHOWN = """\
+not shown here: real ECS (placement, SIGTERM through the agent, circuit breaker, autoscaling, Spot,
+  capacity providers: no emulator starts tasks; ScalableTarget and policies are left out), the image
+  (.ci/container.sh runs it), encryption and lifecycle (ministack drops them; ecs_checks.py asserts
+  the text), throttling, API Gateway's limits and error bodies, the Lambda resource permission,
+  Amazon Linux 2023 (.ci/lambda_numbers.sh checks glibc), TLS, CloudWatch alarms, Managed Prometheus.
+  Resharding, retention, crashes and zombies are cargo test's and the simulation's."""
+
+
+def client(name, **more):
+    import boto3
+    from botocore.config import Config
+    keys = dict(aws_access_key_id="test", aws_secret_access_key="test") | more
+    return boto3.client(name, endpoint_url=front.BASE, region_name=REGION,
+                        config=Config(retries={"max_attempts": 1}), **keys)
+
+
+def wait_for(what, question, seconds=90):
+    """Asks until there is an answer; the bound only ends a run that hangs."""
+    for _ in range(seconds * 4):
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.25)
+    check(what, False, "never happened")
+    return None
+
+
+class Chain:
+    """The deployed stacks and the clients to look at them."""
+
+    def __init__(self, archive):
+        self.formation, self.cognito, self.ecs = client("cloudformation"), client("cognito-idp"), client("ecs")
+        self.kinesis, self.s3, self.table = client("kinesis"), client("s3"), client("dynamodb")
+        self.s3.create_bucket(Bucket="code")
+        self.s3.put_object(Bucket="code", Key="upload.zip", Body=archive)
+        text = (ROOT / "ecs" / "platform.yaml").read_text()
+        self.platform = self.create("platform", text, ecs_checks.platform_parameters())
+        network = client("ec2")
+        vpc = network.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        subnet = network.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
+        body, self.left_out = ecs_checks.worker_body()
+        # gzip, which this script can read.
+        self.worker_stack = self.create("worker", body, ecs_checks.parameters(
+            Image="example/catchment:1", StreamArn=self.platform["StreamArn"], VpcId=vpc,
+            SubnetIds=subnet, BucketName=self.platform["BucketName"], Compression="gzip",
+            LeaseTableName=self.platform["LeaseTableName"], BatchAge="1s", Folder="archive/"))
+        self.host = f"{self.platform['ApiId']}.execute-api.localhost:{front.PORT}"
+        self.credentials = self.task_role()
+        self.plain_http()
+
+    def task_role(self):
+        """Credentials of the task role, as ECS hands them to the container."""
+        from botocore.exceptions import ClientError
+        arn, sts = self.worker_stack["TaskRoleArn"], client("sts")
+        try:
+            sts.assume_role(RoleArn=arn, RoleSessionName="worker")
+            check("only ECS may take the task role", False, "anybody may")
+        except ClientError as error:
+            check("only ECS may take the task role", "AccessDenied" in str(error), error)
+        # ECS is not here: this script is let in besides. The permissions stay as they are.
+        root = {"Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": "sts:AssumeRole",
+            "Principal": {"AWS": f"arn:aws:iam::{ecs_checks.ACCOUNT}:root"}}]}
+        client("iam").update_assume_role_policy(RoleName=arn.rsplit("/", 1)[1], PolicyDocument=json.dumps(root))
+        return sts.assume_role(RoleArn=arn, RoleSessionName="worker")["Credentials"]
+
+    def plain_http(self):
+        """The bucket's policy refuses it, and ministack is plain HTTP: shown, then taken away."""
+        from botocore.exceptions import ClientError
+        try:
+            self.as_worker("s3").head_bucket(Bucket=BUCKET)
+            check("the bucket refuses plain HTTP", False, "it answers")
+        except ClientError as error:
+            check("the bucket refuses plain HTTP", error.response["Error"]["Code"] == "403", error)
+        self.s3.delete_bucket_policy(Bucket=BUCKET)
+
+    def create(self, name, body, values):
+        self.formation.create_stack(StackName=name, TemplateBody=body, Parameters=values,
+                                    Capabilities=["CAPABILITY_IAM"])
+        self.formation.get_waiter("stack_create_complete").wait(
+            StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+        told = self.formation.describe_stacks(StackName=name)["Stacks"][0]
+        check(f"stack {name}: CREATE_COMPLETE", told["StackStatus"] == "CREATE_COMPLETE", told)
+        return {o["OutputKey"]: o["OutputValue"] for o in told["Outputs"]}
+
+    def as_worker(self, name):
+        return client(name, aws_access_key_id=self.credentials["AccessKeyId"],
+                      aws_secret_access_key=self.credentials["SecretAccessKey"],
+                      aws_session_token=self.credentials["SessionToken"])
+
+    def environment(self):
+        """What ECS would hand the container, and what this machine needs besides."""
+        task = self.ecs.describe_task_definition(taskDefinition=self.worker_stack["TaskDefinition"])
+        containers = task["taskDefinition"]["containerDefinitions"]
+        worker = next(c for c in containers if c["name"] == "worker")
+        environment = {pair["name"]: pair["value"] for pair in worker["environment"]}
+        check("the task definition names stream, bucket and table", (
+            environment["CATCHMENT_STREAM_NAME"], environment["CATCHMENT_DELIVERY_BUCKET"],
+            environment["CATCHMENT_LEASE_APPLICATION"]) == (
+            self.platform["StreamArn"], BUCKET, TABLE), environment)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.listen = f"127.0.0.1:{free.getsockname()[1]}"
+        return environment | {
+            "CATCHMENT_TELEMETRY_LISTEN": self.listen, "CATCHMENT_AWS_PATH_STYLE": "true",
+            "AWS_REGION": REGION, "AWS_ENDPOINT_URL": front.BASE, "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ACCESS_KEY_ID": self.credentials["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": self.credentials["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": self.credentials["SessionToken"], "PATH": os.environ["PATH"],
+        }
+
+    def keys(self, prefix):
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def archived(self):
+        """Every line of every archive object."""
+        bodies = [self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in self.keys("archive/")]
+        return [line for body in bodies for line in gzip.decompress(body).splitlines()]
+
+
+def login(chain):
+    pool, browser = chain.platform["UserPoolId"], chain.platform["ClientId"]
+    chain.cognito.admin_create_user(UserPoolId=pool, Username=USER, MessageAction="SUPPRESS",
+                                    UserAttributes=[{"Name": "email", "Value": USER}])
+    chain.cognito.admin_set_user_password(UserPoolId=pool, Username=USER, Password=PASSWORD, Permanent=True)
+    verifier = secrets.token_urlsafe(48)
+    code = front.hosted_login(browser, USER, PASSWORD, verifier)
+    check("login through the hosted UI returns to localhost:3000 with a code", code)
+    check("the code is worth nothing without its verifier", front.exchange(browser, code, "x" * 48)[0] == 400)
+    code = front.hosted_login(browser, USER, PASSWORD, verifier)
+    status, tokens = front.exchange(browser, code, verifier)
+    check("code and verifier become a token", status == 200 and "access_token" in tokens, tokens)
+    return "Bearer " + tokens["access_token"]
+
+
+def uploads(chain, token):
+    check("without a token: 401", front.upload(chain, None)[0] == 401)
+    check("with a broken token: 401", front.upload(chain, token[:-8] + "AAAAAAAA")[0] == 401)
+    status, _, answer = front.upload(chain, token, b"Hello, Catchment", Content_Type="text/plain")
+    good = re.fullmatch(r"uploads/[0-9a-f-]{36}\.txt", str(answer.get("file_key")))
+    check("upload with the token: 200 and the exact answer", status == 200 and good and answer == {
+        "message": "File uploaded and event sent", "file_key": answer["file_key"]}, (status, answer))
+    return answer["file_key"]
+
+
+def stored(chain, token, key):
+    def asked():
+        status, _, text = call("GET", "/" + key, None, {"Authorization": token}, chain.host)
+        return text if status == 200 else None
+    text = wait_for("the uploader sees the file stored", asked)
+    check("the API says stored", text and json.loads(text)["status"] == "stored", text)
+    found = chain.s3.get_object(Bucket=BUCKET, Key=key)
+    check("the file is in the bucket, byte for byte", found["Body"].read() == b"Hello, Catchment")
+    check("with its content type", found["ContentType"] == "text/plain", found["ContentType"])
+
+
+def archive(chain):
+    expected = sorted(b'{"n":%d}' % n for n in range(500))
+    for at in range(0, len(expected), 100):
+        reply = chain.kinesis.put_records(StreamName=NAME, Records=[
+            {"Data": line, "PartitionKey": line.decode()} for line in expected[at:at + 100]])
+        check("records of another producer are taken", reply["FailedRecordCount"] == 0)
+    wait_for("they are archived", lambda: len(chain.archived()) >= len(expected))
+    check("each record is in the archive once", sorted(chain.archived()) == expected, len(chain.archived()))
+    layout = re.compile(r"archive/dt=\d{4}-\d\d-\d\d/hour=\d\d/clicks-shardId-\d{12}-\d+-\d+\.ndjson\.gz")
+    odd = [key for key in chain.keys("archive/") if not layout.fullmatch(key)]
+    check("under the keys the template asks for", not odd, odd)
+    return expected
+
+
+def walls(chain):
+    """What the task role must not do, judged by ministack's IAM."""
+    from botocore.exceptions import ClientError
+
+    def denied(what, act):
+        try:
+            act()
+            check(f"task role may not {what}", False, "it may")
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            check(f"task role may not {what}", "AccessDenied" in code or code == "403", code)
+    s3, table, kinesis = chain.as_worker("s3"), chain.as_worker("dynamodb"), chain.as_worker("kinesis")
+    denied("write beside its prefixes", lambda: s3.put_object(Bucket=BUCKET, Key="other/x", Body=b""))
+    denied("write into another bucket", lambda: s3.put_object(Bucket="code", Key="archive/x", Body=b""))
+    denied("delete an object", lambda: s3.delete_object(Bucket=BUCKET, Key="archive/x"))
+    denied("delete its table", lambda: table.delete_table(TableName=TABLE))
+    denied("read another table", lambda: table.scan(TableName="other"))
+    denied("write to its stream", lambda: kinesis.put_record(StreamName=NAME, Data=b"", PartitionKey="k"))
+
+
+def start(chain, binary, log):
+    return subprocess.Popen([binary, "run"], env=chain.environment(), start_new_session=True,
+                            stdout=log, stderr=log)
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    try:
+        code = process.wait(110)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+    return code
+
+
+def deployed_anew(chain, binary, log, running, expected):
+    """What a deployment does: a new worker joins, the old one is told to stop; nothing twice."""
+    later = start(chain, binary, log)
+    more = [b'{"later":%d}' % n for n in range(200)]
+    chain.kinesis.put_records(StreamName=NAME, Records=[
+        {"Data": line, "PartitionKey": line.decode()} for line in more])
+    code = stop(running)
+    check("the old worker drains and ends with 0", code == 0, code)
+    everything = sorted(expected + more)
+    wait_for("the new worker goes on", lambda: len(chain.archived()) >= len(everything))
+    check("nothing is lost or repeated by a deployment", sorted(chain.archived()) == everything)
+    return later
+
+
+def replay(chain, environment, binary):
+    """HOOK for `catchment replay`: from a chosen sequence number, into a prefix of its own.
+
+    The stacks and the archive are complete and no worker runs. Give the replay the stream
+    chain.platform["StreamArn"], credentials by chain.as_worker's role or an operator's, and compare
+    what it stores with chain.archived(). Until it exists, this says so.
+    """
+    print("SKIPPED: replay from a chosen sequence number is not part of this script yet")
+
+
+def taken_down(chain):
+    for name in ("worker", "platform"):
+        chain.formation.delete_stack(StackName=name)
+        chain.formation.get_waiter("stack_delete_complete").wait(
+            StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+    status, _, _ = call("POST", "/uploads", b"x", {}, chain.host)
+    check("the API is gone with its stack", status in (403, 404), status)
+    left = (chain.kinesis.list_streams()["StreamNames"], chain.table.list_tables()["TableNames"])
+    check("stream, table and every object are still there",
+          left == ([NAME], [TABLE]) and len(chain.archived()) == 700, left)
+    rows = chain.table.scan(TableName=TABLE)["Items"]
+    check("the checkpoints are still there, and no lease is held",
+          len(rows) >= 2 and not any("leaseOwner" in row for row in rows), len(rows))
+
+
+def main():
+    if os.environ.get("FRONT_DOOR_IN_VENV") != "1":
+        front.inside_venv(__file__)
+    binary = os.environ.pop("CATCHMENT_BIN", None)
+    if not binary:
+        front.skip("set CATCHMENT_BIN to the worker's binary")
+    binary = str(Path(binary).resolve())
+    zipped = front.lambda_zip(front.bootstrap())
+    process = None
+    with front.Ministack() as stack:
+        log = open(os.path.join(stack.home, "worker.log"), "ab")
+        try:
+            chain = Chain(zipped)
+            token = login(chain)
+            process = start(chain, binary, log)
+            key = uploads(chain, token)
+            stored(chain, token, key)
+            expected = archive(chain)
+            walls(chain)
+            process = deployed_anew(chain, binary, log, process, expected)
+            status, _, text = call("GET", "/" + quote(key), None, {"Authorization": token}, chain.host)
+            check("the upload is still there", status == 200, (status, text))
+            code = stop(process)
+            check("the last worker drains and ends with 0", code == 0, code)
+            check("no dead letters", not chain.keys("errors/"), chain.keys("errors/"))
+            replay(chain, chain.environment(), binary)
+            taken_down(chain)
+        except Exception:  # pylint: disable=broad-except
+            traceback.print_exc()
+            check("the acceptance ran to its end", False, "see above")
+        finally:
+            if process and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            log.close()
+            if front.failed:
+                print(open(log.name, errors="replace").read()[-4000:])
+    print(NOT_SHOWN)
+    print(f"{front.passed} passed, {front.failed} failed")
+    sys.exit(1 if front.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
