@@ -245,14 +245,47 @@ def deployed_anew(chain, binary, log, running, expected):
     return later
 
 
-def replay(chain, environment, binary):
-    """HOOK for `catchment replay`: from a chosen sequence number, into a prefix of its own.
+def replayer(chain, binary):
+    """Credentials of a role that may do what `catchment iam-policy --role replay` prints."""
+    told = subprocess.run(
+        [binary, "iam-policy", "--role", "replay", "--account", ecs_checks.ACCOUNT, "--table-exists",
+         "--stream", chain.platform["StreamArn"], "--bucket", BUCKET],
+        capture_output=True, text=True, check=True, env={"AWS_REGION": REGION, "PATH": os.environ["PATH"]})
+    policy = json.loads(told.stdout)
+    table = next(s for s in policy["Statement"] if s["Sid"] == "LeaseTable")
+    table["Action"].append("dynamodb:CreateTable")
+    trust = {"Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow", "Action": "sts:AssumeRole",
+        "Principal": {"AWS": f"arn:aws:iam::{ecs_checks.ACCOUNT}:root"}}]}
+    iam = client("iam")
+    role = iam.create_role(RoleName="replayer", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
+    iam.put_role_policy(RoleName="replayer", PolicyName="replay", PolicyDocument=json.dumps(policy))
+    return client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="replay")["Credentials"]
 
-    The stacks and the archive are complete and no worker runs. Give the replay the stream
-    chain.platform["StreamArn"], credentials by chain.as_worker's role or an operator's, and compare
-    what it stores with chain.archived(). Until it exists, this says so.
-    """
-    print("SKIPPED: replay from a chosen sequence number is not part of this script yet")
+
+def replay(chain, environment, binary):
+    """From a chosen sequence number, into a prefix of its own; the archive and its leases stay."""
+    shard = chain.kinesis.list_shards(StreamName=NAME)["Shards"][0]["ShardId"]
+    iterator = chain.kinesis.get_shard_iterator(
+        StreamName=NAME, ShardId=shard, ShardIteratorType="TRIM_HORIZON")["ShardIterator"]
+    records = chain.kinesis.get_records(ShardIterator=iterator, Limit=10000)["Records"]
+    chosen = records[len(records) // 2]["SequenceNumber"]
+    expected = sorted(r["Data"] for r in records[len(records) // 2:] if r["Data"].startswith(b'{"n"'))
+    before = sorted(chain.keys("archive/")), chain.table.scan(TableName=TABLE)["Items"]
+    role = replayer(chain, binary)
+    environment = environment | {
+        "AWS_ACCESS_KEY_ID": role["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": role["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": role["SessionToken"], "CATCHMENT_TELEMETRY_LISTEN": "off"}
+    ran = subprocess.run(
+        [binary, "replay", "--from-sequence-number", chosen, "--shard", shard, "--id", "acceptance"],
+        env=environment, capture_output=True, text=True, timeout=180)
+    check("replay from a chosen sequence number ends with 0", ran.returncode == 0, ran.stderr[-2000:])
+    keys = chain.keys("replays/acceptance/archive/")
+    bodies = [chain.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
+    again = sorted(line for body in bodies for line in gzip.decompress(body).splitlines())
+    check(f"it delivers {len(expected)} records from there on, each once", again == expected, len(again))
+    after = sorted(chain.keys("archive/")), chain.table.scan(TableName=TABLE)["Items"]
+    check("archive and leases are as before", before == after)
 
 
 def taken_down(chain):
