@@ -392,7 +392,11 @@ mod tests {
         assert_eq!(resources(&door, "Objects"), ["arn:aws:s3:::archive/uploads/*"]);
         assert!(!door.to_string().contains("dynamodb:"), "{door}");
         let operator = policy(Role::Operator, &config(&[]), &scope).unwrap();
-        assert_eq!(operator["Statement"].as_array().unwrap().len(), 1, "{operator}");
+        assert!(!operator.to_string().contains("s3:Put"), "{operator}");
+        let replay = policy(Role::Replay, &config(&[]), &scope).unwrap();
+        assert_eq!(resources(&replay, "Objects"), ["arn:aws:s3:::archive/replays/*"]);
+        let table = "arn:aws:dynamodb:eu-west-1:123456789012:table/catchment-replay-*";
+        assert_eq!(resources(&replay, "LeaseTable"), [table]);
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub async fn recover(
                     break;
                 }
             }
-            Fetched::End { .. } | Fetched::Bound => break,
+            Fetched::End { .. } | Fetched::Bound(_) => break,
             // The whole shard is gone, and with it the range.
             Fetched::Failed(error) if error.fault == Fault::NotFound => break,
             Fetched::Failed(error) => return Err(error.into()),

@@ -14,7 +14,7 @@ use crate::ids::{SequenceNumber, ShardId};
 use crate::stream::bound::Bound;
 use crate::stream::deaggregate::{HashRange, split};
 use crate::stream::pacing::{Limits, Pacing};
-use crate::stream::position::{Position, StartAt};
+use crate::stream::position::{Position, StartAt, may_have_lost};
 use crate::stream::{Page, Record, ShardInfo};
 use crate::telemetry::metrics::Metrics;
 
@@ -40,6 +40,8 @@ pub struct Means {
     pub kinesis: Kinesis,
     /// Its ARN.
     pub arn: String,
+    /// How long the stream keeps a record, milliseconds.
+    pub retention_ms: i64,
     /// Pace.
     pub pace: Limits,
     /// Records per call.
@@ -71,6 +73,15 @@ pub struct Range {
     pub hash_range: Option<HashRange>,
 }
 
+/// What a reader knows of the record it was asked to begin at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beginning {
+    /// A record was seen: it is known whether the one to begin at is still there.
+    pub seen: bool,
+    /// It is not: retention has passed it.
+    pub gone: bool,
+}
+
 /// What a reader hands over.
 pub enum Fetched {
     /// Records, in order, with the permit for their memory.
@@ -81,18 +92,18 @@ pub enum Fetched {
         permit: Permit,
         /// MillisBehindLatest.
         behind_ms: Option<i64>,
-        /// The record that `start` names is gone: retention has passed it.
-        start_gone: bool,
-        /// A record was seen, now or before: it is known whether the one `start` names is gone.
-        begun: bool,
+        /// What is known of the beginning.
+        beginning: Beginning,
     },
     /// The closed shard has no more records.
     End {
         /// Its children, if the reply named them.
         children: Vec<ShardInfo>,
+        /// What is known of the beginning.
+        beginning: Beginning,
     },
     /// The end of the range was seen: nothing behind it is wanted.
-    Bound,
+    Bound(Beginning),
     /// Something that trying again does not mend.
     Failed(CallError),
 }
@@ -108,8 +119,11 @@ pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<F
         resume: range.start.clone(),
         range,
         expected: LARGEST_REPLY,
-        first: true,
-        start_gone: false,
+        beginning: Beginning::default(),
+        through_ms: None,
+        asked_ms: None,
+        overlap: None,
+        confirmed: false,
         over: false,
     };
     // A place in the channel first, memory second: a consumer that is behind must not make this
@@ -135,10 +149,15 @@ struct Reader {
     expected: usize,
     /// Records to ask for.
     limit: i32,
-    /// No record was seen yet.
-    first: bool,
-    /// Reading began behind the record it was asked to begin at.
-    start_gone: bool,
+    beginning: Beginning,
+    /// All that arrived up to this time (wall clock) was read.
+    through_ms: Option<i64>,
+    /// When the last page was asked for (wall clock).
+    asked_ms: Option<i64>,
+    /// What was read last, where the next page must begin with it: see [`Reader::overlap`].
+    overlap: Option<SequenceNumber>,
+    /// The last page showed that and nothing more.
+    confirmed: bool,
     /// The bound was seen.
     over: bool,
 }
@@ -156,7 +175,7 @@ impl Reader {
         let clock = self.means.clock.clone();
         loop {
             if self.over {
-                return Fetched::Bound;
+                return Fetched::Bound(self.beginning);
             }
             clock.sleep_until(self.pacing.next_call()).await;
             // A bounded range was given room as a whole: see `checkpoint::recovery`.
@@ -164,7 +183,13 @@ impl Reader {
                 Some(_) => self.means.budget.overdraw(self.expected),
                 None => self.means.budget.acquire(self.expected).await,
             };
-            let mut page = match self.fetch().await {
+            let asked_ms = clock.wall();
+            if self.slept_through(asked_ms) {
+                return Fetched::Failed(passed(
+                    "no record was read for as long as the stream keeps one",
+                ));
+            }
+            let mut page = match self.fetch(asked_ms).await {
                 Ok(page) => page,
                 Err(error) => {
                     drop(permit);
@@ -174,11 +199,19 @@ impl Reader {
                     continue;
                 }
             };
+            if let Err(passed) = self.joined(&mut page) {
+                return Fetched::Failed(passed);
+            }
             let memory = page.records.iter().map(Record::memory).sum();
             let payload: usize = page.records.iter().map(|r| r.data.len()).sum();
             permit.resize(memory);
             let caught_up = page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0)
                 && page.records.len() < 1000.min(usize::try_from(self.limit).unwrap_or(1));
+            self.through_ms = match page.behind_ms {
+                Some(behind) => Some(asked_ms.saturating_sub(behind)),
+                None if caught_up => Some(asked_ms),
+                None => page.records.last().and_then(|r| r.arrival_ms).or(self.through_ms),
+            };
             self.expected = if caught_up { TIP_REPLY } else { LARGEST_REPLY };
             self.pacing.page(clock.now(), payload, caught_up);
             let label = self.means.metrics.shard(&self.shard);
@@ -194,7 +227,7 @@ impl Reader {
             }
             // Remembered: the page that shows it may hold nothing to hand over (an aggregate whose
             // user records are all another shard's).
-            self.start_gone |= self.is_start_gone(&page);
+            self.beginning.gone |= self.is_start_gone(&page);
             if let Some(bound) = &self.range.bound {
                 let tip = caught_up && page.records.is_empty() && bound.is_settled(clock.wall());
                 if let Some(inside) = bound.cut(&page.records) {
@@ -205,23 +238,23 @@ impl Reader {
             }
             if let Some(last) = page.records.last() {
                 self.resume = StartAt::After(last.position.sequence.clone());
-                self.first = false;
+                self.beginning.seen = true;
             }
             self.iterator = page.next;
             let records = self.user_records(page.records);
             if self.over && records.is_empty() {
-                return Fetched::Bound;
+                return Fetched::Bound(self.beginning);
             }
             if self.iterator.is_none() && records.is_empty() {
-                return Fetched::End { children: page.children };
+                let (children, beginning) = (page.children, self.beginning);
+                return Fetched::End { children, beginning };
             }
             // An end that comes with records is found again by a read behind the last of them.
             // An empty page of a shard that has more says nothing; of a shard at its tip it says
             // that everything is read.
             if !records.is_empty() || caught_up || self.is_done() {
-                let (behind_ms, begun) = (page.behind_ms, !self.first);
-                let start_gone = self.start_gone;
-                return Fetched::Page { records, permit, behind_ms, start_gone, begun };
+                let (behind_ms, beginning) = (page.behind_ms, self.beginning);
+                return Fetched::Page { records, permit, behind_ms, beginning };
             }
         }
     }
@@ -252,21 +285,73 @@ impl Reader {
     /// Did reading begin behind the record it was asked to begin at?
     fn is_start_gone(&self, page: &Page) -> bool {
         let asked: &SequenceNumber = match &self.range.start {
-            StartAt::At(sequence) if self.first => sequence,
+            StartAt::At(sequence) if !self.beginning.seen => sequence,
             _ => return false,
         };
         page.records.first().is_some_and(|r| r.position.sequence != *asked)
     }
 
-    async fn fetch(&mut self) -> Result<Page, CallError> {
+    /// Kinesis passes over records that left retention without a word, also those behind an
+    /// iterator. A reader that may be that far behind (it stood still, or is slower than time)
+    /// therefore reads what it read last once more: as long as that is there, nothing after it is
+    /// gone.
+    fn overlap(&mut self, now_ms: i64) {
+        let near = self
+            .through_ms
+            .is_some_and(|through| may_have_lost(Some(through), now_ms, self.means.retention_ms));
+        if let StartAt::After(last) = &self.resume
+            && near
+            && self.overlap.is_none()
+            && !std::mem::take(&mut self.confirmed)
+        {
+            self.overlap = Some(last.clone());
+            self.iterator = None;
+        }
+    }
+
+    /// Stood still, before any record was read, for as long as the stream keeps one: whether
+    /// something was lost is decided anew by whoever begins at the checkpoint again.
+    fn slept_through(&mut self, now_ms: i64) -> bool {
+        let before = self.asked_ms.replace(now_ms);
+        let still = |at| may_have_lost(Some(at), now_ms, self.means.retention_ms);
+        !self.beginning.seen && before.is_some_and(still)
+    }
+
+    /// Takes the record that was read twice out of the page.
+    ///
+    /// # Errors
+    /// [`CallError`] when it is not there any more: the shard must begin again at its checkpoint,
+    /// where what is missing is found and told.
+    fn joined(&mut self, page: &mut Page) -> Result<(), CallError> {
+        let Some(last) = &self.overlap else { return Ok(()) };
+        match page.records.first() {
+            Some(first) if first.position.sequence == *last => {
+                page.records.remove(0);
+                self.confirmed = page.records.is_empty();
+                self.overlap = None;
+                Ok(())
+            }
+            // On the way there.
+            None if page.behind_ms != Some(0) && page.next.is_some() => Ok(()),
+            _ => Err(passed(&format!("record {last} was read and is gone: others may be too"))),
+        }
+    }
+
+    async fn fetch(&mut self, now_ms: i64) -> Result<Page, CallError> {
+        self.overlap(now_ms);
         let Means { kinesis, arn, .. } = &self.means;
+        let again = self.overlap.clone().map(StartAt::At);
+        let (start, limit) = match &again {
+            Some(again) => (again, self.limit.max(2)),
+            None => (&self.resume, self.limit),
+        };
         let iterator = match self.iterator.take() {
             Some(iterator) => iterator,
-            None => kinesis.iterator(arn, &self.shard, &self.resume).await?,
+            None => kinesis.iterator(arn, &self.shard, start).await?,
         };
         // Kept for the retry: a failed call does not use an iterator up.
         self.iterator = Some(iterator.clone());
-        kinesis.get_records(arn, &iterator, self.limit).await
+        kinesis.get_records(arn, &iterator, limit).await
     }
 
     /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.
@@ -306,5 +391,15 @@ impl Reader {
         let extra = self.means.jitter.up_to(Duration::from_millis(500));
         self.means.clock.sleep(extra).await;
         None
+    }
+}
+
+fn passed(what: &str) -> CallError {
+    CallError {
+        operation: "GetRecords",
+        fault: Fault::Unavailable,
+        code: "PassedByRetention".into(),
+        message: what.to_owned(),
+        request_id: None,
     }
 }

@@ -1,6 +1,8 @@
 //! ▶ The life of one owned shard: finish what was announced, then read, batch, announce, put and
 //! commit until the shard ends, the lease goes, or the worker stops.
 
+mod end;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,19 +16,18 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::ledger::{Change, Ledger};
 use crate::checkpoint::recovery::{self, Recovered, RecoveryError};
 use crate::config::OnGap;
-use crate::delivery::batch::{Cause, Gap, Limits, Object, Open, Sealed, gap_report};
+use crate::delivery::batch::{Cause, Gap, Limits, Object, Open, Sealed};
 use crate::delivery::budget::Permit;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::uploader::{UploadError, upload};
 use crate::fault::{CallError, Fault};
 use crate::lease::expiry::HANDOFF;
-use crate::lease::graph;
 use crate::lease::owned::{Lost, Owned};
 use crate::lease::row::{Pending, Progress};
 use crate::mutant::{self, Mutant};
-use crate::stream::poll::{self, Fetched, Range};
+use crate::stream::Record;
+use crate::stream::poll::{self, Beginning, Fetched, Range};
 use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
-use crate::stream::{Record, ShardInfo};
 use crate::task::{Handle, TaskDied};
 use crate::worker::shared::Shared;
 
@@ -355,11 +356,16 @@ impl Pipeline {
         self.cut(Cause::Drain).await
     }
 
+    /// Is the checkpointed record still there? If so, nothing after it was lost.
+    fn began(&mut self, beginning: Beginning) {
+        self.start_gone |= beginning.gone;
+        self.suspect &= self.start_gone || !beginning.seen;
+    }
+
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
         match fetched {
-            Fetched::Page { records, permit, behind_ms, start_gone, begun } => {
-                self.start_gone |= start_gone;
-                self.suspect &= self.start_gone || !begun;
+            Fetched::Page { records, permit, behind_ms, beginning } => {
+                self.began(beginning);
                 let label = self.shared.metrics.shard(&self.lease.shard);
                 if let Some(ms) = behind_ms {
                     let seconds = ms as f64 / 1000.0;
@@ -379,8 +385,16 @@ impl Pipeline {
                 }
                 self.take(records, permit).await
             }
-            Fetched::End { children } => self.shard_end(children).await,
-            Fetched::Bound => self.over().await,
+            Fetched::End { children, beginning } => {
+                self.began(beginning);
+                self.lost_tail().await?;
+                self.shard_end(children).await
+            }
+            Fetched::Bound(beginning) => {
+                self.began(beginning);
+                self.lost_tail().await?;
+                self.over().await
+            }
             Fetched::Failed(error) if error.fault == Fault::NotFound => self.gone(error).await,
             Fetched::Failed(error) => Err(error.into()),
         }
@@ -456,80 +470,6 @@ impl Pipeline {
         self.ledger.cut(intent);
         self.undelivered();
         Ok(())
-    }
-
-    /// The range of a replay is read to its end: the lease is finished, whatever the shard has left.
-    async fn over(&mut self) -> Result<(), Stop> {
-        self.reader = None;
-        self.cut(Cause::ShardEnd).await?;
-        tracing::info!(shard = %self.lease.shard, "range read to its end");
-        self.ending = true;
-        self.ledger.end();
-        Ok(())
-    }
-
-    /// The shard is read to its end: its children get their leases before it gets SHARD_END.
-    async fn shard_end(&mut self, named: Vec<ShardInfo>) -> Result<(), Stop> {
-        self.reader = None;
-        self.cut(Cause::ShardEnd).await?;
-        let id = &self.lease.shard;
-        let mut children = named;
-        if children.is_empty() {
-            let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
-            children = shards.into_iter().filter(|s| s.parents.contains(id)).collect();
-        }
-        let (identity, now) = (self.shared.stream.identity(), self.shared.clock.wall());
-        let leases = match &self.shared.replay {
-            Some(replay) => replay.children(&children),
-            None => graph::children(&children),
-        };
-        for lease in leases {
-            let item = match &self.shared.replay {
-                Some(replay) => replay.item(&lease, &identity, now),
-                None => lease.item(&identity, now),
-            };
-            if self.shared.table.create(item).await? {
-                self.shared.metrics.add("catchment_leases_created_total", &[], 1);
-                tracing::info!(parent = %id, child = %lease.shard, "lease of a child created");
-            }
-        }
-        let ids: Vec<_> = children.iter().map(|c| c.id.clone()).collect();
-        self.lease.name_children(&ids).await;
-        tracing::info!(shard = %id, children = ?ids, "shard read to its end");
-        self.ending = true;
-        self.ledger.end();
-        Ok(())
-    }
-
-    /// The shard is not there. If the stream still is, it left retention as a whole.
-    async fn gone(&mut self, error: CallError) -> Result<(), Stop> {
-        let same = match self.shared.kinesis.describe(&self.shared.stream.arn).await {
-            Ok(stream) => stream.identity() == self.shared.stream.identity(),
-            Err(gone) if gone.fault == Fault::NotFound => false,
-            Err(other) => return Err(other.into()),
-        };
-        if !same {
-            // Nobody can read these records again.
-            self.vanished = Some(error);
-            return self.drain().await;
-        }
-        let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
-        if shards.iter().any(|s| s.id == self.lease.shard) {
-            return Err(error.into());
-        }
-        self.cut(Cause::ShardEnd).await?;
-        let last = self.ledger.progress().checkpoint.to_string();
-        let gap = Gap::to_end(&self.ledger.progress().checkpoint);
-        self.gap(&gap)?;
-        let recipe = &self.shared.recipe;
-        let range = format!("{last}-{}", Checkpoint::ShardEnd);
-        let stamp = self.shared.stream.created_ms;
-        let report =
-            gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
-        upload(&self.shared, &self.lease, &[report]).await?;
-        let children: Vec<_> =
-            shards.into_iter().filter(|s| s.parents.contains(&self.lease.shard)).collect();
-        self.shard_end(children).await
     }
 
     fn begin(&self, change: Change) -> Write {

@@ -62,6 +62,7 @@ impl Shared {
         poll::Means {
             kinesis: self.kinesis.clone(),
             arn: self.stream.arn.clone(),
+            retention_ms: self.stream.retention_ms,
             pace: self.config.stream.pace,
             page_records: self.config.stream.page_records,
             budget: self.budget.clone(),

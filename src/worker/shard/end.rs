@@ -1,0 +1,97 @@
+//! ▶ The end of a shard: read to its end, read to a replay's bound, or gone from the stream.
+
+use super::{Pipeline, Stop};
+use crate::delivery::batch::{Cause, Gap, gap_report};
+use crate::delivery::uploader::upload;
+use crate::fault::{CallError, Fault};
+use crate::lease::graph;
+use crate::stream::ShardInfo;
+use crate::stream::position::Checkpoint;
+
+impl Pipeline {
+    /// The range of a replay is read to its end: the lease is finished, whatever the shard has left.
+    pub(super) async fn over(&mut self) -> Result<(), Stop> {
+        self.reader = None;
+        self.cut(Cause::ShardEnd).await?;
+        tracing::info!(shard = %self.lease.shard, "range read to its end");
+        self.ending = true;
+        self.ledger.end();
+        Ok(())
+    }
+
+    /// The shard is read to its end: its children get their leases before it gets SHARD_END.
+    pub(super) async fn shard_end(&mut self, named: Vec<ShardInfo>) -> Result<(), Stop> {
+        self.reader = None;
+        self.cut(Cause::ShardEnd).await?;
+        let id = &self.lease.shard;
+        let mut children = named;
+        if children.is_empty() {
+            let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+            children = shards.into_iter().filter(|s| s.parents.contains(id)).collect();
+        }
+        let (identity, now) = (self.shared.stream.identity(), self.shared.clock.wall());
+        let leases = match &self.shared.replay {
+            Some(replay) => replay.children(&children),
+            None => graph::children(&children),
+        };
+        for lease in leases {
+            let item = match &self.shared.replay {
+                Some(replay) => replay.item(&lease, &identity, now),
+                None => lease.item(&identity, now),
+            };
+            if self.shared.table.create(item).await? {
+                self.shared.metrics.add("catchment_leases_created_total", &[], 1);
+                tracing::info!(parent = %id, child = %lease.shard, "lease of a child created");
+            }
+        }
+        let ids: Vec<_> = children.iter().map(|c| c.id.clone()).collect();
+        self.lease.name_children(&ids).await;
+        tracing::info!(shard = %id, children = ?ids, "shard read to its end");
+        self.ending = true;
+        self.ledger.end();
+        Ok(())
+    }
+
+    /// The shard is not there. If the stream still is, it left retention as a whole.
+    pub(super) async fn gone(&mut self, error: CallError) -> Result<(), Stop> {
+        let same = match self.shared.kinesis.describe(&self.shared.stream.arn).await {
+            Ok(stream) => stream.identity() == self.shared.stream.identity(),
+            Err(gone) if gone.fault == Fault::NotFound => false,
+            Err(other) => return Err(other.into()),
+        };
+        if !same {
+            // Nobody can read these records again.
+            self.vanished = Some(error);
+            return self.drain().await;
+        }
+        let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+        if shards.iter().any(|s| s.id == self.lease.shard) {
+            return Err(error.into());
+        }
+        self.cut(Cause::ShardEnd).await?;
+        self.suspect = true;
+        self.lost_tail().await?;
+        let children: Vec<_> =
+            shards.into_iter().filter(|s| s.parents.contains(&self.lease.shard)).collect();
+        self.shard_end(children).await
+    }
+
+    /// The end was reached, and neither the checkpointed record nor any to deliver after it was
+    /// there: what stood between may have left retention, and no batch will tell of it.
+    pub(super) async fn lost_tail(&mut self) -> Result<(), Stop> {
+        if !self.suspect {
+            return Ok(());
+        }
+        let last = self.ledger.progress().checkpoint.to_string();
+        let gap = Gap::to_end(&self.ledger.progress().checkpoint);
+        self.gap(&gap)?;
+        let recipe = &self.shared.recipe;
+        let range = format!("{last}-{}", Checkpoint::ShardEnd);
+        let stamp = self.shared.stream.created_ms;
+        let report =
+            gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
+        upload(&self.shared, &self.lease, &[report]).await?;
+        self.suspect = false;
+        Ok(())
+    }
+}
