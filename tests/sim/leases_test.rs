@@ -284,6 +284,37 @@ fn a_newcomer_gets_its_share() {
     });
 }
 
+/// The largest fleet here, with shards that end, workers that come, go and die. Half a minute
+/// optimised; unoptimised builds leave it out unless `SWEEP=1`.
+#[test]
+fn fifty_workers_share_a_thousand_shards_through_churn() {
+    if cfg!(debug_assertions) && std::env::var("SWEEP").is_err() {
+        println!("SKIPPED: 50 workers and 1,000 shards are for optimised builds, or SWEEP=1");
+        return;
+    }
+    run(Setup::calm(11), async |sim| {
+        let mut fleet = Fleet::new(sim, 1_000);
+        fleet.join(50);
+        let took = fleet.until(30.0, |owners| level(owners, 50)).await;
+        println!("50 workers, 1,000 shards: level within {took:.1} s");
+        fleet.sleep(20.0).await;
+        assert!(level(&fleet.owners(), 50), "it does not rest");
+        for n in [3, 17, 31, 44, 49] {
+            fleet.nodes[n].crash();
+        }
+        fleet.join(6);
+        let took = fleet.until(90.0, |owners| level(owners, 51)).await;
+        println!("five died and six joined: level again within {took:.1} s");
+        for n in [0, 8, 25] {
+            fleet.nodes[n].terminate();
+        }
+        let took = fleet.until(60.0, |owners| level(owners, 48)).await;
+        println!("three were stopped: level again within {took:.1} s");
+        fleet.sleep(20.0).await;
+        assert!(level(&fleet.owners(), 48), "it does not rest");
+    });
+}
+
 /// Request units a second of KCL 2.x at its defaults: one write a heartbeat (3.308 s) and lease,
 /// one inconsistent scan a worker and taker period (20.05 s). Its checkpoints come on top.
 fn kcl(workers: usize, leases: usize, bytes: usize) -> (f64, f64) {
