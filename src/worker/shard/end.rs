@@ -4,9 +4,12 @@ use super::{Pipeline, Stop};
 use crate::delivery::batch::{Cause, Gap, gap_report};
 use crate::delivery::uploader::upload;
 use crate::fault::{CallError, Fault};
+use crate::ids::ShardId;
 use crate::lease::graph;
+use crate::lease::row::{Lease, NewLease};
 use crate::stream::ShardInfo;
 use crate::stream::position::Checkpoint;
+use crate::worker::shared::Shared;
 
 impl Pipeline {
     /// The range of a replay is read to its end: the lease is finished, whatever the shard has left.
@@ -32,7 +35,10 @@ impl Pipeline {
         let (identity, now) = (self.shared.stream.identity(), self.shared.clock.wall());
         let leases = match &self.shared.replay {
             Some(replay) => replay.children(&children),
-            None => graph::children(&children),
+            None => {
+                let first = unleased_parents(&self.shared, id, &children).await?;
+                [first, graph::children(&children)].concat()
+            }
         };
         for lease in leases {
             let item = match &self.shared.replay {
@@ -94,4 +100,27 @@ impl Pipeline {
         self.suspect = false;
         Ok(())
     }
+}
+
+/// The leases that merged children wait for, if nobody has created them yet: a parent without a
+/// lease passes for one that is over, and its records would come after those of the child.
+async fn unleased_parents(
+    shared: &Shared,
+    ended: &ShardId,
+    children: &[ShardInfo],
+) -> Result<Vec<NewLease>, CallError> {
+    let others = children.iter().flat_map(|c| &c.parents).filter(|p| *p != ended);
+    let mut unleased = false;
+    for parent in others {
+        unleased |= shared.table.get(parent).await?.is_none();
+    }
+    if !unleased {
+        return Ok(Vec::new());
+    }
+    let shards = shared.kinesis.list_shards(&shared.stream.arn).await?;
+    let items = shared.table.scan(true).await?;
+    let leases: Vec<Lease> =
+        items.iter().filter_map(|item| Lease::parse(item).ok().flatten()).collect();
+    let missing = graph::missing(&shards, &leases, shared.config.stream.start);
+    Ok(missing.into_iter().filter(|l| children.iter().all(|c| c.id != l.shard)).collect())
 }
