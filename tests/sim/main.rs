@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[cfg(feature = "local")]
 mod agreement;
+mod conformance;
 mod consumer;
 mod effects;
 mod faults;

@@ -169,7 +169,7 @@ impl Stream {
         match self.shards[index].closed {
             None => Ok(index),
             Some(_) => {
-                Err(Refusal::new(400, "InvalidArgumentException", format!("Shard {id} is closed")))
+                Err(Refusal::new(400, "ResourceInUseException", format!("Shard {id} is closed")))
             }
         }
     }
@@ -292,9 +292,11 @@ impl Kinesis {
             shards: Vec::new(),
             ticket: 0,
         };
-        let width = u128::MAX / u128::from(shards);
-        for i in 0..u128::from(shards) {
-            let high = if i + 1 == u128::from(shards) { u128::MAX } else { (i + 1) * width - 1 };
+        // 2^128 divided by the number of shards, which does not fit for a single one.
+        let n = u128::from(shards);
+        let width = (u128::MAX / n).wrapping_add(u128::from(u128::MAX % n == n - 1));
+        for i in 0..n {
+            let high = if i + 1 == n { u128::MAX } else { (i + 1) * width - 1 };
             stream.open(Vec::new(), (i * width, high), now_ms);
         }
         self.streams.insert(name.to_owned(), stream);

@@ -1,0 +1,266 @@
+#!/usr/bin/env python3
+"""Kinesis by other people: the simulation's Kinesis compared, and our worker through their reshards.
+
+    CATCHMENT_BIN=target/debug/catchment python3 .ci/kinesis_independent.py
+
+1. `tests/sim/conformance.rs` has one conversation with kinesis-local, ministack and the embedded
+   Kinesis of `catchment local`; what they answer otherwise must stand in
+   `tests/sim/conformance_known.txt`.
+2. A worker archives a stream of kinesis-local (leases and objects: `catchment local`) that is split,
+   merged and split again with unread records in every shard, while one of two workers is killed.
+
+Environment, optional: CATCHMENT_BIN (without it part 2 and the embedded Kinesis are skipped).
+The last line is `N passed, N failed`, or begins with SKIPPED.
+"""
+import gzip, os, re, shutil, signal, socket, subprocess, sys, tempfile, time
+from pathlib import Path
+
+import front_door_acceptance as front
+from front_door_acceptance import REGION, ROOT, check
+
+KINESIS_LOCAL = "kinesis-local@0.6.2"
+NODE = ROOT / ".emu" / "node"
+# It binds every interface and has no option for it.
+LOOPBACK = """\
+const { Server } = require('net');
+const listen = Server.prototype.listen;
+Server.prototype.listen = function (first, ...rest) {
+  if (typeof first === 'number') return listen.call(this, { port: first, host: '127.0.0.1' }, ...rest.filter((x) => typeof x === 'function'));
+  if (first && typeof first === 'object' && first.port !== undefined) return listen.call(this, { ...first, host: '127.0.0.1' }, ...rest);
+  return listen.call(this, first, ...rest);
+};
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(what, question, seconds=120):
+    """Asks until there is an answer; the bound only ends a run that hangs."""
+    for _ in range(seconds * 4):
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.25)
+    check(what, False, "never happened")
+    return None
+
+
+def end(process):
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(30)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
+
+
+class KinesisLocal:
+    """kinesis-local in a process group of its own, on the loopback; None if it cannot be had."""
+
+    @staticmethod
+    def start(home):
+        if not (shutil.which("node") and shutil.which("npm")):
+            return None, "no node and npm here"
+        program = NODE / "node_modules" / "kinesis-local"
+        if not (program / "main.js").exists():
+            NODE.mkdir(parents=True, exist_ok=True)
+            done = subprocess.run(["npm", "install", "--prefix", str(NODE), "--no-audit", "--no-fund",
+                                   "--ignore-scripts", "--save-exact", KINESIS_LOCAL],
+                                  capture_output=True, text=True, timeout=300)
+            if done.returncode:
+                return None, f"{KINESIS_LOCAL} cannot be installed: {done.stderr[-300:]}"
+        (Path(home) / "loopback.cjs").write_text(LOOPBACK)
+        port = free_port()
+        environment = {
+            "PATH": os.environ["PATH"], "HOME": home, "LOG_LEVEL": "WARN", "SHARD_LIMIT": "200",
+            "KINESIS_MOCK_PLAIN_PORT": str(port), "KINESIS_MOCK_TLS_PORT": str(free_port()),
+            "KINESIS_MOCK_CERT_PATH": str(program / "server.json"),
+        }
+        log = open(Path(home) / "kinesis-local.log", "wb")
+        process = subprocess.Popen(["node", "-r", str(Path(home) / "loopback.cjs"), str(program / "main.js")],
+                                   cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True)
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            if process.poll() is not None:
+                break
+            try:
+                client("kinesis", url).list_streams()
+                return process, url
+            except Exception:
+                time.sleep(0.25)
+        end(process)
+        return None, "kinesis-local does not start: " + Path(log.name).read_text(errors="replace")[-300:]
+
+
+def client(name, url):
+    import boto3
+    from botocore.config import Config
+    return boto3.client(name, endpoint_url=url, region_name=REGION, aws_access_key_id="test",
+                        aws_secret_access_key="test", config=Config(retries={"max_attempts": 5}))
+
+
+def embedded(binary, home):
+    """`catchment local` without workers: the process and the environment it prints."""
+    process = subprocess.Popen([binary, "local", "--workers", "0", "--data-dir", str(Path(home) / "data")],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                               start_new_session=True)
+    environment = {}
+    for line in process.stdout:
+        found = re.match(r"export (\w+)='?([^']*)'?$", line.strip())
+        if found:
+            environment[found[1]] = found[2]
+        if len(environment) == 7:
+            break
+    return process, environment
+
+
+def conversation(endpoints):
+    listed = " ".join(f"{name}={url}" for name, url in endpoints.items())
+    done = subprocess.run(["cargo", "test", "--test", "sim", "emulators_differ", "--", "--nocapture"],
+                          cwd=ROOT, env=os.environ | {"CONFORMANCE": listed}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    told = [line for line in done.stdout.splitlines() if "|" in line or "answers alike" in line]
+    print("\n".join(told), flush=True)
+    check(f"answers as known: {', '.join(endpoints)}", done.returncode == 0, done.stdout[-2500:])
+
+
+class Reshards:
+    """A stream of kinesis-local, archived by our workers."""
+
+    def __init__(self, binary, url, services, home):
+        self.binary, self.home, self.stream = binary, Path(home), "resharded"
+        self.kinesis = client("kinesis", url)
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("CATCHMENT_", "AWS_"))}
+        self.environment |= services | {"AWS_ENDPOINT_URL_KINESIS": url}
+        self.kinesis.create_stream(StreamName=self.stream, ShardCount=2)
+        self.active()
+        self.sent, self.ports = [], {}
+
+    def active(self):
+        def rests():
+            told = self.kinesis.describe_stream_summary(StreamName=self.stream)
+            return told["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE"
+        wait_for("the stream is active", rests)
+
+    def worker(self):
+        port = free_port()
+        log = open(self.home / f"worker-{port}.log", "wb")
+        settings = ["aws.path_style=true", f"telemetry.listen=127.0.0.1:{port}", "stream.idle=300ms",
+                    "lease.failover=4s", "lease.shard_sync=2s", "delivery.batch_age=1s",
+                    "delivery.compression=gzip"]
+        command = [self.binary, "run", "--stream", self.stream, "--bucket", "archive"]
+        command += [part for s in settings for part in ("--set", s)]
+        return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log,
+                                start_new_session=True)
+
+    def send(self, count):
+        lines = [f"line {len(self.sent) + n}" for n in range(count)]
+        for at in range(0, count, 100):
+            some = lines[at:at + 100]
+            done = self.kinesis.put_records(StreamName=self.stream, Records=[
+                {"Data": line.encode(), "PartitionKey": line} for line in some])
+            assert done["FailedRecordCount"] == 0, done
+        self.sent += lines
+
+    def open_shards(self):
+        shards = self.kinesis.list_shards(StreamName=self.stream)["Shards"]
+        # Not by EndingSequenceNumber alone: a shard with children is closed.
+        parents = {s.get(k) for s in shards for k in ("ParentShardId", "AdjacentParentShardId")}
+        found = [s for s in shards if s["ShardId"] not in parents]
+        return sorted(found, key=lambda s: int(s["HashKeyRange"]["StartingHashKey"]))
+
+    def split(self):
+        shard = self.open_shards()[0]
+        low, high = (int(shard["HashKeyRange"][k]) for k in ("StartingHashKey", "EndingHashKey"))
+        self.kinesis.split_shard(StreamName=self.stream, ShardToSplit=shard["ShardId"],
+                                 NewStartingHashKey=str((low + high) // 2))
+        self.active()
+
+    def merge(self):
+        a, b = self.open_shards()[-2:]
+        self.kinesis.merge_shards(StreamName=self.stream, ShardToMerge=a["ShardId"],
+                                  AdjacentShardToMerge=b["ShardId"])
+        self.active()
+
+    def archived(self):
+        found = []
+        for path in (self.home / "data").rglob("*.gz"):
+            try:
+                found += gzip.decompress(path.read_bytes()).decode().splitlines()
+            except (EOFError, OSError, gzip.BadGzipFile):
+                return None
+        return sorted(found)
+
+
+def reshards(binary, url, services, home):
+    run = Reshards(binary, url, services, home)
+    run.send(300)
+    # Reshards before anybody reads: records wait in shards that are closed.
+    run.split()
+    run.send(300)
+    workers = [run.worker(), run.worker()]
+    try:
+        run.merge()
+        run.send(300)
+        os.killpg(workers[0].pid, signal.SIGKILL)
+        workers[0].wait()
+        workers[0] = run.worker()
+        run.split()
+        run.send(300)
+        want = sorted(run.sent)
+        wait_for("everything is archived", lambda: len(run.archived() or []) >= len(want))
+        for worker in workers:
+            os.killpg(worker.pid, signal.SIGTERM)
+        ended = [worker.wait(60) for worker in workers]
+        check("the workers drain and end with 0", ended == [0, 0], ended)
+        found = run.archived() or []
+        check(f"split, merge, split, a worker killed: {len(want)} records, each in exactly one object",
+              found == want, f"{len(found)} found, {len(set(found))} of them different")
+        done = subprocess.run([binary, "verify", "--stream", run.stream, "--bucket", "archive",
+                               "--set", "aws.path_style=true"], env=run.environment, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        check("catchment verify finds it whole", done.returncode == 0, done.stdout[-1500:])
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                end(worker)
+
+
+def main():
+    binary = os.environ.pop("CATCHMENT_BIN", None)
+    home, running = tempfile.mkdtemp(prefix="kinesis-"), []
+    try:
+        with front.Ministack():
+            process, url = KinesisLocal.start(home)
+            endpoints = {"ministack": front.BASE}
+            if process:
+                running.append(process)
+                endpoints["kinesis-local"] = url
+            else:
+                print(f"SKIPPED: kinesis-local: {url}", flush=True)
+            if binary:
+                local, services = embedded(str(Path(binary).resolve()), home)
+                running.append(local)
+                endpoints["embedded"] = services["AWS_ENDPOINT_URL"]
+            conversation(endpoints)
+            if process and binary:
+                reshards(str(Path(binary).resolve()), url, services, home)
+            else:
+                print("SKIPPED: the worker through reshards (needs CATCHMENT_BIN and kinesis-local)")
+    finally:
+        for process in reversed(running):
+            end(process)
+        shutil.rmtree(home, ignore_errors=True)
+    print("not shown: neither emulator throttles, nor was any of them compared with AWS itself")
+    print(f"{front.passed} passed, {front.failed} failed")
+    sys.exit(1 if front.failed else 0)
+
+
+if __name__ == "__main__":
+    if os.environ.get("FRONT_DOOR_IN_VENV") != "1":
+        front.inside_venv(__file__)
+    main()
