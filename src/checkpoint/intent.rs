@@ -37,21 +37,34 @@ pub struct Intent {
 #[derive(Serialize, Deserialize)]
 pub struct IntentList {
     catchment: u32,
+    #[serde(rename = "s")]
     settings: Vec<Settings>,
+    #[serde(rename = "i")]
     intents: Vec<Stored>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
+    #[serde(rename = "f")]
     first: Position,
+    #[serde(rename = "l")]
     last: Position,
+    #[serde(rename = "n")]
     records: u64,
+    #[serde(rename = "b")]
     bytes: u64,
+    #[serde(rename = "t")]
     stamp_ms: i64,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
     gap: bool,
     /// Index into `settings`: a list usually has one.
+    #[serde(rename = "s", default, skip_serializing_if = "is_zero")]
     settings: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(index: &usize) -> bool {
+    *index == 0
 }
 
 /// An intent that this version must not touch.
@@ -129,10 +142,12 @@ impl IntentList {
         }
         #[derive(Deserialize)]
         struct Encoders {
+            #[serde(rename = "s")]
             settings: Vec<Encoder>,
         }
         #[derive(Deserialize)]
         struct Encoder {
+            #[serde(rename = "v")]
             encoder: u32,
         }
         let encoders: Encoders = serde_json::from_slice(raw).map_err(unreadable)?;
@@ -189,16 +204,14 @@ mod tests {
         let raw = IntentList::encode(&list);
         assert!(IntentList::is_ours(&raw));
         assert_eq!(IntentList::decode(&raw).unwrap(), list);
-        assert_eq!(String::from_utf8(raw).unwrap().matches("encoder").count(), 1);
+        assert_eq!(String::from_utf8(raw).unwrap().matches("\"v\":").count(), 1);
     }
 
     #[test]
     fn later_versions_are_refused_with_the_remedy() {
         let raw = IntentList::encode(&[intent("1", "5")]);
         let text = String::from_utf8(raw).unwrap();
-        for (from, to) in
-            [("\"catchment\":1", "\"catchment\":9"), ("\"encoder\":1", "\"encoder\":9")]
-        {
+        for (from, to) in [("\"catchment\":1", "\"catchment\":9"), ("\"v\":1", "\"v\":9")] {
             let later = text.replace(from, to);
             assert_ne!(later, text);
             let error = IntentList::decode(later.as_bytes()).unwrap_err();

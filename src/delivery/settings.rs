@@ -120,32 +120,52 @@ impl fmt::Display for Format {
     }
 }
 
-/// See the module.
+/// See the module. Its names are short where it is stored: rows are read and written in steps of
+/// kilobytes, and one with an announced batch should stay within the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// [`encoder_version`] of these settings.
+    #[serde(rename = "v")]
     pub encoder: u32,
     /// Destination bucket.
+    #[serde(rename = "b")]
     pub bucket: String,
     /// Stream name, as it appears in object names.
+    #[serde(rename = "s")]
     pub stream: String,
     /// Layout of archive objects.
+    #[serde(rename = "f")]
     pub format: Format,
     /// Compression of archive objects.
+    #[serde(rename = "c")]
     pub codec: Codec,
     /// Compression level.
+    #[serde(rename = "l")]
     pub level: i32,
     /// Key template of archive objects.
+    #[serde(rename = "p")]
     pub prefix: String,
     /// Key template of dead letters.
+    #[serde(rename = "e")]
     pub errors: String,
     /// Upload events become objects of their own.
+    #[serde(rename = "u", default = "yes", skip_serializing_if = "is_yes")]
     pub uploads: bool,
     /// KPL aggregates are taken apart: decides what a record, and so a position, is.
+    #[serde(rename = "d", default = "yes", skip_serializing_if = "is_yes")]
     pub deaggregate: bool,
     /// Stands in front of the keys of uploads: empty, but for a replay.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uploads_prefix: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 impl Settings {
