@@ -14,7 +14,8 @@ RUN cargo install --locked --version 0.7.7 cargo-auditable
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src/bin benches \
     && touch src/lib.rs \
-    && for file in src/main.rs src/bin/upload_api.rs benches/pipeline.rs; do \
+    && for file in src/main.rs src/bin/upload_api.rs \
+        $(sed -n '/^\[\[bench\]\]/{n;s|name = "\(.*\)"|benches/\1.rs|p}' Cargo.toml); do \
         echo 'fn main() {}' > "$file"; \
     done \
     && cargo auditable build --locked --profile dist --no-default-features --bin catchment \
