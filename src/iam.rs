@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use crate::config::{Config, ReadBy};
 use crate::delivery::object_key::Template;
 use crate::upload::file_key::KEY_PREFIX;
 
@@ -30,6 +30,8 @@ pub enum Role {
 pub enum On {
     /// The stream.
     Stream,
+    /// The fan-out consumer, if shards are read as one.
+    Consumer,
     /// The lease table; for replays those of their own.
     Table,
     /// Nothing narrower exists: DynamoDB's authorization reference names no resource for it.
@@ -63,6 +65,7 @@ const fn call(
     Call { operation, action, on, roles }
 }
 
+const LIVE: &[Role] = &[Role::Worker];
 const WORKERS: &[Role] = &[Role::Worker, Role::Replay];
 const DOOR: &[Role] = &[Role::UploadApi];
 const REPLAY: &[Role] = &[Role::Replay];
@@ -76,6 +79,9 @@ pub const CALLS: &[Call] = &[
     call("Kinesis.ListShards", "kinesis:ListShards", On::Stream, ALL),
     call("Kinesis.GetShardIterator", "kinesis:GetShardIterator", On::Stream, ALL),
     call("Kinesis.GetRecords", "kinesis:GetRecords", On::Stream, ALL),
+    call("Kinesis.DescribeStreamConsumer", "kinesis:DescribeStreamConsumer", On::Consumer, LIVE),
+    call("Kinesis.RegisterStreamConsumer", REGISTER, On::Stream, LIVE),
+    call("Kinesis.SubscribeToShard", "kinesis:SubscribeToShard", On::Consumer, LIVE),
     call("Kinesis.PutRecord", "kinesis:PutRecord", On::Stream, DOOR),
     call("DynamoDB.DescribeTable", "dynamodb:DescribeTable", On::Table, WORKERS),
     call("DynamoDB.CreateTable", CREATE_TABLE, On::Table, WORKERS),
@@ -98,6 +104,7 @@ pub const CALLS: &[Call] = &[
 ];
 
 const EVERYBODY: &[Role] = &[Role::Worker, Role::UploadApi, Role::Replay, Role::Operator];
+const REGISTER: &str = "kinesis:RegisterStreamConsumer";
 const CREATE_TABLE: &str = "dynamodb:CreateTable";
 
 /// Operations of the local mode and of `catchment send`, which never run under these roles.
@@ -173,6 +180,11 @@ pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadSc
         config.lease.table
     );
     let bucket = format!("arn:{partition}:s3:::{}", config.delivery.bucket);
+    // Kinesis ends the ARN of a consumer with the time of its registration.
+    let consumer = match config.stream.consumer.as_str() {
+        arn if arn.starts_with("arn:") => arn.to_owned(),
+        name => format!("{stream}/consumer/{name}:*"),
+    };
     for template in &scope.also_prefixes {
         check("also-prefix", template, "a key template as in delivery.prefix", |text| {
             Template::parse(text, false).is_ok()
@@ -194,6 +206,7 @@ pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadSc
     let mut statements = Vec::new();
     for (sid, on, resources) in [
         ("Stream", On::Stream, vec![stream]),
+        ("Consumer", On::Consumer, vec![consumer]),
         ("LeaseTable", On::Table, vec![table]),
         ("Account", On::Account, vec!["*".to_owned()]),
         ("Bucket", On::Bucket, vec![bucket]),
@@ -201,7 +214,9 @@ pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadSc
     ] {
         let mut actions: Vec<&str> = Vec::new();
         for call in CALLS.iter().filter(|c| c.on == on && c.roles.contains(&role)) {
-            let unused = call.action == CREATE_TABLE && scope.table_exists;
+            let unused = call.action == CREATE_TABLE && scope.table_exists
+                || call.on == On::Consumer && config.stream.reader == ReadBy::Polling
+                || call.action == REGISTER && config.stream.reader != ReadBy::FanOut;
             if !unused && !actions.contains(&call.action) {
                 actions.push(call.action);
             }

@@ -51,7 +51,7 @@ where
 }
 
 /// What an error and its causes say, each once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut told: Vec<String> = Vec::new();
     for cause in std::iter::successors(Some(error), |e| e.source()) {
         let text = cause.to_string();
@@ -69,7 +69,7 @@ fn lacks_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
     })
 }
 
-fn by_code(code: &str, status: Option<u16>) -> Fault {
+pub(super) fn by_code(code: &str, status: Option<u16>) -> Fault {
     match code {
         "ProvisionedThroughputExceededException"
         | "ThrottlingException"

@@ -23,6 +23,10 @@ impl Kinesis {
         Self { client }
     }
 
+    pub(super) fn client(&self) -> &aws_sdk_kinesis::Client {
+        &self.client
+    }
+
     /// DescribeStreamSummary of a name or an ARN.
     ///
     /// # Errors
@@ -121,35 +125,43 @@ impl Kinesis {
             .send()
             .await
             .map_err(|e| describe("GetRecords", &e))?;
-        let mut page = Page {
-            records: Vec::with_capacity(reply.records.len()),
+        Ok(Page {
+            records: records("GetRecords", reply.records)?,
             next: reply.next_shard_iterator,
             behind_ms: reply.millis_behind_latest,
-            children: Vec::new(),
-        };
-        for child in reply.child_shards.unwrap_or_default() {
-            page.children.push(ShardInfo {
-                id: ShardId::new(child.shard_id),
-                parents: child.parent_shards.into_iter().map(ShardId::new).collect(),
-                hash_range: child.hash_key_range.map(|r| (r.starting_hash_key, r.ending_hash_key)),
-                closed: false,
-            });
-        }
-        for record in reply.records {
-            let sequence = SequenceNumber::parse(&record.sequence_number)
-                .map_err(|e| malformed("GetRecords", &e.to_string()))?;
-            page.records.push(Record {
-                position: Position::plain(sequence),
-                arrival_ms: record.approximate_arrival_timestamp.as_ref().map(millis),
-                partition_key: record
-                    .partition_key
-                    .filter(|key| !key.is_empty())
-                    .map(|key| Arc::from(key.as_str())),
-                data: record.data.into_inner().into(),
-            });
-        }
-        Ok(page)
+            children: child_shards(reply.child_shards),
+        })
     }
+}
+
+pub(super) fn child_shards(children: Option<Vec<types::ChildShard>>) -> Vec<ShardInfo> {
+    let info = |child: types::ChildShard| ShardInfo {
+        id: ShardId::new(child.shard_id),
+        parents: child.parent_shards.into_iter().map(ShardId::new).collect(),
+        hash_range: child.hash_key_range.map(|r| (r.starting_hash_key, r.ending_hash_key)),
+        closed: false,
+    };
+    children.unwrap_or_default().into_iter().map(info).collect()
+}
+
+pub(super) fn records(
+    operation: &'static str,
+    records: Vec<types::Record>,
+) -> Result<Vec<Record>, CallError> {
+    let ours = |record: types::Record| {
+        let sequence = SequenceNumber::parse(&record.sequence_number)
+            .map_err(|e| malformed(operation, &e.to_string()))?;
+        Ok(Record {
+            position: Position::plain(sequence),
+            arrival_ms: record.approximate_arrival_timestamp.as_ref().map(millis),
+            partition_key: record
+                .partition_key
+                .filter(|key| !key.is_empty())
+                .map(|key| Arc::from(key.as_str())),
+            data: record.data.into_inner().into(),
+        })
+    };
+    records.into_iter().map(ours).collect()
 }
 
 /// Milliseconds, rounded: the SDK reads fractional seconds through floating point, so .024 s may
@@ -171,7 +183,7 @@ fn shard_info(shard: &types::Shard) -> ShardInfo {
     }
 }
 
-fn malformed(operation: &'static str, what: &str) -> CallError {
+pub(super) fn malformed(operation: &'static str, what: &str) -> CallError {
     CallError {
         operation,
         fault: Fault::Unavailable,

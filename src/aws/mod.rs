@@ -4,6 +4,7 @@ pub mod clients;
 #[cfg(feature = "lambda")]
 pub mod door;
 pub mod dynamodb;
+pub mod fan_out;
 mod fault;
 pub mod kinesis;
 pub mod objects;

@@ -34,6 +34,16 @@ pub const KEYS: &[Key] = &[
         help: "Where a shard without a checkpoint starts: `trim-horizon`, `latest`, or a time such as `2026-11-23T07:00:00Z`.",
     },
     Key {
+        name: "stream.reader",
+        default: "polling",
+        help: "`polling` (GetRecords), `fan-out` (a registered consumer with 2 MB per second and shard of its own, which Kinesis charges for), or `auto`: fan-out if the consumer is registered.",
+    },
+    Key {
+        name: "stream.consumer",
+        default: "",
+        help: "Name or ARN of the fan-out consumer; named like the application if empty. `fan-out` registers a name that is not.",
+    },
+    Key {
         name: "stream.idle",
         default: "1s",
         help: "Pause between polls of a shard that has nothing new.",

@@ -44,10 +44,25 @@ pub struct Stream {
     pub name: String,
     /// Start of shards without a checkpoint.
     pub start: InitialPosition,
+    /// How shards are read.
+    pub reader: ReadBy,
+    /// Name or ARN of the fan-out consumer.
+    pub consumer: String,
     /// Polling pace.
     pub pace: pacing::Limits,
     /// Most records per call.
     pub page_records: i32,
+}
+
+/// How shards are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBy {
+    /// GetRecords.
+    Polling,
+    /// SubscribeToShard; the consumer is registered if need be.
+    FanOut,
+    /// SubscribeToShard if the consumer is registered.
+    Auto,
 }
 
 /// Coordination.
@@ -223,6 +238,11 @@ impl Reader {
             stream: Stream {
                 name: self.stream_name(),
                 start: self.start(),
+                reader: self.reader(),
+                consumer: match self.layers.get("stream.consumer").0 {
+                    "" => application.clone(),
+                    consumer => consumer.to_owned(),
+                },
                 pace: pacing::Limits {
                     idle: self.duration("stream.idle", 10, 60_000),
                     calls_per_second: self.number::<f64>("stream.calls_per_second", 0.1, 1000.0),
@@ -431,6 +451,18 @@ impl Reader {
                     InitialPosition::TrimHorizon
                 }
             },
+        }
+    }
+
+    fn reader(&mut self) -> ReadBy {
+        match self.layers.get("stream.reader").0 {
+            "polling" => ReadBy::Polling,
+            "fan-out" => ReadBy::FanOut,
+            "auto" => ReadBy::Auto,
+            _ => {
+                self.problem("stream.reader", "one of polling, fan-out, auto is expected");
+                ReadBy::Polling
+            }
         }
     }
 

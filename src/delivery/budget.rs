@@ -82,6 +82,16 @@ impl Budget {
         }
     }
 
+    /// Takes without waiting, if there is room and nobody waits for it.
+    pub fn try_acquire(&self, bytes: usize) -> Option<Permit> {
+        let mut state = self.state();
+        if !state.waiting.is_empty() || !state.fits(bytes) {
+            return None;
+        }
+        state.used += bytes;
+        Some(Permit { budget: self.clone(), bytes, reserved: false })
+    }
+
     /// Takes without waiting, over the limit if need be: for bytes that exist already.
     pub fn overdraw(&self, bytes: usize) -> Permit {
         self.state().used += bytes;

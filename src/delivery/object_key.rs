@@ -143,6 +143,9 @@ impl Template {
         if shown.chars().any(char::is_control) {
             return Err(BadTemplate::Text("a key must not hold control characters"));
         }
+        if shown.contains("!{") {
+            return Err(BadTemplate::Text("a variable is not closed by `}` before the next `!{`"));
+        }
         if shown.len() > MAX_PREFIX {
             return Err(BadTemplate::Text("a prefix may be 512 bytes long at the most"));
         }
@@ -286,6 +289,14 @@ mod tests {
             &ShardId::new("shardId-000000000007"),
             "too-large",
         )
+    }
+
+    #[test]
+    fn a_variable_inside_another_is_refused() {
+        for template in ["d!{timestamp:yy!{HH}/", "!!{timestamp:'{'}/"] {
+            let refused = Template::parse(template, false).unwrap_err();
+            assert!(refused.to_string().contains("closed"), "{refused}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod bound;
 pub mod deaggregate;
+pub mod fan_out;
 pub mod pacing;
 pub mod poll;
 pub mod position;

@@ -1,4 +1,4 @@
-//! ▶ Reads one shard by GetRecords, one page ahead of its consumer.
+//! ▶ Reads one shard, by GetRecords or as it is pushed, one page ahead of its consumer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
 use crate::stream::bound::Bound;
 use crate::stream::deaggregate::{HashRange, split};
+use crate::stream::fan_out::FanOut;
 use crate::stream::pacing::{Limits, Pacing};
 use crate::stream::position::{Position, StartAt, may_have_lost};
 use crate::stream::{Page, Record, ShardInfo};
@@ -40,6 +41,8 @@ pub struct Means {
     pub kinesis: Kinesis,
     /// Its ARN.
     pub arn: String,
+    /// ARN of the consumer to subscribe as; `None` to poll.
+    pub consumer: Option<String>,
     /// How long the stream keeps a record, milliseconds.
     pub retention_ms: i64,
     /// Pace.
@@ -110,7 +113,10 @@ pub enum Fetched {
 
 /// Reads until the end, a lasting failure, or until nobody listens.
 pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<Fetched>) {
+    // A bounded range is short, and its memory was given to it as a whole.
+    let consumer = means.consumer.clone().filter(|_| range.until.is_none());
     let mut reader = Reader {
+        push: consumer.map(FanOut::new),
         pacing: Pacing::new(means.pace),
         limit: FIRST.min(means.page_records),
         means,
@@ -145,6 +151,7 @@ struct Reader {
     /// Where a new iterator starts.
     resume: StartAt,
     iterator: Option<String>,
+    push: Option<FanOut>,
     pacing: Pacing,
     expected: usize,
     /// Records to ask for.
@@ -177,27 +184,10 @@ impl Reader {
             if self.over {
                 return Fetched::Bound(self.beginning);
             }
-            clock.sleep_until(self.pacing.next_call()).await;
-            // A bounded range was given room as a whole: see `checkpoint::recovery`.
-            let mut permit = match self.range.until {
-                Some(_) => self.means.budget.overdraw(self.expected),
-                None => self.means.budget.acquire(self.expected).await,
-            };
-            let asked_ms = clock.wall();
-            if self.slept_through(asked_ms) {
-                return Fetched::Failed(passed(
-                    "no record was read for as long as the stream keeps one",
-                ));
-            }
-            let mut page = match self.fetch(asked_ms).await {
-                Ok(page) => page,
-                Err(error) => {
-                    drop(permit);
-                    if let Some(failed) = self.failed(error).await {
-                        return failed;
-                    }
-                    continue;
-                }
+            let Received { mut page, mut permit, asked_ms, pushed } = match self.receive().await {
+                Ok(received) => received,
+                Err(Some(failed)) => return failed,
+                Err(None) => continue,
             };
             if let Err(passed) = self.joined(&mut page) {
                 return Fetched::Failed(passed);
@@ -205,21 +195,28 @@ impl Reader {
             let memory = page.records.iter().map(Record::memory).sum();
             let payload: usize = page.records.iter().map(|r| r.data.len()).sum();
             permit.resize(memory);
-            let caught_up = page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0)
-                && page.records.len() < 1000.min(usize::try_from(self.limit).unwrap_or(1));
+            let short = page.records.len() < 1000.min(usize::try_from(self.limit).unwrap_or(1));
+            let caught_up =
+                page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0) && (short || pushed);
             self.through_ms = match page.behind_ms {
                 Some(behind) => Some(asked_ms.saturating_sub(behind)),
                 None if caught_up => Some(asked_ms),
                 None => page.records.last().and_then(|r| r.arrival_ms).or(self.through_ms),
             };
             self.expected = if caught_up { TIP_REPLY } else { LARGEST_REPLY };
-            self.pacing.page(clock.now(), payload, caught_up);
+            if !pushed {
+                self.pacing.page(clock.now(), payload, caught_up);
+            }
             let label = self.means.metrics.shard(&self.shard);
             let count = page.records.len() as u64;
             self.means.metrics.add("catchment_records_read_total", &[label], count);
             self.means.metrics.add("catchment_bytes_read_total", &[label], payload as u64);
             let result = if count == 0 { "empty" } else { "records" };
-            self.means.metrics.add("catchment_get_records_total", &[result], 1);
+            let calls = match pushed {
+                false => "catchment_get_records_total",
+                true => "catchment_fan_out_events_total",
+            };
+            self.means.metrics.add(calls, &[result], 1);
             if let Some(size) = payload.checked_div(page.records.len()) {
                 let fitting = i32::try_from(AIM / size.max(1)).unwrap_or(i32::MAX);
                 let most = self.means.page_records.min(self.limit.saturating_mul(GROWTH));
@@ -240,12 +237,14 @@ impl Reader {
                 self.resume = StartAt::After(last.position.sequence.clone());
                 self.beginning.seen = true;
             }
-            self.iterator = page.next;
+            // What was pushed leaves no iterator behind, and says nothing of the end.
+            let ended = !pushed && page.next.is_none();
+            self.iterator = page.next.filter(|_| !pushed);
             let records = self.user_records(page.records);
             if self.over && records.is_empty() {
                 return Fetched::Bound(self.beginning);
             }
-            if self.iterator.is_none() && records.is_empty() {
+            if ended && records.is_empty() {
                 let (children, beginning) = (page.children, self.beginning);
                 return Fetched::End { children, beginning };
             }
@@ -255,6 +254,43 @@ impl Reader {
             if !records.is_empty() || caught_up || self.is_done() {
                 let (behind_ms, beginning) = (page.behind_ms, self.beginning);
                 return Fetched::Page { records, permit, behind_ms, beginning };
+            }
+        }
+    }
+
+    /// The next page, pushed or asked for, with memory for it. `Err(None)`: try again.
+    async fn receive(&mut self) -> Result<Received, Option<Fetched>> {
+        let clock = self.means.clock.clone();
+        if let Some(push) = &mut self.push
+            && self.overlap.is_none()
+            && !is_near(self.through_ms, clock.wall(), self.means.retention_ms)
+        {
+            let asked_ms = clock.wall();
+            if let Some(page) = push.next(&self.means, &self.shard, &self.resume).await {
+                let memory = page.records.iter().map(Record::memory).sum();
+                if let Some(permit) = self.means.budget.try_acquire(memory) {
+                    self.asked_ms = Some(asked_ms);
+                    return Ok(Received { page, permit, asked_ms, pushed: true });
+                }
+                push.crowded(&self.means);
+            }
+        }
+        clock.sleep_until(self.pacing.next_call()).await;
+        // A bounded range was given room as a whole: see `checkpoint::recovery`.
+        let permit = match self.range.until {
+            Some(_) => self.means.budget.overdraw(self.expected),
+            None => self.means.budget.acquire(self.expected).await,
+        };
+        let asked_ms = clock.wall();
+        if self.slept_through(asked_ms) {
+            let what = "no record was read for as long as the stream keeps one";
+            return Err(Some(Fetched::Failed(passed(what))));
+        }
+        match self.fetch(asked_ms).await {
+            Ok(page) => Ok(Received { page, permit, asked_ms, pushed: false }),
+            Err(error) => {
+                drop(permit);
+                Err(self.failed(error).await)
             }
         }
     }
@@ -296,9 +332,7 @@ impl Reader {
     /// therefore reads what it read last once more: as long as that is there, nothing after it is
     /// gone.
     fn overlap(&mut self, now_ms: i64) {
-        let near = self
-            .through_ms
-            .is_some_and(|through| may_have_lost(Some(through), now_ms, self.means.retention_ms));
+        let near = is_near(self.through_ms, now_ms, self.means.retention_ms);
         if let StartAt::After(last) = &self.resume
             && near
             && self.overlap.is_none()
@@ -392,6 +426,21 @@ impl Reader {
         self.means.clock.sleep(extra).await;
         None
     }
+}
+
+/// A page as it came.
+struct Received {
+    page: Page,
+    permit: Permit,
+    /// When it was asked for, or waited for (wall clock).
+    asked_ms: i64,
+    /// By a subscription.
+    pushed: bool,
+}
+
+/// So far behind that records may leave retention unread.
+fn is_near(through_ms: Option<i64>, now_ms: i64, retention_ms: i64) -> bool {
+    through_ms.is_some_and(|through| may_have_lost(Some(through), now_ms, retention_ms))
 }
 
 fn passed(what: &str) -> CallError {

@@ -83,6 +83,18 @@ pub const TABLE: &[Def] = &[
         "GetRecords calls by result: records, empty, or the kind of failure (throttled is ReadProvisionedThroughputExceeded).",
     ),
     def(
+        "catchment_fan_out_events_total",
+        Kind::Counter,
+        &["result"],
+        "Events of enhanced fan-out subscriptions by result: records, empty.",
+    ),
+    def(
+        "catchment_subscriptions_total",
+        Kind::Counter,
+        &["result"],
+        "Enhanced fan-out: subscriptions opened, over (Kinesis ends them after five minutes), silent, given up for want of memory, refused because another is young (occupied), or the kind of failure. Shards are polled meanwhile.",
+    ),
+    def(
         "catchment_behind_latest_seconds",
         Kind::FloatGauge,
         &["shard"],

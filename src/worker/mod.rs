@@ -1,5 +1,6 @@
 //! One worker: starts in order, runs until told to stop, stops in reverse.
 
+mod consumer;
 pub mod shard;
 pub mod shared;
 pub mod status;
@@ -107,6 +108,17 @@ pub enum StartError {
         /// The item seen.
         item: String,
     },
+    /// No such fan-out consumer, and none can be registered.
+    #[error(
+        "the fan-out consumer `{consumer}` cannot be used: {source}; name one with stream.consumer, \
+         set stream.reader = \"auto\" to poll without it, or deregister one of the stream's 20"
+    )]
+    NoConsumer {
+        /// As configured.
+        consumer: String,
+        /// What Kinesis says.
+        source: CallError,
+    },
     /// Not allowed.
     #[error("{0}; {remedy}", remedy = remedy(.0))]
     Denied(CallError),
@@ -172,6 +184,11 @@ pub async fn prepare_for(
     // Nothing is made of the answer; a permission that is missing should be told now, not by a
     // worker that never finds a shard.
     patiently(&clock, || kinesis.list_shards(&stream.arn)).await?;
+    // The consumer of the live application is not for replays: each shard takes one subscription.
+    let consumer = match replay {
+        None => consumer::find(&clock, &kinesis, &stream, &config.stream).await?,
+        Some(_) => None,
+    };
     let bucket = &config.delivery.bucket;
     patiently(&clock, || store.check_bucket(bucket)).await.map_err(|error| match error {
         StartError::Unavailable(source, _) if !source.fault.is_passing() => {
@@ -203,6 +220,7 @@ pub async fn prepare_for(
         tasks,
         kinesis,
         stream,
+        consumer,
         table,
         store,
         replay,

@@ -34,6 +34,8 @@ pub struct Shared {
     pub kinesis: Kinesis,
     /// The stream.
     pub stream: StreamInfo,
+    /// ARN of the fan-out consumer to read as.
+    pub consumer: Option<String>,
     /// The lease table.
     pub table: LeaseTable,
     /// The bucket.
@@ -62,6 +64,7 @@ impl Shared {
         poll::Means {
             kinesis: self.kinesis.clone(),
             arn: self.stream.arn.clone(),
+            consumer: self.consumer.clone(),
             retention_ms: self.stream.retention_ms,
             pace: self.config.stream.pace,
             page_records: self.config.stream.page_records,

@@ -1,6 +1,7 @@
 //! The services fail in every way they know; nothing is lost, nothing is delivered twice, and what
 //! a person has to mend is told with its remedy.
 
+mod fan_out;
 mod kpl;
 mod many;
 mod memory;

@@ -20,12 +20,16 @@ fn operations(file: &str) -> BTreeSet<String> {
         .flat_map(str::chars)
         .filter(|c| !c.is_whitespace())
         .collect();
-    let own = if matches!(file, "kinesis.rs" | "producer.rs") { "Kinesis" } else { "S3" };
+    let own =
+        if matches!(file, "kinesis.rs" | "fan_out.rs" | "producer.rs") { "Kinesis" } else { "S3" };
     let own = if matches!(file, "dynamodb.rs" | "tables.rs") { "DynamoDB" } else { own };
     let mut found = BTreeSet::new();
-    for (receiver, service) in
-        [("self.client.", own), ("self.kinesis.", "Kinesis"), ("self.s3.", "S3")]
-    {
+    for (receiver, service) in [
+        ("self.client.", own),
+        ("self.client().", own),
+        ("self.kinesis.", "Kinesis"),
+        ("self.s3.", "S3"),
+    ] {
         for rest in code.split(receiver).skip(1) {
             let Some((method, _)) = rest.split_once("()") else { continue };
             let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
@@ -51,7 +55,11 @@ fn granted(role: Role) -> BTreeSet<String> {
 fn every_call_of_the_source_is_granted_to_its_role_and_nothing_else_is() {
     let of = |files: &[&str]| files.iter().flat_map(|f| operations(f)).collect::<BTreeSet<_>>();
     let told = "src/iam.rs and the calls in src/aws disagree";
-    assert_eq!(granted(Role::Worker), of(&["kinesis.rs", "dynamodb.rs", "s3.rs"]), "{told}");
+    assert_eq!(
+        granted(Role::Worker),
+        of(&["kinesis.rs", "fan_out.rs", "dynamodb.rs", "s3.rs"]),
+        "{told}"
+    );
     assert_eq!(granted(Role::UploadApi), of(&["door.rs"]), "{told}");
     let local: BTreeSet<String> = LOCAL_ONLY.iter().map(|s| (*s).to_owned()).collect();
     let beside: BTreeSet<String> =
@@ -62,8 +70,10 @@ fn every_call_of_the_source_is_granted_to_its_role_and_nothing_else_is() {
     assert!(tables.is_subset(&granted(Role::Replay)) && tables.len() == 2, "{told}: {tables:?}");
     // A new file under src/aws must be looked at here.
     let listing = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws")).unwrap();
-    let known = ["clients.rs", "door.rs", "dynamodb.rs", "fault.rs", "kinesis.rs", "mod.rs"];
-    let known = [&known[..], &["objects.rs", "producer.rs", "s3.rs", "tables.rs"]].concat();
+    let known = ["clients.rs", "door.rs", "dynamodb.rs", "fan_out.rs", "fault.rs"];
+    let known =
+        [&known[..], &["kinesis.rs", "mod.rs", "objects.rs", "producer.rs", "s3.rs", "tables.rs"]]
+            .concat();
     for entry in listing {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(known.contains(&name.as_str()), "{name}: say whose calls these are");
@@ -149,6 +159,14 @@ fn a_worker_and_its_operator_use_what_they_are_granted() {
     let idle: BTreeSet<_> = granted.difference(&used_by_worker).map(String::as_str).collect();
     let rare = ["dynamodb:DeleteItem", "dynamodb:GetItem", "s3:GetObject"];
     assert!(idle.is_subset(&BTreeSet::from(rare)), "granted and not used: {idle:?}");
+
+    let pushed = actions(&print_policy("worker", &["--set", "stream.reader=fan-out"]));
+    let fan_out: BTreeSet<_> = pushed.difference(&granted).map(String::as_str).collect();
+    let consumer = ["DescribeStreamConsumer", "RegisterStreamConsumer", "SubscribeToShard"];
+    assert_eq!(
+        fan_out,
+        consumer.map(|c| format!("kinesis:{c}")).iter().map(String::as_str).collect()
+    );
 
     let proxy = Proxy::start(&services);
     let environment = behind(&proxy, &services);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, Response, header};
+use futures::{StreamExt, TryStreamExt};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -35,6 +36,8 @@ pub(crate) enum Fault {
     Elsewhere(&'static str),
     /// It is done, and the connection closed instead of an answer.
     LoseReply,
+    /// Of the answer only so many pieces come through, then the connection breaks.
+    Cut(usize),
     /// The first such request is answered; the others get its answer again, however old.
     Stale(Arc<Mutex<Option<(HeaderMap, Bytes)>>>),
     /// Records before this one are gone from the reply of GetRecords, as if retention had passed
@@ -221,6 +224,12 @@ async fn answer(
             let reply = forward(upstream, request).await?;
             to_bytes(reply.into_body(), usize::MAX).await?;
             Err("the reply is lost".into())
+        }
+        Some(Fault::Cut(pieces)) => {
+            let (head, body) = forward(upstream, request).await?.into_parts();
+            let broken = futures::stream::once(async { Err("cut".into()) });
+            let some = body.into_data_stream().map_err(Failed::from).take(pieces).chain(broken);
+            Ok(Response::from_parts(head, Body::from_stream(some)))
         }
         Some(Fault::Stale(kept)) => {
             let old = kept.lock().unwrap().clone();

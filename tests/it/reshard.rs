@@ -19,9 +19,19 @@ fn start(shard: &ShardInfo) -> u128 {
 
 #[test]
 fn splits_and_merges_lose_and_repeat_nothing() {
+    through_reshards("polling");
+}
+
+#[test]
+fn splits_and_merges_lose_and_repeat_nothing_by_fan_out() {
+    through_reshards("fan-out");
+}
+
+fn through_reshards(reader: &str) {
     let dir = tempfile::tempdir().unwrap();
     let services = services(dir.path(), 2);
     let settings = [
+        ("stream.reader", reader),
         ("delivery.batch_bytes", "30KB"),
         ("delivery.batch_age", "500ms"),
         ("lease.failover", "2s"),

@@ -1,0 +1,134 @@
+//! Enhanced fan-out, in our words: consumers of a stream, and subscriptions to its shards.
+
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
+use aws_sdk_kinesis::primitives::DateTime;
+use aws_sdk_kinesis::types::{
+    ConsumerStatus, ShardIteratorType, StartingPosition, SubscribeToShardEventStream,
+};
+
+use crate::aws::fault::{by_code, chain, describe};
+use crate::aws::kinesis::{Kinesis, child_shards, malformed, records};
+use crate::fault::{CallError, Fault};
+use crate::ids::ShardId;
+use crate::stream::Page;
+use crate::stream::position::StartAt;
+
+/// A registered consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Its ARN.
+    pub arn: String,
+    /// It may subscribe.
+    pub active: bool,
+}
+
+/// An open subscription of one shard. Dropping it ends it.
+pub struct Subscription(SubscribeToShardOutput);
+
+impl Kinesis {
+    /// DescribeStreamConsumer of a name or an ARN.
+    ///
+    /// # Errors
+    /// [`CallError`]; `NotFound` if it is not registered.
+    pub async fn consumer(&self, stream: &str, name_or_arn: &str) -> Result<Consumer, CallError> {
+        let call = self.client().describe_stream_consumer();
+        let call = if name_or_arn.starts_with("arn:") {
+            call.consumer_arn(name_or_arn)
+        } else {
+            call.stream_arn(stream).consumer_name(name_or_arn)
+        };
+        let reply = call.send().await.map_err(|e| describe("DescribeStreamConsumer", &e))?;
+        let consumer = reply
+            .consumer_description()
+            .ok_or_else(|| malformed("DescribeStreamConsumer", "no description"))?;
+        Ok(Consumer {
+            arn: consumer.consumer_arn().to_owned(),
+            active: *consumer.consumer_status() == ConsumerStatus::Active,
+        })
+    }
+
+    /// RegisterStreamConsumer. Kinesis charges for each consumer's shard-hours and bytes.
+    ///
+    /// # Errors
+    /// [`CallError`]; `Unavailable` (`ResourceInUseException`) if somebody was faster.
+    pub async fn register(&self, stream: &str, name: &str) -> Result<(), CallError> {
+        let call = self.client().register_stream_consumer().stream_arn(stream).consumer_name(name);
+        call.send().await.map_err(|e| describe("RegisterStreamConsumer", &e))?;
+        Ok(())
+    }
+
+    /// SubscribeToShard.
+    ///
+    /// # Errors
+    /// [`CallError`]; `Unavailable` (`ResourceInUseException`) while another subscription of the
+    /// consumer to the shard is younger than five seconds.
+    pub async fn subscribe(
+        &self,
+        consumer: &str,
+        shard: &ShardId,
+        start: &StartAt,
+    ) -> Result<Subscription, CallError> {
+        let position = StartingPosition::builder();
+        let position = match start {
+            StartAt::TrimHorizon => position.r#type(ShardIteratorType::TrimHorizon),
+            StartAt::Latest => position.r#type(ShardIteratorType::Latest),
+            StartAt::Timestamp(ms) => position
+                .r#type(ShardIteratorType::AtTimestamp)
+                .timestamp(DateTime::from_millis(*ms)),
+            StartAt::At(sequence) => position
+                .r#type(ShardIteratorType::AtSequenceNumber)
+                .sequence_number(sequence.as_str()),
+            StartAt::After(sequence) => position
+                .r#type(ShardIteratorType::AfterSequenceNumber)
+                .sequence_number(sequence.as_str()),
+        };
+        let position =
+            position.build().map_err(|e| malformed("SubscribeToShard", &e.to_string()))?;
+        let call = self.client().subscribe_to_shard();
+        let call = call.consumer_arn(consumer).shard_id(shard.as_str()).starting_position(position);
+        Ok(Subscription(call.send().await.map_err(|e| describe("SubscribeToShard", &e))?))
+    }
+}
+
+impl Subscription {
+    /// The next event as a page; `None` when the subscription is over (Kinesis ends it after five
+    /// minutes). `Page::next` is the continuation, absent at the end of a closed shard.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
+        loop {
+            let event = self.0.event_stream.recv().await;
+            match event.map_err(|e| broken(&e))? {
+                None => return Ok(None),
+                Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => {
+                    return Ok(Some(Page {
+                        records: records("SubscribeToShard", event.records)?,
+                        next: Some(event.continuation_sequence_number).filter(|n| !n.is_empty()),
+                        behind_ms: Some(event.millis_behind_latest),
+                        children: child_shards(event.child_shards),
+                    }));
+                }
+                // A kind of event of a later API.
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// What ends a subscription early: an exception inside the stream, or the connection.
+fn broken<E, R>(error: &SdkError<E, R>) -> CallError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug + 'static,
+{
+    let known = error.as_service_error().and_then(ProvideErrorMetadata::code);
+    CallError {
+        operation: "SubscribeToShard",
+        fault: known.map_or(Fault::Unavailable, |code| by_code(code, None)),
+        code: known.unwrap_or("BrokenSubscription").to_owned(),
+        message: chain(error),
+        request_id: None,
+    }
+}
