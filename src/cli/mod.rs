@@ -1,6 +1,7 @@
 //! The command line. The only place that prints.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 
+mod config;
 mod cost;
 mod healthcheck;
 mod iam_policy;
@@ -48,6 +49,8 @@ enum Command {
     Replay(Box<replay::Options>),
     /// Check that the objects hold what the lease table says is delivered; exit code 3 if not.
     Verify(verify::Options),
+    /// Check the configuration, or print it with where each value came from.
+    Config(config::Options),
     /// Print the least-privilege IAM policy for a configuration.
     IamPolicy(iam_policy::Options),
     /// What a month costs, against Firehose and the stream's own channel.
@@ -163,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Leases(options) => leases::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Config(options) => config::run(&options),
         Command::IamPolicy(options) => iam_policy::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),

@@ -8,6 +8,7 @@
 
 mod churn;
 mod cli;
+mod config;
 mod docs;
 mod door;
 mod exactly_once;
