@@ -12,6 +12,7 @@ mod replay;
 mod run;
 #[cfg(feature = "local")]
 mod send;
+mod shell;
 mod verify;
 
 use std::net::SocketAddr;
@@ -61,6 +62,10 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9464", env = "CATCHMENT_TELEMETRY_LISTEN")]
         address: SocketAddr,
     },
+    /// Print completions for a shell.
+    Completions(shell::Completions),
+    /// Print the manual page, or those of all commands into a directory.
+    Man(shell::ManPages),
 }
 
 /// Where the configuration comes from: defaults, then the file, then `CATCHMENT_*`, then flags.
@@ -170,6 +175,8 @@ pub fn main() -> ExitCode {
         Command::IamPolicy(options) => iam_policy::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
+        Command::Completions(options) => shell::completions(&options),
+        Command::Man(options) => shell::man(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,6 +21,7 @@ mod proxy;
 mod replay;
 mod reshard;
 mod rewind;
+mod shell;
 mod support;
 mod takeover;
 mod verify;
