@@ -7,6 +7,7 @@ pub mod dynamodb;
 mod fault;
 pub mod kinesis;
 pub mod objects;
+pub mod probe;
 pub mod producer;
 pub mod s3;
 pub mod tables;

@@ -3,6 +3,7 @@
 
 mod config;
 mod cost;
+mod doctor;
 mod healthcheck;
 mod iam_policy;
 mod leases;
@@ -52,6 +53,9 @@ enum Command {
     Verify(verify::Options),
     /// Check the configuration, or print it with where each value came from.
     Config(config::Options),
+    /// Would a worker run here? Looks at credentials, clock, stream, lease table and bucket, changes
+    /// nothing; exit code 3 if something fails.
+    Doctor(doctor::Options),
     /// Print the least-privilege IAM policy for a configuration.
     IamPolicy(iam_policy::Options),
     /// What a month costs, against Firehose and the stream's own channel.
@@ -119,7 +123,8 @@ impl Settings {
     }
 }
 
-/// An end with an exit code: 1 failure, 2 usage or configuration, 3 data would be skipped.
+/// An end with an exit code: 1 failure, 2 usage or configuration, 3 data would be skipped,
+/// or a check that found something.
 #[derive(Debug)]
 struct Failure {
     code: u8,
@@ -172,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Verify(options) => verify::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Config(options) => config::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::IamPolicy(options) => iam_policy::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),

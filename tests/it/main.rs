@@ -10,6 +10,7 @@ mod churn;
 mod cli;
 mod config;
 mod docs;
+mod doctor;
 mod door;
 mod exactly_once;
 mod faults;
