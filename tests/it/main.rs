@@ -18,6 +18,7 @@ mod flow;
 mod iam;
 mod layering;
 mod lifecycle;
+mod page;
 mod proxy;
 mod replay;
 mod reshard;
