@@ -21,7 +21,7 @@ pub enum Role {
     UploadApi,
     /// `catchment replay`, its workers included.
     Replay,
-    /// `catchment leases` and `catchment verify`.
+    /// `catchment leases`, `catchment verify` and `catchment doctor --role operator`.
     Operator,
 }
 
@@ -83,7 +83,7 @@ pub const CALLS: &[Call] = &[
     call("Kinesis.RegisterStreamConsumer", REGISTER, On::Stream, LIVE),
     call("Kinesis.SubscribeToShard", "kinesis:SubscribeToShard", On::Consumer, LIVE),
     call("Kinesis.PutRecord", "kinesis:PutRecord", On::Stream, DOOR),
-    call("DynamoDB.DescribeTable", "dynamodb:DescribeTable", On::Table, WORKERS),
+    call("DynamoDB.DescribeTable", "dynamodb:DescribeTable", On::Table, ALL),
     call("DynamoDB.CreateTable", CREATE_TABLE, On::Table, WORKERS),
     call("DynamoDB.Scan", "dynamodb:Scan", On::Table, ALL),
     call("DynamoDB.GetItem", "dynamodb:GetItem", On::Table, ALL),
@@ -94,7 +94,7 @@ pub const CALLS: &[Call] = &[
     call("DynamoDB.DeleteTable", "dynamodb:DeleteTable", On::Table, REPLAY),
     call("S3.ListObjectsV2", "s3:ListBucket", On::Bucket, &[Role::Replay, Role::Operator]),
     call("S3.GetObject", "s3:GetObject", On::Objects, &[Role::Operator]),
-    call("S3.HeadBucket", "s3:ListBucket", On::Bucket, WORKERS),
+    call("S3.HeadBucket", "s3:ListBucket", On::Bucket, ALL),
     call("S3.PutObject", "s3:PutObject", On::Objects, WORKERS),
     call("S3.CreateMultipartUpload", "s3:PutObject", On::Objects, WORKERS),
     call("S3.UploadPart", "s3:PutObject", On::Objects, WORKERS),
@@ -274,6 +274,11 @@ fn partition(region: &str) -> &'static str {
         _ if region.starts_with("us-gov-") => "aws-us-gov",
         _ => "aws",
     }
+}
+
+/// Where objects of a worker go: the fixed beginnings of the templates, each once.
+pub fn places(config: &Config) -> Vec<String> {
+    prefixes(config, &Scope::default())
 }
 
 /// Where objects go: the fixed beginnings of the templates, each once.

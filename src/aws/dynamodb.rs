@@ -153,6 +153,19 @@ impl LeaseTable {
         }
     }
 
+    /// Status of the table, if it exists and, once it can be used, has the key of a lease table.
+    ///
+    /// # Errors
+    /// [`TableError`]; the call's `NotFound` when there is none.
+    pub async fn shape(&self) -> Result<String, TableError> {
+        let reply = self.describe().await?;
+        let status = reply.table().and_then(|t| t.table_status());
+        if matches!(status, Some(TableStatus::Active | TableStatus::Updating)) {
+            self.check_shape(&reply)?;
+        }
+        Ok(status.map_or("unknown", TableStatus::as_str).to_owned())
+    }
+
     async fn describe(&self) -> Result<DescribeTableOutput, CallError> {
         let call = self.client.describe_table().table_name(&self.name);
         call.send().await.map_err(|e| describe("DescribeTable", &e))

@@ -51,7 +51,7 @@ where
 }
 
 /// What an error and its causes say, each once.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut told: Vec<String> = Vec::new();
     for cause in std::iter::successors(Some(error), |e| e.source()) {
         let text = cause.to_string();

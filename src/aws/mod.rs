@@ -8,6 +8,7 @@ pub mod fan_out;
 mod fault;
 pub mod kinesis;
 pub mod objects;
+pub mod probe;
 pub mod producer;
 pub mod s3;
 pub mod tables;

@@ -1,7 +1,9 @@
 //! The command line. The only place that prints.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 
+mod config;
 mod cost;
+mod doctor;
 mod healthcheck;
 mod iam_policy;
 mod leases;
@@ -11,6 +13,7 @@ mod replay;
 mod run;
 #[cfg(feature = "local")]
 mod send;
+mod shell;
 mod verify;
 
 use std::net::SocketAddr;
@@ -48,6 +51,11 @@ enum Command {
     Replay(Box<replay::Options>),
     /// Check that the objects hold what the lease table says is delivered; exit code 3 if not.
     Verify(verify::Options),
+    /// Check the configuration, or print it with where each value came from.
+    Config(config::Options),
+    /// Would a worker run here? Looks at credentials, clock, stream, lease table and bucket, changes
+    /// nothing; exit code 3 if something fails.
+    Doctor(doctor::Options),
     /// Print the least-privilege IAM policy for a configuration.
     IamPolicy(iam_policy::Options),
     /// What a month costs, against Firehose and the stream's own channel.
@@ -58,6 +66,10 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9464", env = "CATCHMENT_TELEMETRY_LISTEN")]
         address: SocketAddr,
     },
+    /// Print completions for a shell.
+    Completions(shell::Completions),
+    /// Print the manual page, or those of all commands into a directory.
+    Man(shell::ManPages),
 }
 
 /// Where the configuration comes from: defaults, then the file, then `CATCHMENT_*`, then flags.
@@ -111,7 +123,8 @@ impl Settings {
     }
 }
 
-/// An end with an exit code: 1 failure, 2 usage or configuration, 3 data would be skipped.
+/// An end with an exit code: 1 failure, 2 usage or configuration, 3 data would be skipped,
+/// or a check that found something.
 #[derive(Debug)]
 struct Failure {
     code: u8,
@@ -163,9 +176,13 @@ pub fn main() -> ExitCode {
         Command::Leases(options) => leases::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Config(options) => config::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::IamPolicy(options) => iam_policy::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Healthcheck { address } => healthcheck::run(address),
+        Command::Completions(options) => shell::completions(&options),
+        Command::Man(options) => shell::man(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -205,7 +205,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "telemetry.listen",
         default: "127.0.0.1:9464",
-        help: "Address of /metrics, /livez, /readyz and /status; `off` for none.",
+        help: "Address of the status page (`/`), /events, /metrics, /livez, /readyz and /status; `off` for none. There is no login: keep it in your network.",
     },
     Key {
         name: "telemetry.logs",

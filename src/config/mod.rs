@@ -3,6 +3,7 @@
 //! Every problem is reported at once, with key, value, reason and source.
 
 pub mod keys;
+pub mod print;
 pub mod raw;
 
 use std::net::SocketAddr;

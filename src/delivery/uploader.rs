@@ -96,6 +96,8 @@ async fn put(shared: &Shared, lease: &Arc<Owned>, object: &Object) -> Result<(),
                 shared.metrics.add("catchment_put_retries_total", &[class], 1);
                 shared.metrics.add("catchment_call_failures_total", &[error.operation, class], 1);
                 tracing::warn!(key = object.key, %error, "storing an object failed; trying again");
+                let told = format!("{}: {error}", object.key);
+                shared.board.error(shared.clock.wall(), &told);
                 if waited > shared.config.delivery.upload_deadline {
                     return Err(UploadError::Deadline {
                         key: object.key.clone(),
@@ -163,7 +165,12 @@ fn note(shared: &Shared, object: &Object, put: Put, took: Duration) {
             shared.metrics.add("catchment_objects_written_total", &[kind], 1);
             shared.metrics.observe("catchment_object_bytes", object.body.len() as f64);
             shared.metrics.observe("catchment_put_seconds", took.as_secs_f64());
-            shared.board.object(&object.key, object.records, object.body.len());
+            shared.board.object(
+                shared.clock.wall(),
+                &object.key,
+                object.records,
+                object.body.len(),
+            );
             tracing::debug!(key = object.key, records = object.records, "object stored");
         }
         Put::Existed => {

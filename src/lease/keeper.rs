@@ -18,6 +18,7 @@ use crate::lease::lookout::{Look, Pace, Patrol};
 use crate::lease::owned::Owned;
 use crate::lease::row::{Item, Lease, NewLease};
 use crate::lease::write::{self, Notes};
+use crate::worker::fleet::Fleet;
 use crate::worker::shared::Shared;
 
 /// Writes in flight at once.
@@ -161,7 +162,7 @@ impl Keeper {
             Bounds { hold: self.shared.config.lease.max, take: assign::ramp(self.rounds, active) };
         let round = assign::decide(&leases, &self.watch, &self.shared.me, bounds, begun);
         let Round { take, ask, ours, coming, free, more, workers, active } = round;
-        self.show(workers, active, leases.len() - active);
+        self.show(workers, active, &leases);
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
         let board = board::place(&leases);
         let rest = self.shared.jitter.spread(self.pace.rest(workers), 0.2);
@@ -306,16 +307,18 @@ impl Keeper {
         Some(owned)
     }
 
-    fn show(&self, workers: usize, active: usize, finished: usize) {
+    fn show(&self, workers: usize, active: usize, leases: &[Lease]) {
         let metrics = &self.shared.metrics;
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.set("catchment_workers", &[], gauge(workers));
         metrics.set("catchment_leases", &["active"], gauge(active));
-        metrics.set("catchment_leases", &["finished"], gauge(finished));
+        metrics.set("catchment_leases", &["finished"], gauge(leases.len() - active));
+        let wall = self.shared.clock.wall();
         self.shared.board.update(|b| {
             b.ready = true;
             b.workers = workers;
             b.active_leases = active;
+            b.fleet = Fleet::of(leases, wall, &b.fleet);
         });
     }
 

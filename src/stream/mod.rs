@@ -76,6 +76,23 @@ pub struct StreamInfo {
     pub readable: bool,
 }
 
+/// What DescribeStreamSummary says to a person, in the service's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSummary {
+    /// `ACTIVE`, `UPDATING`, `CREATING`, `DELETING`.
+    pub status: String,
+    /// `PROVISIONED` or `ON_DEMAND`.
+    pub mode: String,
+    /// Hours.
+    pub retention_hours: i32,
+    /// `NONE` or `KMS`.
+    pub encryption: String,
+    /// Shards that are written to.
+    pub open_shards: i32,
+    /// Registered enhanced fan-out consumers.
+    pub consumers: i32,
+}
+
 impl StreamInfo {
     /// What a lease table is bound to: `<arn>@<creation ms>`.
     pub fn identity(&self) -> String {

@@ -1,8 +1,7 @@
-//! ▶ /metrics, /livez, /readyz and /status.
+//! ▶ The status page, /events, /metrics, /livez, /readyz and /status. All of it only answers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -12,11 +11,10 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::page::{self, Hub};
+use crate::worker::health::STUCK;
 use crate::worker::shared::Shared;
-
-/// A shard that has not moved for this long makes the worker not live. Longer than the upload
-/// deadline: an S3 outage must not get a worker killed that holds data.
-const STUCK: Duration = Duration::from_secs(600);
+use crate::worker::status::View;
 
 /// The endpoint cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +34,15 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 
 /// Serves until told to stop.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+    let hub = Arc::new(Hub::default());
+    let telling = shared
+        .tasks
+        .spawn("status", page::tell(Arc::clone(&shared), Arc::clone(&hub), stop.clone()));
+    let events =
+        get(move |State(shared): State<Arc<Shared>>| async move { page::events(&hub, &shared) });
     let app = Router::new()
+        .route("/", get(page::page))
+        .route("/events", events)
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/healthz", get(livez))
@@ -49,6 +55,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
     if let Err(error) = served {
         tracing::error!(%error, "the HTTP endpoint ended");
     }
+    let _ = telling.await;
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
@@ -79,6 +86,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Json<crate::worker::status::Snapshot> {
-    Json(shared.board.snapshot())
+async fn status(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let view: View = shared.board.view(shared.clock.now(), shared.clock.wall());
+    ([(header::CACHE_CONTROL, "no-store")], Json(view))
 }

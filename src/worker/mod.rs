@@ -1,6 +1,8 @@
 //! One worker: starts in order, runs until told to stop, stops in reverse.
 
 mod consumer;
+pub mod fleet;
+pub mod health;
 pub mod shard;
 pub mod shared;
 pub mod status;
@@ -208,7 +210,13 @@ pub async fn prepare_for(
     let board = Board::new(&stream.name, me.as_str());
     let overruled = overruled(&leases, &config, table.name());
     metrics.set("catchment_start_ignored", &[], i64::try_from(overruled).unwrap_or(i64::MAX));
-    board.update(|b| b.start_ignored = overruled);
+    board.update(|b| {
+        b.start_ignored = overruled;
+        b.table = table.name().to_owned();
+        b.bucket.clone_from(&config.delivery.bucket);
+        b.retention_ms = stream.retention_ms;
+        b.started_ms = clock.wall();
+    });
     Ok(Arc::new(Shared {
         budget: Budget::new(config.budget),
         uploads: Arc::new(Semaphore::new(config.delivery.uploads_in_flight)),

@@ -125,7 +125,7 @@ async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
         error => {
             tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
             shared.metrics.add("catchment_shard_failures_total", &[], 1);
-            shared.board.update(|b| b.last_error = Some(format!("{}: {error}", lease.shard)));
+            shared.board.error(shared.clock.wall(), &format!("{}: {error}", lease.shard));
             match error {
                 Stop::Vanished(error) => Ended::Vanished(error.to_string()),
                 error => Ended::Failed(error.to_string()),
@@ -179,7 +179,7 @@ impl Pipeline {
             let entry = b.shards.entry(lease.shard.clone()).or_default();
             entry.state = "recovering";
             entry.checkpoint = row.progress.checkpoint.to_string();
-            entry.moved_at = now;
+            (entry.moved_at, entry.read_at) = (now, now);
         });
         let (_, pages) = mpsc::channel(1);
         let mut this = Self {
@@ -375,7 +375,13 @@ impl Pipeline {
                         seconds,
                     );
                 }
-                self.shared.board.shard(&self.lease.shard, |s| s.behind_ms = behind_ms);
+                let (now, count) = (self.shared.clock.now(), records.len() as u64);
+                self.shared.board.update(|b| {
+                    b.records_read += count;
+                    if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
+                        (entry.behind_ms, entry.read_at) = (behind_ms, now);
+                    }
+                });
                 self.moved();
                 if records.is_empty() {
                     if self.open.is_none() && self.ledger.is_idle() && !self.suspect {

@@ -1,4 +1,6 @@
-//! ◆ What the worker is doing, as /status shows it.
+//! ◆ What the worker is doing, as /status and the status page show it.
+//!
+//! Everything here is bounded: what is remembered by rings, what is listed by [`View`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,9 +9,21 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ids::ShardId;
+use crate::worker::fleet::Fleet;
+use crate::worker::health::{self, Health};
 
-/// Objects remembered.
+/// Objects and errors remembered.
 const RECENT: usize = 20;
+/// Characters of an error remembered: services repeat requests in their messages.
+const ERROR_CHARS: usize = 400;
+/// Shards of this worker listed by a view; those furthest behind, if there are more.
+const LISTED: usize = 256;
+/// How often lag and rate are sampled.
+pub const SAMPLE: Duration = Duration::from_secs(2);
+/// Samples remembered: ten minutes.
+const SAMPLES: usize = 300;
+/// What was read so long ago says how far behind the shard was then, not how far it is now.
+const STALE: Duration = Duration::from_secs(15);
 
 /// One shard we work on.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -26,20 +40,56 @@ pub struct Shard {
     pub bytes: u64,
     /// Batches cut and not yet durable.
     pub undelivered: usize,
-    /// Seconds since something last moved (clock of the process).
+    /// When something last moved (clock of the process).
     #[serde(skip)]
     pub moved_at: Duration,
+    /// When `behind_ms` was told (clock of the process).
+    #[serde(skip)]
+    pub read_at: Duration,
+}
+
+impl Shard {
+    /// How far behind it is: what the last page said, and if that is long ago, the time since.
+    pub fn lag_ms(&self, now: Duration) -> Option<i64> {
+        let since = now.saturating_sub(self.read_at);
+        let unread = if since > STALE { i64::try_from(since.as_millis()).ok()? } else { 0 };
+        Some(self.behind_ms?.saturating_add(unread))
+    }
 }
 
 /// An object stored by this worker.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stored {
+    /// When, ms since the epoch.
+    pub at_ms: i64,
     /// Key.
     pub key: String,
     /// Records in it.
     pub records: u64,
     /// Size.
     pub bytes: usize,
+}
+
+/// Something that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    /// When last, ms since the epoch.
+    pub at_ms: i64,
+    /// What.
+    pub text: String,
+    /// How often in a row.
+    pub times: u64,
+}
+
+/// Lag and rate over time, oldest first.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct History {
+    /// Seconds between samples.
+    pub every_s: u64,
+    /// Lag of the slowest shard of this worker, ms.
+    pub lag_ms: VecDeque<Option<i64>>,
+    /// User records read per second.
+    pub records_per_s: VecDeque<f64>,
 }
 
 /// The whole picture.
@@ -51,6 +101,14 @@ pub struct Snapshot {
     pub worker: String,
     /// Build version.
     pub version: &'static str,
+    /// Lease table.
+    pub table: String,
+    /// Destination bucket.
+    pub bucket: String,
+    /// Retention of the stream, ms.
+    pub retention_ms: i64,
+    /// When the worker started, ms since the epoch.
+    pub started_ms: i64,
     /// Leasing works: the table was read lately.
     pub ready: bool,
     /// On the way out.
@@ -59,10 +117,14 @@ pub struct Snapshot {
     pub active_leases: usize,
     /// Workers seen.
     pub workers: usize,
-    /// Leases with unfinished batches or records on the way, in the whole table.
+    /// The shards this worker works on.
     pub shards: BTreeMap<ShardId, Shard>,
     /// Latest last.
     pub recent_objects: VecDeque<Stored>,
+    /// Latest last.
+    pub recent_errors: VecDeque<Failed>,
+    /// User records read by this worker.
+    pub records_read: u64,
     /// Records committed by this worker.
     pub records: u64,
     /// Payload bytes committed by this worker.
@@ -73,6 +135,31 @@ pub struct Snapshot {
     pub start_ignored: usize,
     /// The last failure worth telling.
     pub last_error: Option<String>,
+    /// Everybody's leases, as the table was last read.
+    pub fleet: Fleet,
+    /// Lag and rate lately.
+    pub history: History,
+    /// Time and `records_read` of the last sample.
+    #[serde(skip)]
+    sampled: Option<(Duration, u64)>,
+}
+
+/// A snapshot as it is told: judged, and cut to a size that can be told often.
+#[derive(Debug, Serialize)]
+pub struct View {
+    /// Is it well?
+    pub health: Health,
+    /// When this was told, ms since the epoch.
+    pub now_ms: i64,
+    /// How many shards this worker works on.
+    pub shards_owned: usize,
+    /// How many of them are not listed: those least behind.
+    pub shards_omitted: usize,
+    /// Lag of each listed shard, ms, counting the time since it was last read.
+    pub lag_ms: BTreeMap<ShardId, Option<i64>>,
+    /// The rest.
+    #[serde(flatten)]
+    pub snapshot: Snapshot,
 }
 
 /// Shared, mutable picture.
@@ -86,6 +173,7 @@ impl Board {
             stream: stream.to_owned(),
             worker: worker.to_owned(),
             version: env!("CARGO_PKG_VERSION"),
+            history: History { every_s: SAMPLE.as_secs(), ..History::default() },
             ..Snapshot::default()
         }))
     }
@@ -97,6 +185,11 @@ impl Board {
     /// A copy.
     pub fn snapshot(&self) -> Snapshot {
         self.lock().clone()
+    }
+
+    /// What to tell now: the clock of the process, and UTC in ms since the epoch.
+    pub fn view(&self, now: Duration, wall_ms: i64) -> View {
+        self.snapshot().view(now, wall_ms)
     }
 
     /// Changes the picture.
@@ -112,19 +205,166 @@ impl Board {
     }
 
     /// An object was created.
-    pub fn object(&self, key: &str, records: u64, bytes: usize) {
+    pub fn object(&self, at_ms: i64, key: &str, records: u64, bytes: usize) {
         let mut state = self.lock();
         state.objects += 1;
         if state.recent_objects.len() == RECENT {
             state.recent_objects.pop_front();
         }
-        state.recent_objects.push_back(Stored { key: key.to_owned(), records, bytes });
+        state.recent_objects.push_back(Stored { at_ms, key: key.to_owned(), records, bytes });
+    }
+
+    /// Something failed. The same again is counted, not listed.
+    pub fn error(&self, at_ms: i64, text: &str) {
+        let text: String = text.chars().take(ERROR_CHARS).collect();
+        let mut state = self.lock();
+        state.last_error = Some(text.clone());
+        let last = state.recent_errors.back_mut();
+        if let Some(last) =
+            last.filter(|last| without_request(&last.text) == without_request(&text))
+        {
+            (last.at_ms, last.text) = (at_ms, text);
+            last.times += 1;
+            return;
+        }
+        if state.recent_errors.len() == RECENT {
+            state.recent_errors.pop_front();
+        }
+        state.recent_errors.push_back(Failed { at_ms, text, times: 1 });
+    }
+
+    /// Notes lag and rate; called every [`SAMPLE`].
+    pub fn sample(&self, now: Duration) {
+        let mut state = self.lock();
+        let lag = state.shards.values().filter_map(|s| s.lag_ms(now)).max();
+        let read = state.records_read;
+        let rate = match state.sampled.replace((now, read)) {
+            Some((before, was)) if now > before => {
+                read.saturating_sub(was) as f64 / (now - before).as_secs_f64()
+            }
+            _ => 0.0,
+        };
+        let History { lag_ms, records_per_s, .. } = &mut state.history;
+        lag_ms.push_back(lag);
+        records_per_s.push_back((rate * 10.0).round() / 10.0);
+        for _ in SAMPLES..lag_ms.len() {
+            lag_ms.pop_front();
+            records_per_s.pop_front();
+        }
     }
 
     /// The shards that have work and have not moved for `limit`.
     pub fn stuck(&self, now: Duration, limit: Duration) -> Vec<ShardId> {
-        let state = self.lock();
-        let stuck = state.shards.iter().filter(|(_, s)| now.saturating_sub(s.moved_at) > limit);
+        self.lock().stuck(now, limit)
+    }
+}
+
+/// Each attempt has its own request id.
+fn without_request(text: &str) -> &str {
+    text.split(" (request ").next().unwrap_or(text)
+}
+
+impl Snapshot {
+    /// See [`Board::stuck`].
+    pub fn stuck(&self, now: Duration, limit: Duration) -> Vec<ShardId> {
+        let stuck = self.shards.iter().filter(|(_, s)| now.saturating_sub(s.moved_at) > limit);
         stuck.map(|(id, _)| id.clone()).collect()
+    }
+
+    fn view(mut self, now: Duration, now_ms: i64) -> View {
+        let health = health::judge(&self, now, now_ms);
+        let shards_owned = self.shards.len();
+        if shards_owned > LISTED {
+            let mut order: Vec<ShardId> = self.shards.keys().cloned().collect();
+            // Unknown lag is a reason to look.
+            let lag = |id: &ShardId| self.shards[id].lag_ms(now).unwrap_or(i64::MAX);
+            order.sort_by_key(|id| std::cmp::Reverse(lag(id)));
+            for id in &order[LISTED..] {
+                self.shards.remove(id);
+            }
+        }
+        let lag_ms = self.shards.iter().map(|(id, s)| (id.clone(), s.lag_ms(now))).collect();
+        let shards_omitted = shards_owned - self.shards.len();
+        View { health, now_ms, shards_owned, shards_omitted, lag_ms, snapshot: self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    fn id(n: usize) -> ShardId {
+        ShardId::new(format!("shardId-{n:012}"))
+    }
+
+    #[test]
+    fn of_five_thousand_shards_those_furthest_behind_are_listed() {
+        let board = Board::new("s", "w");
+        board.update(|b| {
+            for n in 0..5000 {
+                let behind_ms = Some(i64::try_from(n % 1000).unwrap());
+                b.shards.insert(
+                    id(n),
+                    Shard { behind_ms, checkpoint: "4".repeat(56), ..Shard::default() },
+                );
+            }
+            b.shards.get_mut(&id(7)).unwrap().behind_ms = None;
+        });
+        let view = board.view(S(1), 0);
+        assert_eq!((view.shards_owned, view.shards_omitted), (5000, 5000 - LISTED));
+        assert_eq!(view.snapshot.shards.len(), LISTED);
+        assert!(
+            view.snapshot.shards.contains_key(&id(4999))
+                && view.snapshot.shards.contains_key(&id(7))
+        );
+        assert!(!view.snapshot.shards.contains_key(&id(1000)));
+        let text = serde_json::to_string(&view).unwrap();
+        assert!(text.len() < 100_000, "{} bytes", text.len());
+    }
+
+    #[test]
+    fn rings_are_bounded_and_repeated_errors_are_counted() {
+        let board = Board::new("s", "w");
+        for n in 0..100 {
+            board.object(n, &format!("k{n}"), 1, 2);
+            let what = if n < 50 { "same" } else { "other" };
+            board.error(n, &format!("{what} (request {n})"));
+        }
+        board.error(100, &"x".repeat(10_000));
+        let state = board.snapshot();
+        assert_eq!((state.recent_objects.len(), state.objects), (RECENT, 100));
+        assert_eq!(state.recent_objects.back().unwrap().key, "k99");
+        let told: Vec<_> = state.recent_errors.iter().map(|e| (e.at_ms, e.times)).collect();
+        assert_eq!(told, [(49, 50), (99, 50), (100, 1)]);
+        assert_eq!(state.last_error.unwrap().len(), ERROR_CHARS);
+        for n in 0..100 {
+            board.error(n, &format!("{n}"));
+        }
+        assert_eq!(board.snapshot().recent_errors.len(), RECENT);
+    }
+
+    #[test]
+    fn history_is_bounded_and_rates_are_per_second() {
+        let board = Board::new("s", "w");
+        board.update(|b| {
+            b.shards.insert(id(1), Shard { behind_ms: Some(70), ..Shard::default() });
+        });
+        for n in 0..1000_u64 {
+            board.update(|b| b.records_read = n * 30);
+            board.sample(S(2 * n));
+        }
+        let history = board.snapshot().history;
+        assert_eq!((history.lag_ms.len(), history.records_per_s.len()), (SAMPLES, SAMPLES));
+        assert!(history.records_per_s.iter().all(|rate| (*rate - 15.0).abs() < 0.01));
+    }
+
+    #[test]
+    fn lag_grows_while_nothing_is_read() {
+        let shard = Shard { behind_ms: Some(500), read_at: S(10), ..Shard::default() };
+        assert_eq!(shard.lag_ms(S(20)), Some(500));
+        assert_eq!(shard.lag_ms(S(70)), Some(60_500));
+        assert_eq!(Shard::default().lag_ms(S(70)), None);
     }
 }

@@ -145,7 +145,7 @@ impl Supervisor {
             Err(error) => {
                 let labels = [error.operation, error.fault.as_str()];
                 self.shared.metrics.add("catchment_call_failures_total", &labels, 1);
-                self.shared.board.update(|b| b.last_error = Some(error.to_string()));
+                self.shared.board.error(self.shared.clock.wall(), &error.to_string());
                 tracing::warn!(%error, "{what}");
                 None
             }

@@ -8,7 +8,9 @@
 
 mod churn;
 mod cli;
+mod config;
 mod docs;
+mod doctor;
 mod door;
 mod exactly_once;
 mod faults;
@@ -16,10 +18,12 @@ mod flow;
 mod iam;
 mod layering;
 mod lifecycle;
+mod page;
 mod proxy;
 mod replay;
 mod reshard;
 mod rewind;
+mod shell;
 mod support;
 mod takeover;
 mod verify;

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, Response, header};
 use futures::{StreamExt, TryStreamExt};
@@ -40,6 +42,8 @@ pub(crate) enum Fault {
     Cut(usize),
     /// The first such request is answered; the others get its answer again, however old.
     Stale(Arc<Mutex<Option<(HeaderMap, Bytes)>>>),
+    /// It is done, and the date of the reply is this many seconds later.
+    Later(i64),
     /// Records before this one are gone from the reply of GetRecords, as if retention had passed
     /// them.
     Trim(SequenceNumber),
@@ -243,6 +247,14 @@ async fn answer(
             };
             let mut reply = Response::new(Body::from(body));
             *reply.headers_mut() = headers;
+            Ok(reply)
+        }
+        Some(Fault::Later(seconds)) => {
+            let mut reply = forward(upstream, request).await?;
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+            let at = DateTime::from_secs(i64::try_from(now.as_secs())? + seconds);
+            let date = at.fmt(Format::HttpDate)?;
+            reply.headers_mut().insert(header::DATE, date.parse()?);
             Ok(reply)
         }
         Some(Fault::Trim(before)) => trim(forward(upstream, request).await?, &before).await,

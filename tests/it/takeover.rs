@@ -1,5 +1,6 @@
 //! Tables of KCL applications are taken over, shared, or left alone.
 
+mod doctor;
 mod fixtures;
 mod peer;
 mod rules;

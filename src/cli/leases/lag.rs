@@ -16,11 +16,11 @@ use crate::stream::position::{InitialPosition, StartAt, start_at};
 use super::{Failure, Tools};
 
 /// Shards asked at once.
-const PARALLEL: usize = 8;
+pub(in crate::cli) const PARALLEL: usize = 8;
 
 /// What one read behind a checkpoint says.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Lag {
+pub(in crate::cli) struct Lag {
     /// Age of the first record that is not committed, ms; absent if the read found none.
     next_record_age_ms: Option<i64>,
     /// MillisBehindLatest of that read.
@@ -31,9 +31,14 @@ pub(super) struct Lag {
 }
 
 impl Lag {
+    /// Age of the next record, else how far the read was behind, ms.
+    pub(in crate::cli) fn behind_ms(&self) -> Option<i64> {
+        self.next_record_age_ms.or(self.behind_ms)
+    }
+
     /// For a column: the age of the next record, else how far the read was behind.
     pub(super) fn short(&self) -> String {
-        match (&self.error, self.next_record_age_ms.or(self.behind_ms)) {
+        match (&self.error, self.behind_ms()) {
             (Some(_), _) => "failed".to_owned(),
             (None, Some(ms)) => format!("{:.1}s", ms as f64 / 1000.0),
             (None, None) => "-".to_owned(),
@@ -70,7 +75,12 @@ pub(super) async fn of(tools: &Tools, leases: &[Lease]) -> Result<BTreeMap<Shard
     Ok(lags.buffer_unordered(PARALLEL).collect().await)
 }
 
-async fn read(kinesis: &Kinesis, arn: &str, lease: &Lease) -> Result<Lag, CallError> {
+/// Reads one record behind a lease's checkpoint.
+pub(in crate::cli) async fn read(
+    kinesis: &Kinesis,
+    arn: &str,
+    lease: &Lease,
+) -> Result<Lag, CallError> {
     let shard = match keys::split(lease.shard.as_str()) {
         Some((_, shard)) => ShardId::new(shard),
         None => lease.shard.clone(),

@@ -1,6 +1,6 @@
 //! `catchment leases`: look at the lease table, give leases back, move checkpoints.
 
-mod lag;
+pub(super) mod lag;
 mod reset;
 mod rewind;
 mod show;
