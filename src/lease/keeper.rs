@@ -160,8 +160,8 @@ impl Keeper {
         let bounds =
             Bounds { hold: self.shared.config.lease.max, take: assign::ramp(self.rounds, active) };
         let round = assign::decide(&leases, &self.watch, &self.shared.me, bounds, begun);
-        let Round { take, ask, ours, coming, free, more, workers, active } = round;
-        self.show(workers, active, leases.len() - active);
+        let Round { take, ask, ours, coming, free, more, workers, active, waiting } = round;
+        self.show(workers, active, waiting, leases.len() - active);
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
         let board = board::place(&leases);
         let rest = self.shared.jitter.spread(self.pace.rest(workers), 0.2);
@@ -306,11 +306,12 @@ impl Keeper {
         Some(owned)
     }
 
-    fn show(&self, workers: usize, active: usize, finished: usize) {
+    fn show(&self, workers: usize, active: usize, waiting: usize, finished: usize) {
         let metrics = &self.shared.metrics;
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.set("catchment_workers", &[], gauge(workers));
-        metrics.set("catchment_leases", &["active"], gauge(active));
+        metrics.set("catchment_leases", &["active"], gauge(active - waiting));
+        metrics.set("catchment_leases", &["waiting"], gauge(waiting));
         metrics.set("catchment_leases", &["finished"], gauge(finished));
         self.shared.board.update(|b| {
             b.ready = true;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ids::ShardId;
+use crate::telemetry::metrics::ShardGauges;
 
 /// Objects remembered.
 const RECENT: usize = 20;
@@ -29,6 +30,9 @@ pub struct Shard {
     /// Seconds since something last moved (clock of the process).
     #[serde(skip)]
     pub moved_at: Duration,
+    /// When the oldest record in hand was read (clock of the process).
+    #[serde(skip)]
+    pub oldest_at: Option<Duration>,
 }
 
 /// An object stored by this worker.
@@ -121,10 +125,48 @@ impl Board {
         state.recent_objects.push_back(Stored { key: key.to_owned(), records, bytes });
     }
 
+    /// How each shard stands now. Ages grow while nothing happens, which is when they matter.
+    pub fn gauges(&self, now: Duration) -> Vec<(ShardId, ShardGauges)> {
+        let since = |at: Duration| now.saturating_sub(at).as_secs_f64();
+        let gauges = |shard: &Shard| ShardGauges {
+            behind: shard.behind_ms.map(|ms| ms as f64 / 1000.0),
+            oldest: shard.oldest_at.map_or(0.0, since),
+            still: since(shard.moved_at),
+        };
+        self.lock().shards.iter().map(|(id, shard)| (id.clone(), gauges(shard))).collect()
+    }
+
     /// The shards that have work and have not moved for `limit`.
     pub fn stuck(&self, now: Duration, limit: Duration) -> Vec<ShardId> {
         let state = self.lock();
         let stuck = state.shards.iter().filter(|(_, s)| now.saturating_sub(s.moved_at) > limit);
         stuck.map(|(id, _)| id.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_grow_while_nothing_happens() {
+        let board = Board::new("clicks", "w");
+        let id = ShardId::new("shardId-000000000001");
+        let entry = Shard {
+            behind_ms: Some(1500),
+            moved_at: Duration::from_secs(10),
+            oldest_at: Some(Duration::from_secs(4)),
+            ..Shard::default()
+        };
+        board.update(|b| drop(b.shards.insert(id.clone(), entry)));
+        for now in [10, 700] {
+            let found = board.gauges(Duration::from_secs(now));
+            let (_, gauges) = &found[0];
+            let now = now as f64;
+            let expected = (Some(1.5), now - 4.0, now - 10.0);
+            assert_eq!((gauges.behind, gauges.oldest, gauges.still), expected);
+        }
+        board.shard(&id, |s| s.oldest_at = None);
+        assert!(board.gauges(Duration::from_secs(700))[0].1.oldest.abs() < f64::EPSILON);
     }
 }
