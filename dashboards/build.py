@@ -42,7 +42,9 @@ def slug(heading):
 
 
 def runbook(heading):
-    return [{"title": f"Runbook: {heading}", "url": f"${{runbook}}#{slug(heading)}", "targetBlank": True}]
+    return [{"type": "link", "title": f"Runbook: {heading}", "url": f"${{runbook}}#{slug(heading)}",
+             "targetBlank": True, "icon": "external link", "tooltip": "", "tags": [], "asDropdown": False,
+             "includeVars": False, "keepTime": False}]
 
 
 def defaults(unit, steps=None, **custom):
@@ -104,15 +106,15 @@ def logs(title, help, expression, group, heading=None, width=24):
 
 
 def variable(name, label, help, query, multi=True, **more):
+    every = {"includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"}}
     return {"type": "query", "name": name, "label": label, "description": help, "datasource": PROMETHEUS,
-            "query": {"query": query, "refId": name}, "definition": query, "refresh": 2, "sort": 1,
-            "multi": multi, "includeAll": multi, "allValue": ".*" if multi else None,
-            "current": {"text": "All", "value": "$__all"} if multi else {}} | more
+            "query": {"query": query, "refId": name}, "refresh": 2, "sort": 1, "hide": 0, "multi": multi,
+            } | (every if multi else {"includeAll": False}) | more
 
 
 def source(name, label, kind):
     return {"type": "datasource", "name": name, "label": label, "query": kind, "refresh": 1, "multi": False,
-            "includeAll": False, "current": {}, "hide": 0}
+            "includeAll": False, "hide": 0}
 
 
 def textbox(name, label, help, value, hide=0):
@@ -155,10 +157,7 @@ def dashboard(uid, title, help, variables, rows, refresh="30s", since="now-3h"):
     return {"uid": uid, "title": title, "description": help, "tags": ["catchment"], "schemaVersion": 41,
             "version": 1, "editable": True, "graphTooltip": 1, "timezone": "browser", "refresh": refresh,
             "time": {"from": since, "to": "now"}, "templating": {"list": variables},
-            "annotations": {"list": [
-                {"name": "Lease moves", "enable": True, "hide": False, "iconColor": "blue",
-                 "datasource": PROMETHEUS, "expr": f"sum({rate('catchment_leases_taken_total')}) > 0",
-                 "titleFormat": "leases were taken"}]},
+            "annotations": {"list": []},
             "links": links, "panels": panels, "fiscalYearStartMonth": 0}
 
 
@@ -189,9 +188,11 @@ def overview():
         ("Lag and freshness", [
             lines("Behind the tip", "s", "How far the last page of each shard was from the tip.", [
                 ("worst", f"max({gauge('catchment_behind_latest_seconds')})"),
-                ("median", f"quantile(0.5, {gauge('catchment_behind_latest_seconds')})")], "CatchmentLag"),
+                ("median", f"quantile(0.5, {gauge('catchment_behind_latest_seconds')})")], "CatchmentLag",
+                  fills="behind"),
             lines("Ten shards farthest behind", "s", "Open the shard dashboard for one of them.",
-                  ("{{shard}}", f"topk(10, {gauge('catchment_behind_latest_seconds')})"), "CatchmentLag"),
+                  ("{{shard}}", f"topk(10, {gauge('catchment_behind_latest_seconds')})"), "CatchmentLag",
+                  fills="behind"),
             lines("Not yet durable", "s", "Time since the oldest record in hand was read. A batch waits up to "
                   "delivery.batch_age; more than that and S3 or the lease table is slow.", [
                       ("worst", f"max({gauge('catchment_oldest_undelivered_seconds')})"),
@@ -247,11 +248,11 @@ def overview():
                           ("freed of the dead", "catchment_leases_freed_total"),
                           ("created", "catchment_leases_created_total"),
                           ("shards finished", "catchment_shards_finished_total"),
-                          ("rewound", "catchment_rewinds_total")]], "CatchmentLeasesLost"),
+                          ("rewound", "catchment_rewinds_total")]], "CatchmentLeasesLost", fills="frozen"),
             lines("Handoffs and heartbeats", "cps", "Graceful handoffs by step; heartbeats by result.", [
                 ("handoff {{step}}", f"sum by (step) ({rate('catchment_lease_handoffs_total')})"),
                 ("heartbeat {{result}}", f"sum by (result) ({rate('catchment_lease_renewals_total')})")],
-                  "CatchmentLeasesLost"),
+                  "CatchmentLeasesLost", fills="frozen"),
             lines("Request units of the lease table", "cps", "Consumed units per second; docs/RUNBOOK.md has the "
                   "formula.", ("{{kind}}", f"sum by (kind) ({rate('catchment_dynamodb_consumed_units_total')})"),
                   "What the lease table costs", stack=True),
@@ -271,7 +272,7 @@ def overview():
             lines("Shards given up and tried again", "short", "Per minute; and batches of others finished.", [
                 ("given up", f"sum({rate('catchment_shard_failures_total')}) * 60"),
                 ("batches of others finished", f"sum({rate('catchment_intents_recovered_total')}) * 60")],
-                  "CatchmentUndelivered"),
+                  "CatchmentUndelivered", fills="S3 refuses"),
             lines("Left alone", "short", "Rows of the lease table that cannot be read; checkpoints that overrule "
                   "stream.start.", [("rows unreadable", f"max({gauge('catchment_leases_unreadable')})"),
                                     ("start ignored", f"max({gauge('catchment_start_ignored')})")],
@@ -322,7 +323,8 @@ def shard():
         ]),
         ("Progress", [
             lines("Behind the tip", "s", "A slope of 1: nothing is read. A falling slope: it catches up.",
-                  ("{{shard}}", f"max by (shard) ({one('catchment_behind_latest_seconds')})"), "CatchmentLag"),
+                  ("{{shard}}", f"max by (shard) ({one('catchment_behind_latest_seconds')})"), "CatchmentLag",
+                  fills="behind"),
             lines("Not yet durable, and still for", "s", "Both grow: S3, the lease table or the reader stands.", [
                 ("{{shard}} not durable", f"max by (shard) ({one('catchment_oldest_undelivered_seconds')})"),
                 ("{{shard}} still", f"max by (shard) ({one('catchment_no_progress_seconds')})")],
@@ -362,8 +364,8 @@ def front_door():
             textbox("function", "Function", "Output FunctionName of ecs/platform.yaml.", "catchment-upload")]
     chosen = variables(*more)
     # CloudWatch takes one stream as a dimension.
-    next(v for v in chosen if v["name"] == "stream").update(
-        multi=False, includeAll=False, allValue=None, current={})
+    chosen = [variable("stream", "Stream", v["description"], v["query"]["query"], multi=False)
+              if v["name"] == "stream" else v for v in chosen]
     return dashboard("catchment-front-door", "Catchment / Front door", "Uploads from the request to the object. "
                      "The API and the function are CloudWatch's; what the worker makes of the events is "
                      "Prometheus's.", chosen, [
@@ -499,7 +501,7 @@ ALERTS = [
     Alert("CatchmentUploadsRefused", "critical", "0m",
           grew("catchment_dead_letters_total", "15m", "job, stream", '{kind=~"upload-.*"}'),
           "Files accepted by the front door of {{ $labels.stream }} were put aside"),
-    Alert("CatchmentUploadsSlow", "warning", "5m",
+    Alert("CatchmentUploadsSlow", "warning", "2m",
           "histogram_quantile(0.99, sum by (job, stream, le) (rate(catchment_upload_seconds_bucket[5m]))) > LIMIT",
           "Files of {{ $labels.stream }} need {{ $value | humanizeDuration }} to be stored", 180),
 ]
