@@ -391,7 +391,7 @@ class Scene:
         wait_for("catchment local answers", lambda: get(self.listen["local"], "/readyz")[0] == 200)
         self.proxies = {name: Proxy(self.services) for name in ("worker", "second")}
         self.worker = self.run("worker", "catchment", "!{stream}/")
-        self.second = self.run("second", "second", "second/")
+        self.second = self.run("second", "second", "second/")  # its own prefix, and no uploads
         self.token = self.login()
         for work in (self.load, self.uploads):
             threading.Thread(target=self.forever, args=(work,), daemon=True).start()
@@ -401,7 +401,8 @@ class Scene:
             "aws.path_style": "true", "telemetry.listen": f"127.0.0.1:{self.listen[name]}", "stream.idle": "200ms",
             "lease.application": application, "lease.scan": "200ms", "delivery.batch_age": "1s",
             "delivery.prefix": prefix, "delivery.on_gap": "continue", "memory.budget": "24MiB",
-            "delivery.compression": "none", "shutdown.deadline": "5s"}
+            "delivery.compression": "none", "shutdown.deadline": "5s",
+            "delivery.uploads": "true" if application == "catchment" else "false"}
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         return self.start(name, [self.binary, "run", "--stream", "local", "--bucket", "archive", *sets],
                           SECRET | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.proxies[name].port}"})
