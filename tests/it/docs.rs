@@ -152,7 +152,8 @@ fn samples_load() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    let mut pages = vec![root().join("README.md"), root().join("ecs/README.md")];
+    let mut pages =
+        ["README.md", "ecs/README.md", "dashboards/README.md"].map(|p| root().join(p)).to_vec();
     let listing = fs::read_dir(root().join("docs")).unwrap();
     pages.extend(
         listing.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")),
