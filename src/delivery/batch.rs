@@ -137,6 +137,8 @@ pub struct Object {
     pub records: u64,
     /// Where it goes, as a dead letter, if another file has taken its key. Uploads only.
     pub conflict_key: Option<String>,
+    /// When the front door took it, in milliseconds since the epoch. Uploads only.
+    pub accepted_ms: Option<i64>,
 }
 
 impl Object {
@@ -167,6 +169,7 @@ impl Object {
             metadata: self.metadata.iter().filter(|(name, _)| is_range(name)).cloned().collect(),
             records: 1,
             conflict_key: None,
+            accepted_ms: None,
         })
     }
 }
@@ -399,6 +402,7 @@ impl Open {
                 .collect(),
             records,
             conflict_key: None,
+            accepted_ms: None,
         };
         let codec = settings.codec.extension();
         for (prefix, (encoder, records)) in self.partitions {
@@ -463,6 +467,7 @@ impl Open {
                 "{errors}{}-{}-{position}.ndjson",
                 settings.stream, self.shard
             )),
+            accepted_ms: Some(envelope.received_at),
         }
     }
 
@@ -509,6 +514,7 @@ pub fn gap_report(
         metadata: Vec::new(),
         records: 0,
         conflict_key: None,
+        accepted_ms: None,
     }
 }
 

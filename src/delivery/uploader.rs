@@ -165,6 +165,10 @@ fn note(shared: &Shared, object: &Object, put: Put, took: Duration) {
             shared.metrics.add("catchment_objects_written_total", &[kind], 1);
             shared.metrics.observe("catchment_object_bytes", object.body.len() as f64);
             shared.metrics.observe("catchment_put_seconds", took.as_secs_f64());
+            if let Some(accepted) = object.accepted_ms {
+                let ms = shared.clock.wall().saturating_sub(accepted).max(0);
+                shared.metrics.observe("catchment_upload_seconds", ms as f64 / 1000.0);
+            }
             shared.board.object(
                 shared.clock.wall(),
                 &object.key,

@@ -47,6 +47,8 @@ pub struct Round {
     pub workers: usize,
     /// Leases that still have work.
     pub active: usize,
+    /// Those of them that nobody may take yet: a parent is not finished.
+    pub waiting: usize,
 }
 
 /// Bounds of one round.
@@ -175,6 +177,7 @@ pub fn decide(
         coming,
         workers,
         active: active.len(),
+        waiting: active.iter().filter(|l| gone(l) && !graph::may_start(l, &unfinished)).count(),
     }
 }
 

@@ -161,8 +161,8 @@ impl Keeper {
         let bounds =
             Bounds { hold: self.shared.config.lease.max, take: assign::ramp(self.rounds, active) };
         let round = assign::decide(&leases, &self.watch, &self.shared.me, bounds, begun);
-        let Round { take, ask, ours, coming, free, more, workers, active } = round;
-        self.show(workers, active, &leases);
+        let Round { take, ask, ours, coming, free, more, workers, active, waiting } = round;
+        self.show(workers, active, waiting, &leases);
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
         let board = board::place(&leases);
         let rest = self.shared.jitter.spread(self.pace.rest(workers), 0.2);
@@ -307,11 +307,12 @@ impl Keeper {
         Some(owned)
     }
 
-    fn show(&self, workers: usize, active: usize, leases: &[Lease]) {
+    fn show(&self, workers: usize, active: usize, waiting: usize, leases: &[Lease]) {
         let metrics = &self.shared.metrics;
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.set("catchment_workers", &[], gauge(workers));
-        metrics.set("catchment_leases", &["active"], gauge(active));
+        metrics.set("catchment_leases", &["active"], gauge(active - waiting));
+        metrics.set("catchment_leases", &["waiting"], gauge(waiting));
         metrics.set("catchment_leases", &["finished"], gauge(leases.len() - active));
         let wall = self.shared.clock.wall();
         self.shared.board.update(|b| {

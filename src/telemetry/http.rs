@@ -64,6 +64,8 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     shared.metrics.set("catchment_budget_bytes", &[], gauge(limit));
     shared.metrics.set("catchment_buffer_bytes", &[], gauge(used));
     shared.metrics.set("catchment_budget_waiting", &[], gauge(waiting));
+    let now = shared.clock.now();
+    shared.metrics.shards(now, &shared.board.gauges(now));
     let text = shared.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

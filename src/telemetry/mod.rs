@@ -4,3 +4,4 @@ pub mod http;
 pub mod logs;
 pub mod metrics;
 mod page;
+pub mod table;

@@ -170,7 +170,9 @@ pub async fn prepare_for(
     let Node { clock, jitter, tasks } = node.clone();
     let kinesis = Kinesis::new(clients.kinesis);
     let store = ObjectStore::new(clients.s3);
-    let metrics = Arc::new(Metrics::new(config.telemetry.shard_labels));
+    // The name of a stream given by its ARN is the last part of it.
+    let name = config.stream.name.rsplit('/').next().unwrap_or_default();
+    let metrics = Arc::new(Metrics::new(name, config.telemetry.shard_labels));
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table).counting(&metrics);
     let name = &config.stream.name;
     let stream = patiently(&clock, || kinesis.describe(name)).await;
@@ -203,10 +205,11 @@ pub async fn prepare_for(
         Some(id) => id.clone(),
         None => format!("{}:{}", host_name(), jitter.uuid()),
     });
-    let labels = [env!("CARGO_PKG_VERSION"), &stream.name, me.as_str()];
+    let labels = [env!("CARGO_PKG_VERSION"), me.as_str()];
     metrics.set("catchment_build_info", &labels, 1);
     let gauge = i64::try_from(config.budget).unwrap_or(i64::MAX);
     metrics.set("catchment_budget_bytes", &[], gauge);
+    metrics.set("catchment_retention_seconds", &[], stream.retention_ms / 1000);
     let board = Board::new(&stream.name, me.as_str());
     let overruled = overruled(&leases, &config, table.name());
     metrics.set("catchment_start_ignored", &[], i64::try_from(overruled).unwrap_or(i64::MAX));

@@ -101,7 +101,7 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
     };
     shared.budget.closed(&shard);
     drop(pipeline);
-    shared.metrics.forget(&shard);
+    shared.metrics.leave(shared.clock.now(), &shard);
     match result {
         Ok(ended) => {
             // Of a finished shard too: a dead name in the table misleads people and the KCL.
@@ -366,21 +366,10 @@ impl Pipeline {
         match fetched {
             Fetched::Page { records, permit, behind_ms, beginning } => {
                 self.began(beginning);
-                let label = self.shared.metrics.shard(&self.lease.shard);
-                if let Some(ms) = behind_ms {
-                    let seconds = ms as f64 / 1000.0;
-                    self.shared.metrics.set_float(
-                        "catchment_behind_latest_seconds",
-                        &[label],
-                        seconds,
-                    );
-                }
                 let (now, count) = (self.shared.clock.now(), records.len() as u64);
-                self.shared.board.update(|b| {
-                    b.records_read += count;
-                    if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
-                        (entry.behind_ms, entry.read_at) = (behind_ms, now);
-                    }
+                self.shared.board.update(|b| b.records_read += count);
+                self.shared.board.shard(&self.lease.shard, |s| {
+                    (s.behind_ms, s.read_at) = (behind_ms, now);
                 });
                 self.moved();
                 if records.is_empty() {
@@ -413,6 +402,7 @@ impl Pipeline {
         self.lease.carried(records.iter().map(|r| r.data.len() as u64).sum());
         if let Some(last) = records.back() {
             self.oldest.push_back((last.position.clone(), now));
+            self.undelivered();
         }
         while let Some(first) = records.front() {
             let (mut open, mut held, at) = match self.open.take() {
@@ -540,14 +530,10 @@ impl Pipeline {
 
     fn undelivered(&self) {
         let undelivered = self.ledger.undelivered();
-        self.shared.board.shard(&self.lease.shard, |s| s.undelivered = undelivered);
-        let age = self
-            .oldest
-            .front()
-            .map_or(Duration::ZERO, |(_, at)| self.shared.clock.now().saturating_sub(*at));
-        let label = self.shared.metrics.shard(&self.lease.shard);
-        let name = "catchment_oldest_undelivered_seconds";
-        self.shared.metrics.set_float(name, &[label], age.as_secs_f64());
+        let oldest_at = self.oldest.front().map(|(_, at)| *at);
+        self.shared.board.shard(&self.lease.shard, |s| {
+            (s.undelivered, s.oldest_at) = (undelivered, oldest_at);
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ids::ShardId;
+use crate::telemetry::metrics::ShardGauges;
 use crate::worker::fleet::Fleet;
 use crate::worker::health::{self, Health};
 
@@ -46,6 +47,9 @@ pub struct Shard {
     /// When `behind_ms` was told (clock of the process).
     #[serde(skip)]
     pub read_at: Duration,
+    /// When the oldest record in hand was read (clock of the process).
+    #[serde(skip)]
+    pub oldest_at: Option<Duration>,
 }
 
 impl Shard {
@@ -253,6 +257,17 @@ impl Board {
         }
     }
 
+    /// How each shard stands now. Ages grow while nothing happens, which is when they matter.
+    pub fn gauges(&self, now: Duration) -> Vec<(ShardId, ShardGauges)> {
+        let since = |at: Duration| now.saturating_sub(at).as_secs_f64();
+        let gauges = |shard: &Shard| ShardGauges {
+            behind: shard.behind_ms.map(|ms| ms as f64 / 1000.0),
+            oldest: shard.oldest_at.map_or(0.0, since),
+            still: since(shard.moved_at),
+        };
+        self.lock().shards.iter().map(|(id, shard)| (id.clone(), gauges(shard))).collect()
+    }
+
     /// The shards that have work and have not moved for `limit`.
     pub fn stuck(&self, now: Duration, limit: Duration) -> Vec<ShardId> {
         self.lock().stuck(now, limit)
@@ -366,5 +381,27 @@ mod tests {
         assert_eq!(shard.lag_ms(S(20)), Some(500));
         assert_eq!(shard.lag_ms(S(70)), Some(60_500));
         assert_eq!(Shard::default().lag_ms(S(70)), None);
+    }
+
+    #[test]
+    fn ages_grow_while_nothing_happens() {
+        let board = Board::new("clicks", "w");
+        let id = ShardId::new("shardId-000000000001");
+        let entry = Shard {
+            behind_ms: Some(1500),
+            moved_at: Duration::from_secs(10),
+            oldest_at: Some(Duration::from_secs(4)),
+            ..Shard::default()
+        };
+        board.update(|b| drop(b.shards.insert(id.clone(), entry)));
+        for now in [10, 700] {
+            let found = board.gauges(Duration::from_secs(now));
+            let (_, gauges) = &found[0];
+            let now = now as f64;
+            let expected = (Some(1.5), now - 4.0, now - 10.0);
+            assert_eq!((gauges.behind, gauges.oldest, gauges.still), expected);
+        }
+        board.shard(&id, |s| s.oldest_at = None);
+        assert!(board.gauges(Duration::from_secs(700))[0].1.oldest.abs() < f64::EPSILON);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use catchment::config::Config;
 use catchment::config::keys::KEYS;
 use catchment::config::raw::Layers;
-use catchment::telemetry::metrics::{Kind, TABLE};
+use catchment::telemetry::metrics::{KEEP, Kind, SHARD_SERIES, TABLE, constant_series};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -53,7 +53,8 @@ fn the_metrics_table_is_the_code() {
     let mut text = String::from(
         "# Metrics\n\n\
          Served at `/metrics` in the Prometheus text format. Counters end in `_total`; times are\n\
-         seconds, sizes bytes. `telemetry.shard_labels = false` folds the label `shard` into `all`.\n\n\
+         seconds, sizes bytes. Every series has the label `stream` besides those listed.\n\
+         `telemetry.shard_labels = false` folds the label `shard` into `all`; gauges then show the worst.\n\n\
          | name | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for def in TABLE {
@@ -65,6 +66,20 @@ fn the_metrics_table_is_the_code() {
         writeln!(text, "| `{}` | {kind} | {} | {} |", def.name, def.labels.join(", "), def.help)
             .unwrap();
     }
+    write!(
+        text,
+        "\n## How many series\n\n\
+         A worker exposes {} series whatever it does, one for `catchment_build_info`, and {SHARD_SERIES} for\n\
+         each shard it holds. The gauges of a shard go with its lease, its counters {} minutes later. So a\n\
+         fleet has W × {} + {SHARD_SERIES} × L series for W workers and L leases at rest: 5,000 leases on 50\n\
+         workers make {}. Each pair of operation and failure that has occurred adds one to\n\
+         `catchment_call_failures_total`. With `telemetry.shard_labels = false` L counts as W.\n",
+        constant_series(),
+        KEEP.as_secs() / 60,
+        constant_series() + 1,
+        50 * (constant_series() + 1) + SHARD_SERIES * 5000,
+    )
+    .unwrap();
     compare("docs/METRICS.md", &text);
 }
 
@@ -137,7 +152,8 @@ fn samples_load() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    let mut pages = vec![root().join("README.md"), root().join("ecs/README.md")];
+    let mut pages =
+        ["README.md", "ecs/README.md", "dashboards/README.md"].map(|p| root().join(p)).to_vec();
     let listing = fs::read_dir(root().join("docs")).unwrap();
     pages.extend(
         listing.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")),

@@ -75,7 +75,8 @@ fn a_newcomer_is_given_its_share_and_nothing_is_repeated() {
         (owned(&first_at)? == 3 && owned(&second_at)? == 3).then_some(())
     });
     let (_, metrics) = get(&second_at, "/metrics").unwrap();
-    assert!(metrics.contains("catchment_lease_handoffs_total{step=\"received\"} 3"), "{metrics}");
+    let received = "catchment_lease_handoffs_total{step=\"received\",stream=\"local\"} 3";
+    assert!(metrics.contains(received), "{metrics}");
     assert!(metrics.contains("catchment_leases_lost_total 0"));
     eventually("every record is delivered", || {
         (lines(dir.path()).len() >= expected.len()).then_some(())
