@@ -216,6 +216,24 @@ def walls(chain):
     denied("write to its stream", lambda: kinesis.put_record(StreamName=NAME, Data=b"", PartitionKey="k"))
 
 
+def doctored(chain, binary):
+    """`catchment doctor` with the task role: what the template grants is enough, and less is noticed."""
+    def doctor(*more):
+        done = subprocess.run([binary, "doctor", "--json", *more], env=chain.environment(),
+                              capture_output=True, text=True, timeout=120)
+        found = {f["check"]: f for f in json.loads(done.stdout or "{}").get("checks", [])}
+        return done.returncode, found, [f for f in found.values() if f["verdict"] in ("warn", "fail")]
+    before = chain.keys("")
+    code, found, bad = doctor()
+    check("the doctor finds nothing wrong with the task role", code == 0 and len(found) >= 12 and not bad,
+          (code, bad))
+    code, found, bad = doctor("--set", "delivery.prefix=other/")
+    check("the doctor notices a prefix the role may not write to",
+          code == 3 and found["object-writes"]["verdict"] == "fail", (code, bad))
+    uploads = chain.s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    check("the doctor leaves nothing behind", chain.keys("") == before and not uploads, uploads)
+
+
 def start(chain, binary, log):
     return subprocess.Popen([binary, "run"], env=chain.environment(), start_new_session=True,
                             stdout=log, stderr=log)
@@ -331,6 +349,7 @@ def main():
             stored(chain, token, key)
             expected = archive(chain)
             walls(chain)
+            doctored(chain, binary)
             process = deployed_anew(chain, binary, log, process, expected)
             status, _, text = call("GET", "/" + quote(key), None, {"Authorization": token}, chain.host)
             check("the upload is still there", status == 200, (status, text))

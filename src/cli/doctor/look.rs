@@ -307,17 +307,18 @@ impl Doctor<'_> {
                 return findings;
             }
             // Not allowed to look at the bucket says nothing about its objects.
-            findings.extend(self.objects(bucket).await);
+            findings.extend(self.objects(bucket, false).await);
             return findings;
         }
         let mut findings =
             vec![Finding::ok("bucket", format!("{bucket} exists and may be listed"))];
-        findings.extend(self.objects(bucket).await);
+        findings.extend(self.objects(bucket, true).await);
         findings
     }
 
-    /// Reading and writing below each prefix a worker writes to.
-    async fn objects(&self, bucket: &str) -> Vec<Finding> {
+    /// Reading and writing below each prefix a worker writes to. Without s3:ListBucket (`listed`) an
+    /// object that is not there is answered as one that may not be read.
+    async fn objects(&self, bucket: &str, listed: bool) -> Vec<Finding> {
         let missing = "correct delivery.bucket";
         let keys: Vec<String> =
             iam::places(self.config).iter().map(|p| format!("{p}{}", self.nobody)).collect();
@@ -326,8 +327,12 @@ impl Doctor<'_> {
             .map(|place| format!("`{place}`"))
             .collect::<Vec<_>>()
             .join(", ");
-        let mut read = Finding::ok("object-reads", format!("HeadObject permitted below {below}"));
-        for key in &keys {
+        let mut read = if listed {
+            Finding::ok("object-reads", format!("HeadObject permitted below {below}"))
+        } else {
+            Finding::skipped("object-reads", "nothing can be told without s3:ListBucket")
+        };
+        for key in keys.iter().filter(|_| listed) {
             if let Err(error) = self.store.exists(bucket, key).await {
                 read = failed("object-reads", "S3", &error, missing);
                 break;
