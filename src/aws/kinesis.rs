@@ -1,26 +1,36 @@
 //! Kinesis Data Streams, in our words.
 
-use std::sync::Arc;
-
 use aws_sdk_kinesis::primitives::DateTime;
 use aws_sdk_kinesis::types::{self, ShardIteratorType, StreamStatus};
 
 use crate::aws::fault::describe;
+use crate::aws::records::TakeRecords;
 use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
+use crate::stream::arena::Arenas;
 use crate::stream::position::{Position, StartAt};
 use crate::stream::{Page, Record, ShardInfo, StreamInfo};
+use crate::text::Text;
 
-/// One stream.
+/// Kinesis, as a client sees it.
 #[derive(Clone, Debug)]
 pub struct Kinesis {
     client: aws_sdk_kinesis::Client,
+    /// Buffers of replies; `None`: the SDK's parser reads everything.
+    arenas: Option<Arenas>,
 }
 
 impl Kinesis {
     /// Wraps a client.
     pub fn new(client: aws_sdk_kinesis::Client) -> Self {
-        Self { client }
+        Self { client, arenas: Some(Arenas::default()) }
+    }
+
+    /// Leaves every reply to the SDK's own parser: what the fast path is tested and measured
+    /// against.
+    #[must_use]
+    pub fn strict(self) -> Self {
+        Self { arenas: None, ..self }
     }
 
     /// DescribeStreamSummary of a name or an ARN.
@@ -112,39 +122,41 @@ impl Kinesis {
         iterator: &str,
         limit: i32,
     ) -> Result<Page, CallError> {
-        let reply = self
-            .client
-            .get_records()
-            .stream_arn(arn)
-            .shard_iterator(iterator)
-            .limit(limit)
-            .send()
-            .await
-            .map_err(|e| describe("GetRecords", &e))?;
+        let call = self.client.get_records().stream_arn(arn).shard_iterator(iterator).limit(limit);
+        let (reply, scanned) = match &self.arenas {
+            Some(arenas) => {
+                let take = TakeRecords::new(arenas);
+                let reply = call.customize().interceptor(take.clone()).send().await;
+                (reply, take.taken())
+            }
+            None => (call.send().await, None),
+        };
+        let reply = reply.map_err(|e| describe("GetRecords", &e))?;
+        let children = reply.child_shards.unwrap_or_default().into_iter().map(|child| ShardInfo {
+            id: ShardId::new(child.shard_id),
+            parents: child.parent_shards.into_iter().map(ShardId::new).collect(),
+            hash_range: child.hash_key_range.map(|r| (r.starting_hash_key, r.ending_hash_key)),
+            closed: false,
+        });
         let mut page = Page {
-            records: Vec::with_capacity(reply.records.len()),
+            records: Vec::new(),
+            arena: None,
             next: reply.next_shard_iterator,
             behind_ms: reply.millis_behind_latest,
-            children: Vec::new(),
+            children: children.collect(),
         };
-        for child in reply.child_shards.unwrap_or_default() {
-            page.children.push(ShardInfo {
-                id: ShardId::new(child.shard_id),
-                parents: child.parent_shards.into_iter().map(ShardId::new).collect(),
-                hash_range: child.hash_key_range.map(|r| (r.starting_hash_key, r.ending_hash_key)),
-                closed: false,
-            });
+        if let Some(scanned) = scanned {
+            (page.records, page.arena) = (scanned.records, Some(scanned.arena));
+            return Ok(page);
         }
+        page.records.reserve_exact(reply.records.len());
         for record in reply.records {
             let sequence = SequenceNumber::parse(&record.sequence_number)
                 .map_err(|e| malformed("GetRecords", &e.to_string()))?;
             page.records.push(Record {
                 position: Position::plain(sequence),
                 arrival_ms: record.approximate_arrival_timestamp.as_ref().map(millis),
-                partition_key: record
-                    .partition_key
-                    .filter(|key| !key.is_empty())
-                    .map(|key| Arc::from(key.as_str())),
+                partition_key: record.partition_key.filter(|key| !key.is_empty()).map(Text::from),
                 data: record.data.into_inner().into(),
             });
         }

@@ -8,5 +8,6 @@ mod fault;
 pub mod kinesis;
 pub mod objects;
 pub mod producer;
+mod records;
 pub mod s3;
 pub mod tables;
