@@ -167,7 +167,8 @@ impl Kinesis {
 /// Milliseconds, rounded: the SDK reads fractional seconds through floating point, so .024 s may
 /// come out as .023999 s; cutting it off would move records between partitions.
 fn millis(time: &DateTime) -> i64 {
-    time.secs() * 1000 + (i64::from(time.subsec_nanos()) + 500_000) / 1_000_000
+    let fraction = (i64::from(time.subsec_nanos()) + 500_000) / 1_000_000;
+    time.secs().saturating_mul(1000).saturating_add(fraction)
 }
 
 fn shard_info(shard: &types::Shard) -> ShardInfo {
@@ -203,5 +204,6 @@ mod tests {
             let through_float = DateTime::from_secs_f64(ms as f64 / 1000.0);
             assert_eq!(millis(&through_float), ms);
         }
+        assert_eq!(millis(&DateTime::from_secs(i64::MAX)), i64::MAX, "found by fuzzing");
     }
 }
