@@ -172,7 +172,7 @@ fn page() -> Vec<Record> {
                     SequenceNumber::parse(&sequence).unwrap_or_else(|e| unreachable!("{e}")),
                 ),
                 arrival_ms: Some(1_795_417_509_123 + n as i64),
-                partition_key: Some(Arc::from(format!("{n}").as_str())),
+                partition_key: Some(n.to_string().into()),
                 data: Bytes::from(line),
             }
         })

@@ -54,8 +54,21 @@ name! {
 ///
 /// Ordered by value, never as text: services and emulators differ in length and zero padding.
 /// The text is kept as received, because that is what goes back over the wire.
+///
+/// Numbers of today's length (56 digits) are held in place: every record has one, and positions
+/// are kept long after the page they came with, so they may neither cost an allocation each nor
+/// keep a page alive.
 #[derive(Clone)]
-pub struct SequenceNumber(Arc<str>);
+pub struct SequenceNumber(Digits);
+
+/// Digits that fit into the space an enum with a fat pointer of this alignment rounds up to.
+const IN_PLACE: usize = 62;
+
+#[derive(Clone)]
+enum Digits {
+    InPlace { length: u8, text: [u8; IN_PLACE] },
+    Shared(Arc<str>),
+}
 
 /// The text is not a sequence number.
 #[derive(Debug, thiserror::Error)]
@@ -68,25 +81,49 @@ impl SequenceNumber {
     /// # Errors
     /// [`BadSequenceNumber`] when the text is empty or holds anything but digits.
     pub fn parse(text: &str) -> Result<Self, BadSequenceNumber> {
-        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        if !Self::is_number(text.as_bytes()) {
             return Err(BadSequenceNumber(text.to_owned()));
         }
-        Ok(Self(Arc::from(text)))
+        Ok(Self(match u8::try_from(text.len()) {
+            Ok(length) if text.len() <= IN_PLACE => {
+                let mut held = [0; IN_PLACE];
+                held[..text.len()].copy_from_slice(text.as_bytes());
+                Digits::InPlace { length, text: held }
+            }
+            _ => Digits::Shared(Arc::from(text)),
+        }))
+    }
+
+    /// Is this text a sequence number?
+    pub fn is_number(text: &[u8]) -> bool {
+        // Without an early exit the compiler takes many digits at once.
+        !text.is_empty() && text.iter().fold(true, |all, b| all & b.is_ascii_digit())
     }
 
     /// The digits as received.
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            // Digits only, by construction.
+            Digits::InPlace { length, text } => {
+                std::str::from_utf8(&text[..usize::from(*length)]).unwrap_or_default()
+            }
+            Digits::Shared(text) => text,
+        }
     }
 
-    fn digits(&self) -> &str {
-        self.0.trim_start_matches('0')
+    fn digits(&self) -> &[u8] {
+        let text = match &self.0 {
+            Digits::InPlace { length, text } => &text[..usize::from(*length)],
+            Digits::Shared(text) => text.as_bytes(),
+        };
+        let zeros = text.iter().take_while(|b| **b == b'0').count();
+        &text[zeros..]
     }
 }
 
 impl Serialize for SequenceNumber {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
+        to.serialize_str(self.as_str())
     }
 }
 
@@ -125,13 +162,13 @@ impl Ord for SequenceNumber {
 
 impl fmt::Display for SequenceNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for SequenceNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -150,6 +187,18 @@ mod tests {
                 > parse("9223372036854775807")
         );
         assert_eq!(parse("0010").as_str(), "0010");
+    }
+
+    #[test]
+    fn numbers_of_any_length_are_kept_as_received() {
+        let parse = |t: &str| SequenceNumber::parse(t).unwrap();
+        for length in [1, 56, IN_PLACE, IN_PLACE + 1, 129, 300] {
+            let text = format!("4{}", "9".repeat(length - 1));
+            assert_eq!(parse(&text).as_str(), text);
+            assert_eq!(parse(&format!("{}{text}", "0".repeat(IN_PLACE))), parse(&text));
+            assert!(parse(&text) < parse(&format!("{text}0")));
+        }
+        assert_eq!(size_of::<SequenceNumber>(), 64);
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl Subscription {
                 Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => {
                     return Ok(Some(Page {
                         records: records("SubscribeToShard", event.records)?,
+                        arena: None,
                         next: Some(event.continuation_sequence_number).filter(|n| !n.is_empty()),
                         behind_ms: Some(event.millis_behind_latest),
                         children: child_shards(event.child_shards),

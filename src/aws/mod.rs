@@ -10,5 +10,6 @@ pub mod kinesis;
 pub mod objects;
 pub mod probe;
 pub mod producer;
+mod records;
 pub mod s3;
 pub mod tables;

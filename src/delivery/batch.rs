@@ -322,13 +322,23 @@ impl Open {
                 self.uploads.push(object);
             }
             Route::Archive => {
-                let prefix = self.prefix(&record);
-                let (encoder, count) = self
-                    .partitions
-                    .entry(prefix)
-                    .or_insert_with(|| (Encoder::archive(&settings), 0));
+                let ms = record.arrival_ms.unwrap_or(self.stamp_ms);
+                let at = self.recipe.prefix.granularity_ms().map_or(0, |g| ms.div_euclid(g));
+                let (_, prefix) = match self.slot.take() {
+                    Some(slot) if slot.0 == at => slot,
+                    _ => (at, self.recipe.prefix.render(ms, &settings.stream, &self.shard, "")),
+                };
+                // The name of a partition is copied when it is new, not for each record.
+                let (encoder, count) = match self.partitions.get_mut(&prefix) {
+                    Some(partition) => partition,
+                    None => self
+                        .partitions
+                        .entry(prefix.clone())
+                        .or_insert_with(|| (Encoder::archive(&settings), 0)),
+                };
                 encoder.push(&record, &settings.stream, &self.shard, None)?;
                 *count += 1;
+                self.slot = Some((at, prefix));
             }
             Route::Dead(reject) => {
                 let (encoder, count) = self
@@ -468,20 +478,6 @@ impl Open {
                 settings.stream, self.shard
             )),
             accepted_ms: Some(envelope.received_at),
-        }
-    }
-
-    fn prefix(&mut self, record: &Record) -> String {
-        let ms = record.arrival_ms.unwrap_or(self.stamp_ms);
-        let slot = self.recipe.prefix.granularity_ms().map_or(0, |g| ms.div_euclid(g));
-        match &self.slot {
-            Some((at, prefix)) if *at == slot => prefix.clone(),
-            _ => {
-                let stream = &self.recipe.settings.stream;
-                let prefix = self.recipe.prefix.render(ms, stream, &self.shard, "");
-                self.slot = Some((slot, prefix.clone()));
-                prefix
-            }
         }
     }
 }

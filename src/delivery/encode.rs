@@ -248,7 +248,6 @@ fn zstd(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::sync::Arc;
 
     use proptest::prelude::*;
 
@@ -313,7 +312,7 @@ mod tests {
         let mut encoder = Encoder::dead_letters(&Settings::sample());
         let reject = Reject { kind: "invalid-json", reason: "eof".into() };
         let mut keyed = record(b"x");
-        keyed.partition_key = Some(Arc::from("k"));
+        keyed.partition_key = Some("k".into());
         encoder.push(&keyed, "s", &ShardId::new("shardId-0"), Some(&reject)).unwrap();
         let line: serde_json::Value =
             serde_json::from_slice(&encoder.finish().unwrap().concat()).unwrap();

@@ -9,13 +9,12 @@
 //! shard (after a reshard), records are filtered one by one; and an aggregate that breaks off in
 //! the middle is delivered whole, as it came, instead of in part.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use crate::stream::Record;
 use crate::stream::position::Position;
+use crate::text::Text;
 
 const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 const DIGEST: usize = 16;
@@ -49,6 +48,11 @@ pub struct Split {
     pub aggregate: bool,
 }
 
+/// Is it worth trying to split this payload? A look at four bytes.
+pub fn may_be_aggregate(data: &[u8]) -> bool {
+    data.starts_with(&MAGIC)
+}
+
 /// Splits a record. `range` is that of the shard it was read from; `None` keeps every record.
 pub fn split(record: Record, range: Option<HashRange>) -> Split {
     let Some(users) = parse(&record.data) else {
@@ -64,7 +68,7 @@ pub fn split(record: Record, range: Option<HashRange>) -> Split {
         split.records.push(Record {
             position: Position { sequence: record.position.sequence.clone(), sub },
             arrival_ms: record.arrival_ms,
-            partition_key: Some(Arc::from(user.partition_key)),
+            partition_key: Text::new(record.data.slice_ref(user.partition_key.as_bytes())),
             data: record.data.slice(user.start..user.start + user.length),
         });
     }
@@ -89,7 +93,7 @@ impl User<'_> {
 
 /// The user records of an aggregate; `None` if it is none.
 fn parse(data: &Bytes) -> Option<Vec<User<'_>>> {
-    if data.len() <= MAGIC.len() + DIGEST || !data.starts_with(&MAGIC) {
+    if data.len() <= MAGIC.len() + DIGEST || !may_be_aggregate(data) {
         return None;
     }
     let body = &data[MAGIC.len()..data.len() - DIGEST];
@@ -248,7 +252,7 @@ mod tests {
         Record {
             position: Position::plain(SequenceNumber::parse("9").unwrap()),
             arrival_ms: Some(1),
-            partition_key: Some(Arc::from("outer")),
+            partition_key: Some(Text::from("outer")),
             data: Bytes::copy_from_slice(data),
         }
     }

@@ -1,5 +1,6 @@
 //! Reading a shard: the vocabulary of pages and records.
 
+pub mod arena;
 pub mod bound;
 pub mod deaggregate;
 pub mod fan_out;
@@ -7,12 +8,12 @@ pub mod pacing;
 pub mod poll;
 pub mod position;
 pub mod probe;
-
-use std::sync::Arc;
+pub mod scan;
 
 use bytes::Bytes;
 
 use crate::ids::ShardId;
+use crate::text::Text;
 use position::Position;
 
 /// One user record.
@@ -23,16 +24,9 @@ pub struct Record {
     /// ApproximateArrivalTimestamp, milliseconds since the epoch.
     pub arrival_ms: Option<i64>,
     /// Absent on streams with service-managed distribution.
-    pub partition_key: Option<Arc<str>>,
+    pub partition_key: Option<Text>,
     /// The payload, up to 10 MiB.
     pub data: Bytes,
-}
-
-impl Record {
-    /// Memory charged for holding the record, bytes: payload plus the allocations around it.
-    pub fn memory(&self) -> usize {
-        self.data.len() + 256
-    }
 }
 
 /// One answer of the stream.
@@ -40,12 +34,27 @@ impl Record {
 pub struct Page {
     /// In shard order; may be empty while the shard has more.
     pub records: Vec<Record>,
+    /// Size of the one buffer that all records are slices of, bytes; it lives as long as any of
+    /// them. `None`: the SDK's parser read the reply, and each record has its own.
+    pub arena: Option<usize>,
     /// Iterator of the next page; `None` at the end of a closed shard.
     pub next: Option<String>,
     /// MillisBehindLatest: how far the end of this page is behind the tip of the shard.
     pub behind_ms: Option<i64>,
     /// Shards that follow a finished one, when the reply names them.
     pub children: Vec<ShardInfo>,
+}
+
+/// Charged for the allocations of a record that is no slice: payload and key.
+const OWN_BUFFERS: usize = 128;
+
+impl Page {
+    /// Memory behind the records, bytes; the list of them not included.
+    pub fn memory(&self) -> usize {
+        self.arena.unwrap_or_else(|| {
+            self.records.iter().map(|record| record.data.len() + OWN_BUFFERS).sum()
+        })
+    }
 }
 
 /// A shard as ListShards describes it.

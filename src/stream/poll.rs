@@ -12,14 +12,15 @@ use crate::delivery::budget::{Budget, Permit};
 use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
 use crate::stream::bound::Bound;
-use crate::stream::deaggregate::{HashRange, split};
+use crate::stream::deaggregate::{HashRange, may_be_aggregate, split};
 use crate::stream::fan_out::FanOut;
 use crate::stream::pacing::{Limits, Pacing};
 use crate::stream::position::{Position, StartAt, may_have_lost};
 use crate::stream::{Page, Record, ShardInfo};
 use crate::telemetry::metrics::Metrics;
 
-/// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations.
+/// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations. (The
+/// fast path decodes in place and stays below; the SDK's parser does not.)
 const LARGEST_REPLY: usize = 26 << 20;
 /// The same at the tip of a shard, which takes in 1 MB per second.
 const TIP_REPLY: usize = 4 << 20;
@@ -192,9 +193,8 @@ impl Reader {
             if let Err(passed) = self.joined(&mut page) {
                 return Fetched::Failed(passed);
             }
-            let memory = page.records.iter().map(Record::memory).sum();
+            let memory = page.memory();
             let payload: usize = page.records.iter().map(|r| r.data.len()).sum();
-            permit.resize(memory);
             let short = page.records.len() < 1000.min(usize::try_from(self.limit).unwrap_or(1));
             let caught_up =
                 page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0) && (short || pushed);
@@ -217,6 +217,9 @@ impl Reader {
                 true => "catchment_fan_out_events_total",
             };
             self.means.metrics.add(calls, &[result], 1);
+            if page.arena.is_none() && !pushed {
+                self.means.metrics.add("catchment_strict_replies_total", &[], 1);
+            }
             if let Some(size) = payload.checked_div(page.records.len()) {
                 let fitting = i32::try_from(AIM / size.max(1)).unwrap_or(i32::MAX);
                 let most = self.means.page_records.min(self.limit.saturating_mul(GROWTH));
@@ -241,6 +244,9 @@ impl Reader {
             let ended = !pushed && page.next.is_none();
             self.iterator = page.next.filter(|_| !pushed);
             let records = self.user_records(page.records);
+            // User records of aggregates are slices of the same buffers.
+            let list = records.capacity() * size_of::<Record>();
+            permit.resize(if records.is_empty() { 0 } else { memory + list });
             if self.over && records.is_empty() {
                 return Fetched::Bound(self.beginning);
             }
@@ -267,8 +273,7 @@ impl Reader {
         {
             let asked_ms = clock.wall();
             if let Some(page) = push.next(&self.means, &self.shard, &self.resume).await {
-                let memory = page.records.iter().map(Record::memory).sum();
-                if let Some(permit) = self.means.budget.try_acquire(memory) {
+                if let Some(permit) = self.means.budget.try_acquire(page.memory()) {
                     self.asked_ms = Some(asked_ms);
                     return Ok(Received { page, permit, asked_ms, pushed: true });
                 }
@@ -296,9 +301,11 @@ impl Reader {
     }
 
     /// The user records of a page that are in range.
-    fn user_records(&self, records: Vec<Record>) -> VecDeque<Record> {
-        if !self.range.deaggregate {
-            return records.into_iter().filter(|r| self.wanted(&r.position)).collect();
+    fn user_records(&self, mut records: Vec<Record>) -> VecDeque<Record> {
+        let plain = |record: &Record| !may_be_aggregate(&record.data);
+        if !self.range.deaggregate || records.iter().all(plain) {
+            records.retain(|r| self.wanted(&r.position));
+            return records.into();
         }
         let (mut aggregates, mut foreign) = (0, 0);
         let mut users = VecDeque::with_capacity(records.len());

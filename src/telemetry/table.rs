@@ -75,6 +75,12 @@ pub const TABLE: &[Def] = &[
         "GetRecords calls by result: records, empty, or the kind of failure (throttled is ReadProvisionedThroughputExceeded).",
     ),
     def(
+        "catchment_strict_replies_total",
+        Kind::Counter,
+        &[],
+        "GetRecords replies in a form the fast path does not take; the SDK's parser read them, at three times the CPU. Nothing is lost by it.",
+    ),
+    def(
         "catchment_fan_out_events_total",
         Kind::Counter,
         &["result"],

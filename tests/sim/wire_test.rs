@@ -48,6 +48,37 @@ fn put(sim: &Sim, hash: u128, data: &str) -> String {
     crate::services::kinesis::sequence_number(n)
 }
 
+/// Both parsers are at work in a simulation, and it makes no difference which.
+#[test]
+fn kinesis_is_read_on_the_fast_path_and_beside_it() {
+    let ((), _) = on_a_node(
+        Setup::calm(1),
+        NodeOptions::default(),
+        |sim| (0..200).for_each(|n| drop(put(sim, 0, &format!("record {n}")))),
+        |node, _| async move {
+            let fast = catchment::aws::kinesis::Kinesis::new(node.kinesis.clone());
+            let strict = fast.clone().strict();
+            let shard = fast.list_shards(&stream_arn(STREAM)).await.unwrap().remove(0).id;
+            let start = catchment::stream::position::StartAt::TrimHorizon;
+            let (mut taken, mut left) = (0, 0);
+            let mut iterator = fast.iterator(&stream_arn(STREAM), &shard, &start).await.unwrap();
+            loop {
+                let page = fast.get_records(&stream_arn(STREAM), &iterator, 3).await.unwrap();
+                let same = strict.get_records(&stream_arn(STREAM), &iterator, 3).await.unwrap();
+                assert_eq!(format!("{:?}", page.records), format!("{:?}", same.records));
+                assert!(same.arena.is_none());
+                if page.records.is_empty() {
+                    break;
+                }
+                *(if page.arena.is_some() { &mut taken } else { &mut left }) += page.records.len();
+                iterator = page.next.unwrap();
+            }
+            assert_eq!(taken + left, 200);
+            assert!(taken > 100 && left > 0, "{taken} taken, {left} left to the SDK");
+        },
+    );
+}
+
 #[test]
 fn kinesis_reads_a_split_shard_to_its_children() {
     let ((), _) = on_a_node(

@@ -1,0 +1,545 @@
+//! How far from the floor: reading and delivering with Catchment, with the plain SDK, and with the
+//! least a program can do, in one run. `benches/README.md` tells how to read it.
+#![expect(clippy::print_stdout, reason = "a table is the result")]
+
+mod floor;
+mod server;
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use catchment::aws::clients::Clients;
+use catchment::aws::kinesis::Kinesis;
+use catchment::aws::s3::ObjectStore;
+use catchment::clock::{Clock, Jitter};
+use catchment::config::Aws;
+use catchment::delivery::batch::{Kind, Limits, Object, Open, Recipe};
+use catchment::delivery::budget::Budget;
+use catchment::delivery::encode::{Body, FRAME};
+use catchment::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
+use catchment::ids::ShardId;
+use catchment::stream::pacing;
+use catchment::stream::poll::{self, Fetched, Means, Range};
+use catchment::stream::position::StartAt;
+use catchment::telemetry::metrics::Metrics;
+
+use floor::{Http, Pieces};
+use server::Server;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events";
+/// Payload of a reply: what the worker asks for.
+const REPLY: usize = 2 << 20;
+const OBJECT: u64 = 64 << 20;
+const ROUNDS: usize = 7;
+
+/// Record sizes, and what may not be crossed at each. Only ratios that hold still from run to run
+/// are gates.
+struct Size {
+    record: usize,
+    name: &'static str,
+    /// Payload of one measurement of reading; of delivering, a part of it.
+    payload: u64,
+    /// Most: Catchment's read path by the floor's.
+    to_floor: Option<f64>,
+    /// Least: the plain SDK's read loop by Catchment's.
+    to_sdk: f64,
+    /// Most: the whole path by its floor's; least: the plain SDK's by the whole path.
+    whole: Option<(f64, f64)>,
+}
+
+impl Size {
+    /// Records of a reply.
+    fn count(&self) -> usize {
+        (REPLY / self.record).min(10_000)
+    }
+
+    /// Payload of a reply, bytes.
+    fn of_reply(&self) -> u64 {
+        (self.count() * self.record) as u64
+    }
+}
+
+const SIZES: [Size; 4] = [
+    Size {
+        record: 100,
+        name: "100 B",
+        payload: 64 << 20,
+        to_floor: None,
+        to_sdk: 2.2,
+        whole: None,
+    },
+    Size {
+        record: 1000,
+        name: "1 KB",
+        payload: 256 << 20,
+        to_floor: Some(1.35),
+        to_sdk: 2.2,
+        whole: Some((1.20, 1.35)),
+    },
+    Size {
+        record: 10_000,
+        name: "10 KB",
+        payload: 256 << 20,
+        to_floor: None,
+        to_sdk: 1.7,
+        whole: None,
+    },
+    Size {
+        record: 100_000,
+        name: "100 KB",
+        payload: 256 << 20,
+        to_floor: None,
+        to_sdk: 1.7,
+        whole: None,
+    },
+];
+
+/// Most: an upload by a plain PUT of the same bytes.
+const UPLOAD: f64 = 1.5;
+
+/// The programs, in the order of a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Program {
+    Discard,
+    FloorRead,
+    SdkRead,
+    Read,
+    FloorWhole,
+    SdkWhole,
+    Whole,
+}
+
+const READ: [Program; 4] = [Program::Discard, Program::FloorRead, Program::SdkRead, Program::Read];
+const WHOLE: [Program; 3] = [Program::FloorWhole, Program::SdkWhole, Program::Whole];
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Discard => "hyper, discard",
+            Self::FloorRead => "hyper + scan + base64 (floor)",
+            Self::SdkRead => "plain SDK loop",
+            Self::Read => "Catchment's reader",
+            Self::FloorWhole => "floor + zstd + PUT (floor)",
+            Self::SdkWhole => "plain SDK + zstd + PutObject",
+            Self::Whole => "Catchment, read to put",
+        }
+    }
+}
+
+fn main() -> Outcome<()> {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    if cfg!(debug_assertions) {
+        println!("This build is not optimised: figures mean nothing, and no gate is applied.\n");
+    }
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build()?.block_on(async {
+        let server = Server::default();
+        let bench = Bench::new(server.clone(), server.start()?)?;
+        let mut failed = bench.run(quick).await?;
+        let gated = !quick && !cfg!(debug_assertions);
+        if gated && !failed.is_empty() {
+            println!("\nOnce more, because: {}\n", failed.join("; "));
+            failed = bench.run(quick).await?;
+        }
+        if gated && !failed.is_empty() {
+            return Err(format!("outside of its gate: {}", failed.join("; ")).into());
+        }
+        Ok(())
+    })
+}
+
+/// CPU seconds of this thread so far: the kernel's count in nanoseconds, not of ticks.
+fn cpu() -> Outcome<f64> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos: f64 = stat.split_whitespace().next().ok_or("unexpected schedstat")?.parse()?;
+    Ok(nanos / 1e9)
+}
+
+fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+struct Bench {
+    server: Server,
+    address: SocketAddr,
+    clients: Clients,
+    recipe: Arc<Recipe>,
+}
+
+impl Bench {
+    fn new(server: Server, address: SocketAddr) -> Outcome<Self> {
+        let aws = Aws {
+            path_style: true,
+            attempt_timeout: Duration::from_secs(30),
+            operation_timeout: Duration::from_secs(60),
+            upload_timeout: Duration::from_secs(60),
+        };
+        let settings = Settings {
+            encoder: ENCODER_VERSION,
+            bucket: "archive".into(),
+            stream: "events".into(),
+            format: Format::Ndjson,
+            codec: Codec::Zstd,
+            level: 1,
+            prefix: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/".into(),
+            errors: "errors/!{error}/".into(),
+            uploads: true,
+            deaggregate: true,
+            uploads_prefix: String::new(),
+        };
+        Ok(Self {
+            server,
+            address,
+            clients: Clients::at(&format!("http://{address}"), "eu-west-1", &aws),
+            recipe: Arc::new(Recipe::new(Arc::new(settings))?),
+        })
+    }
+
+    /// Every table; what was outside of its gate.
+    async fn run(&self, quick: bool) -> Outcome<Vec<String>> {
+        let (rounds, part) = if quick { (1, 16) } else { (ROUNDS, 1) };
+        let mut failed = Vec::new();
+        for size in &SIZES {
+            self.server.set((0..3).map(|turn| reply(size, turn)).collect());
+            let mut costs = vec![Vec::new(); READ.len() + WHOLE.len()];
+            for round in 0..=rounds {
+                for (program, costs) in READ.iter().chain(&WHOLE).zip(&mut costs) {
+                    // The first round warms up.
+                    let share = if round == 0 { 8 } else { 1 };
+                    let whole = if WHOLE.contains(program) { 2 } else { 1 };
+                    let payload = (size.payload / part / share / whole).max(REPLY as u64);
+                    let before = cpu()?;
+                    let bytes = self.program(*program, payload, size.of_reply()).await?;
+                    if round > 0 {
+                        costs.push((cpu()? - before) / (bytes as f64 / 1e9));
+                    }
+                }
+            }
+            let of = |program: Program| {
+                let at = READ.iter().chain(&WHOLE).position(|p| *p == program).unwrap_or(0);
+                &costs[at]
+            };
+            // Of one round each: whatever disturbs the machine disturbs both.
+            let ratio = |a: Program, b: Program| {
+                let each = of(a).iter().zip(of(b)).map(|(a, b)| a / b);
+                median(&mut each.collect::<Vec<_>>())
+            };
+            println!("records of {}: CPU s/GB of payload (median), and by the floor", size.name);
+            for program in READ.iter().chain(&WHOLE) {
+                let base =
+                    if WHOLE.contains(program) { Program::FloorWhole } else { Program::FloorRead };
+                let cost = median(&mut of(*program).clone());
+                let name = program.name();
+                println!("  {name:<34} {cost:>6.2} {:>8.2}", ratio(*program, base));
+            }
+            let mut gate = |name: &str, ratio: f64, least: Option<f64>, most: Option<f64>| {
+                let good = least.is_none_or(|l| ratio >= l) && most.is_none_or(|m| ratio <= m);
+                let mut told = format!("{name} at {}: {ratio:.2}", size.name);
+                for (word, bound) in [("at least", least), ("at most", most)] {
+                    if let Some(bound) = bound {
+                        let _ = write!(told, ", {word} {bound:.2}");
+                    }
+                }
+                println!("  {told}{}", if good { "" } else { "  <-- OUTSIDE" });
+                if !good {
+                    failed.push(told);
+                }
+            };
+            let (read, sdk) = (Program::Read, Program::SdkRead);
+            gate("read / floor", ratio(read, Program::FloorRead), None, size.to_floor);
+            gate("plain SDK / read", ratio(sdk, read), Some(size.to_sdk), None);
+            let (whole, sdk) = (Program::Whole, Program::SdkWhole);
+            let to_floor = size.whole.map(|(most, _)| most);
+            gate("whole / floor", ratio(whole, Program::FloorWhole), None, to_floor);
+            gate("plain SDK / whole", ratio(sdk, whole), size.whole.map(|(_, least)| least), None);
+            println!();
+        }
+        self.uploads(rounds, &mut failed).await?;
+        Ok(failed)
+    }
+
+    async fn program(&self, program: Program, payload: u64, each: u64) -> Outcome<u64> {
+        match program {
+            Program::Discard => self.discard(payload, each).await,
+            Program::FloorRead => self.floor_read(payload).await,
+            Program::SdkRead => self.sdk(payload, false).await,
+            Program::Read => self.catchment(payload, false).await,
+            Program::FloorWhole => self.floor_whole(payload).await,
+            Program::SdkWhole => self.sdk(payload, true).await,
+            Program::Whole => self.catchment(payload, true).await,
+        }
+    }
+
+    async fn discard(&self, payload: u64, each: u64) -> Outcome<u64> {
+        Http::with(self.address, |mut http| async move {
+            let mut all = 0;
+            while all < payload {
+                http.records(&mut Vec::new(), false).await?;
+                all += each;
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn floor_read(&self, payload: u64) -> Outcome<u64> {
+        Http::with(self.address, |mut http| async move {
+            let (mut all, mut body) = (0, Vec::new());
+            let (mut arena, mut slices) = (Vec::new(), Vec::new());
+            while all < payload {
+                http.records(&mut body, true).await?;
+                floor::scan(&body, &mut arena, &mut slices).ok_or("the floor's scan failed")?;
+                black_box(&slices);
+                all += arena.len() as u64;
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn floor_whole(&self, payload: u64) -> Outcome<u64> {
+        Http::with(self.address, |mut http| async move {
+            let (mut all, mut object, mut body) = (0, 0, Vec::new());
+            let (mut arena, mut slices) = (Vec::new(), Vec::new());
+            let mut codec = Frames::new()?;
+            while all < payload {
+                http.records(&mut body, true).await?;
+                floor::scan(&body, &mut arena, &mut slices).ok_or("the floor's scan failed")?;
+                for slice in &slices {
+                    codec.push(&arena[slice.data.0..slice.data.1])?;
+                }
+                all += arena.len() as u64;
+                object += arena.len() as u64;
+                if object >= OBJECT || all >= payload {
+                    object = 0;
+                    http.put("key", Pieces(codec.finish()?.into())).await?;
+                }
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// What one writes first: the SDK's records, and its PutObject.
+    async fn sdk(&self, payload: u64, deliver: bool) -> Outcome<u64> {
+        let (mut all, mut object) = (0, 0);
+        let mut codec = Frames::new()?;
+        while all < payload {
+            let call = self.clients.kinesis.get_records().stream_arn(ARN);
+            let reply = call.shard_iterator("iterator").limit(10_000).send().await?;
+            let mut bytes = 0;
+            for record in reply.records() {
+                bytes += record.data().as_ref().len() as u64;
+                black_box((record.sequence_number(), record.partition_key()));
+                if deliver {
+                    codec.push(record.data().as_ref())?;
+                }
+            }
+            all += bytes;
+            object += bytes;
+            if deliver && (object >= OBJECT || all >= payload) {
+                object = 0;
+                let body = codec.finish()?.concat();
+                let put = self.clients.s3.put_object().bucket("archive").key("key");
+                put.body(body.into()).send().await?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// The reader of a shard as the worker runs it; and its batches and uploads.
+    async fn catchment(&self, payload: u64, deliver: bool) -> Outcome<u64> {
+        let means = Means {
+            kinesis: Kinesis::new(self.clients.kinesis.clone()),
+            arn: ARN.into(),
+            consumer: None,
+            retention_ms: 86_400_000,
+            pace: pacing::Limits {
+                idle: Duration::ZERO,
+                calls_per_second: 1e9,
+                bytes_per_second: f64::INFINITY,
+            },
+            page_records: 10_000,
+            budget: Budget::new(256 << 20),
+            clock: Clock::system(),
+            jitter: Jitter::system(),
+            metrics: Arc::new(Metrics::new("bench", true)),
+        };
+        let shard = ShardId::new("shardId-000000000000");
+        let range = Range {
+            start: StartAt::TrimHorizon,
+            after: None,
+            until: None,
+            bound: None,
+            deaggregate: true,
+            hash_range: None,
+        };
+        let (send, mut pages) = mpsc::channel(1);
+        let consume = async {
+            let store = ObjectStore::new(self.clients.s3.clone());
+            let limits = Limits { bytes: OBJECT, records: u64::MAX, age: Duration::MAX };
+            let new = || Open::new(Arc::clone(&self.recipe), shard.clone(), 0, None);
+            let (mut all, mut batch) = (0, new());
+            while all < payload {
+                let Some(Fetched::Page { mut records, permit, .. }) = pages.recv().await else {
+                    return Err("the reader gave up".into());
+                };
+                all += records.iter().map(|r| r.data.len() as u64).sum::<u64>();
+                if !deliver {
+                    black_box(&records);
+                    continue;
+                }
+                while !records.is_empty() {
+                    let full = batch.fill(&mut records, &limits)?.is_some();
+                    if (full || all >= payload)
+                        && let Some(sealed) = std::mem::replace(&mut batch, new()).seal()?
+                    {
+                        for object in &sealed.objects {
+                            store.put(object, usize::MAX).await?;
+                        }
+                    }
+                }
+                drop(permit);
+            }
+            drop(pages);
+            Outcome::Ok(all)
+        };
+        let reading = poll::read(means, shard.clone(), range, send);
+        let (done, ()) = futures::join!(consume, reading);
+        done
+    }
+
+    /// An object as it is, in pieces as batches have them.
+    async fn uploads(&self, rounds: usize, failed: &mut Vec<String>) -> Outcome<()> {
+        let store = ObjectStore::new(self.clients.s3.clone());
+        for size in [8 << 20, 64 << 20_usize] {
+            let piece = Bytes::from(vec![b'x'; 1 << 20]);
+            let object = Object {
+                accepted_ms: None,
+                bucket: "archive".into(),
+                key: "key".into(),
+                kind: Kind::Archive,
+                body: Body { chunks: vec![piece.clone(); size >> 20] },
+                content_type: "application/x-ndjson".into(),
+                metadata: Vec::new(),
+                records: 1,
+                conflict_key: None,
+            };
+            let times = (256 << 20) / size;
+            let mut ratios = Vec::new();
+            for round in 0..=rounds {
+                let before = cpu()?;
+                let piece = piece.clone();
+                Http::with(self.address, |mut http| async move {
+                    for _ in 0..times {
+                        let pieces = VecDeque::from(vec![piece.clone(); size >> 20]);
+                        http.put("key", Pieces(pieces)).await?;
+                    }
+                    Ok(())
+                })
+                .await?;
+                let between = cpu()?;
+                for _ in 0..times {
+                    store.put(&object, usize::MAX).await?;
+                }
+                if round > 0 {
+                    ratios.push((cpu()? - between) / (between - before));
+                }
+            }
+            let ratio = median(&mut ratios);
+            let told =
+                format!("upload / plain PUT, {} MiB: {ratio:.2}, at most {UPLOAD:.2}", size >> 20);
+            println!("{told}{}", if ratio <= UPLOAD { "" } else { "  <-- OUTSIDE" });
+            if ratio > UPLOAD {
+                failed.push(told);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lines in zstd frames, as the encoder makes them: the same calls in the same portions.
+struct Frames {
+    codec: zstd::bulk::Compressor<'static>,
+    open: Vec<u8>,
+    frames: Vec<Bytes>,
+}
+
+impl Frames {
+    fn new() -> Outcome<Self> {
+        let codec = zstd::bulk::Compressor::new(1)?;
+        Ok(Self { codec, open: Vec::new(), frames: Vec::new() })
+    }
+
+    fn push(&mut self, line: &[u8]) -> Outcome<()> {
+        self.open.extend_from_slice(line);
+        self.open.push(b'\n');
+        if self.open.len() >= FRAME {
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Outcome<()> {
+        let mut frame = self.codec.compress(&self.open)?;
+        frame.shrink_to_fit();
+        self.frames.push(frame.into());
+        self.open.clear();
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Outcome<Vec<Bytes>> {
+        if !self.open.is_empty() {
+            self.close()?;
+        }
+        Ok(std::mem::take(&mut self.frames))
+    }
+}
+
+/// A reply as the service writes it: JSON events with ids that do not compress, and
+/// words and numbers that do, the same in every run.
+fn reply(size: &Size, turn: u64) -> Arc<[u8]> {
+    let mut random = fastrand::Rng::with_seed(turn);
+    let words = ["red", "large", "shirt", "winter", "sale", "cotton", "delivery", "express"];
+    let mut body =
+        String::from("{\"MillisBehindLatest\":1000,\"NextShardIterator\":\"next\",\"Records\":[");
+    for n in 0..size.count() {
+        let mut line = format!("{{\"id\":\"{:016x}\",\"tags\":[", random.u64(..));
+        while line.len() + 40 < size.record {
+            let word = words[random.usize(0..words.len())];
+            let value = random.u16(..);
+            if random.u8(0..4) == 0 {
+                let _ = write!(line, "{{\"trace\":\"{:08x}\"}},", random.u32(..));
+            } else {
+                let _ = write!(line, "{{\"{word}\":{value}}},");
+            }
+        }
+        let room = size.record.saturating_sub(line.len() + 4);
+        let _ = write!(line, "\"{}\"]}}", "-".repeat(room));
+        let _ = write!(
+            body,
+            "{}{{\"ApproximateArrivalTimestamp\":1795417509.{:03},\"Data\":\"{}\",\
+             \"PartitionKey\":\"{:012x}\",\
+             \"SequenceNumber\":\"4959033827149025660855969253836157109592157598913{n:07}\"}}",
+            if n == 0 { "" } else { "," },
+            n % 1000,
+            STANDARD.encode(line),
+            random.u64(..) >> 16,
+        );
+    }
+    body.push_str("]}");
+    body.into_bytes().into()
+}

@@ -1,0 +1,230 @@
+use std::collections::VecDeque;
+use std::future::Future;
+
+use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::{Credentials, Region, SharedHttpClient};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
+
+use crate::aws::clients::behavior;
+use crate::aws::kinesis::Kinesis;
+use crate::fault::Fault;
+use crate::stream::Page;
+
+/// Status, headers, and the frames of a body.
+#[derive(Clone, Debug)]
+struct Canned {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    frames: VecDeque<Vec<u8>>,
+}
+
+impl Canned {
+    fn of(status: u16, body: &[u8], frame: usize) -> Self {
+        Self {
+            status,
+            headers: vec![("content-length", body.len().to_string())],
+            frames: body.chunks(frame.max(1)).map(<[u8]>::to_vec).collect(),
+        }
+    }
+}
+
+impl http_body::Body for Canned {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        let frame = self.frames.pop_front().map(|frame| Ok(http_body::Frame::data(frame.into())));
+        std::task::Poll::Ready(frame)
+    }
+}
+
+/// Answers in turn, the last one for ever.
+#[derive(Clone, Debug)]
+struct Answers(std::sync::Arc<std::sync::Mutex<VecDeque<Canned>>>);
+
+impl HttpConnector for Answers {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        let mut answers = self.0.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        let answer = answer.unwrap();
+        let mut response = http::Response::builder().status(answer.status);
+        for (name, value) in &answer.headers {
+            response = response.header(*name, value);
+        }
+        let body = super::SdkBody::from_body_1_x(answer);
+        let response = HttpResponse::try_from(response.body(body).unwrap()).unwrap();
+        HttpConnectorFuture::ready(Ok(response))
+    }
+}
+
+impl HttpClient for Answers {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &aws_smithy_runtime_api::client::runtime_components::RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+/// A client that gets these answers.
+fn kinesis(answers: Vec<Canned>) -> Kinesis {
+    let answers = Answers(std::sync::Arc::new(std::sync::Mutex::new(answers.into())));
+    Kinesis::new(aws_sdk_kinesis::Client::from_conf(
+        aws_sdk_kinesis::Config::builder()
+            .behavior_version(behavior())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+            .http_client(SharedHttpClient::new(answers))
+            .retry_config(RetryConfig::standard().with_max_attempts(2))
+            .build(),
+    ))
+}
+
+fn now<T>(work: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().start_paused(true).build().unwrap().block_on(work)
+}
+
+async fn read(kinesis: &Kinesis) -> Result<Page, crate::fault::CallError> {
+    kinesis.get_records("arn:aws:kinesis:eu-west-1:1:stream/s", "iterator", 100).await
+}
+
+/// Everything but how it was read.
+fn shown(page: &Page) -> String {
+    let Page { records, arena: _, next, behind_ms, children } = page;
+    let sequences: Vec<_> = records.iter().map(|r| r.position.sequence.as_str()).collect();
+    format!("{records:?} {sequences:?} {next:?} {behind_ms:?} {children:?}")
+}
+
+/// What both parsers make of a body; `true` if the fast path took it.
+fn same(body: &[u8], frame: usize) -> bool {
+    let kinesis = kinesis(vec![Canned::of(200, body, frame)]);
+    now(async {
+        let strict = read(&kinesis.clone().strict()).await;
+        let fast = read(&kinesis).await;
+        let text = String::from_utf8_lossy(body);
+        match (&fast, &strict) {
+            (Ok(fast), Ok(strict)) => assert_eq!(shown(fast), shown(strict), "{text}"),
+            (Err(fast), Err(strict)) => assert_eq!(fast.fault, strict.fault, "{text}"),
+            _ => panic!("{text}: {fast:?} but {strict:?}"),
+        }
+        fast.is_ok_and(|page| page.arena.is_some())
+    })
+}
+
+const REPLY: &str = r#"{"ChildShards":[{"ShardId":"s-1","ParentShards":["s-0"],"HashKeyRange":
+    {"StartingHashKey":"0","EndingHashKey":"9"}}],"MillisBehindLatest":12,"NextShardIterator":"n",
+    "Records":[{"ApproximateArrivalTimestamp":1.441215410867E9,"Data":"aGVsbG8=",
+    "PartitionKey":"k\"1","SequenceNumber":"0012"},{"Data":"","SequenceNumber":"13"}]}"#;
+
+#[test]
+fn both_parsers_read_the_same() {
+    assert!(same(REPLY.as_bytes(), usize::MAX));
+    assert!(same(REPLY.as_bytes(), 7), "in small frames");
+    assert!(same(br#"{"Records":[],"MillisBehindLatest":0}"#, 1));
+    for left in [
+        "",
+        "{}",
+        "[]",
+        "no json",
+        r#"{"Records":null,"NextShardIterator":"n"}"#,
+        r#"{"Records":[{"Data":"aGk=","SequenceNumber":"1"}],"Records":[]}"#,
+        r#"{"Records":[{"Data":"a\u0047k=","SequenceNumber":"1","Deep":{"x":[1]}}]}"#,
+        r#"{"Records":[{"Data":"aGk=","SequenceNumber":"x"}]}"#,
+        r#"{"Records":[{"Data":"aGk=","SequenceNumber":"1"}],"MillisBehindLatest":"x"}"#,
+        r#"{"Records":[{"Data":"????","SequenceNumber":"1"}]}"#,
+    ] {
+        assert!(!same(left.as_bytes(), 5), "{left}");
+    }
+    for cut in 0..REPLY.len() {
+        same(&REPLY.as_bytes()[..cut], 1000);
+    }
+}
+
+#[test]
+fn errors_and_retries_stay_the_sdks() {
+    let good = Canned::of(200, REPLY.as_bytes(), 100);
+    let expired = br#"{"__type":"ExpiredIteratorException","message":"old"}"#;
+    now(async {
+        let after_500 = kinesis(vec![Canned::of(500, b"{}", 10), good.clone()]);
+        let page = read(&after_500).await.unwrap();
+        assert_eq!((page.records.len(), page.arena.is_some()), (2, true));
+        // A reply that fails behind its records leaves nothing for the next call.
+        let bad = br#"{"Records":[{"Data":"aGk=","SequenceNumber":"1"}],"MillisBehindLatest":"x"}"#;
+        let after_bad = kinesis(vec![Canned::of(200, bad, 10), good.clone()]);
+        assert_eq!(read(&after_bad).await.unwrap_err().fault, Fault::Unavailable);
+        assert_eq!(read(&after_bad).await.unwrap().records.len(), 2);
+        let error = read(&kinesis(vec![Canned::of(400, expired, 10)])).await.unwrap_err();
+        assert_eq!((error.fault, error.message.as_str()), (Fault::ExpiredIterator, "old"));
+        // Fewer bytes than announced.
+        let mut short = good.clone();
+        short.frames.pop_back();
+        assert_eq!(read(&kinesis(vec![short])).await.unwrap_err().fault, Fault::Unavailable);
+        // No length announced.
+        let mut unknown = good;
+        unknown.headers.clear();
+        assert_eq!(read(&kinesis(vec![unknown])).await.unwrap().records.len(), 2);
+    });
+}
+
+prop_compose! {
+    /// Bodies near those of the service.
+    fn a_body()(
+        records in prop::collection::vec((
+            prop::collection::vec(any::<u8>(), 0..60), "[0-9]{1,60}", prop::option::of(".{0,9}"),
+            prop::option::of(0_i64..99_999_999_999_999), 0_usize..4,
+            prop::sample::select(vec!["", ",\"New\":1", ",\"New\":[{}]", ",\"EncryptionType\":\"KMS\""]),
+        ), 0..5),
+        form in 0_usize..3,
+    ) -> String {
+        let texts: Vec<_> = records.into_iter().map(|(data, number, key, ms, turn, more)| {
+            let mut fields = vec![
+                format!("\"Data\":\"{}\"", STANDARD.encode(data)),
+                format!("\"SequenceNumber\":\"{number}\""),
+            ];
+            fields.extend(key.map(|key| format!("\"PartitionKey\":{}", serde_json::json!(key))));
+            fields.extend(ms.map(|ms| match form {
+                0 => format!("\"ApproximateArrivalTimestamp\":{}.{:03}", ms / 1000, ms % 1000),
+                1 => format!("\"ApproximateArrivalTimestamp\":{ms}e-3"),
+                _ => format!("\"ApproximateArrivalTimestamp\":{:E}", ms as f64 / 1000.0),
+            }));
+            let turn = turn % fields.len();
+            fields.rotate_left(turn);
+            format!("{{{}{more}}}", fields.join(","))
+        }).collect();
+        let records = texts.join(",");
+        format!("{{\"NextShardIterator\":\"n\",\"Records\":[{records}],\"MillisBehindLatest\":0}}")
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn both_parsers_read_the_same_of_anything(body in a_body(), frame in 1_usize..300) {
+        same(body.as_bytes(), frame);
+    }
+
+    #[test]
+    fn both_parsers_agree_on_damage(
+        body in a_body(), at in any::<prop::sample::Index>(), with in any::<u8>(), cut in any::<bool>(),
+    ) {
+        let mut bytes = body.into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = with;
+        if cut {
+            bytes.truncate(at);
+        }
+        same(&bytes, 1000);
+    }
+}

@@ -1,0 +1,486 @@
+//! ◆ The records of a GetRecords reply, without a copy or an allocation for each.
+//!
+//! A reply is one JSON object (Amazon Kinesis API reference, GetRecords, response syntax) that is
+//! nearly all `Records`. [`layout`] goes over it once and notes where everything stands;
+//! [`Layout::decode`] turns the base64 payloads into bytes where they are, which is always shorter;
+//! [`Layout::records`] hands out slices. What is left of the reply without its records
+//! ([`Layout::rest`]) is for the SDK's own parser, and so is a whole reply with anything in it that
+//! is not understood here to the letter: the scan says so before it has changed a byte.
+
+use bytes::Bytes;
+
+use crate::ids::SequenceNumber;
+use crate::stream::Record;
+use crate::stream::position::Position;
+use crate::text::Text;
+
+/// A part of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// One record.
+#[derive(Debug)]
+struct Entry {
+    /// Base64, then the payload.
+    data: Span,
+    sequence: Span,
+    key: Option<Span>,
+    /// The key is still written with escapes.
+    escaped: bool,
+    arrival_ms: Option<i64>,
+}
+
+/// Where everything in a reply stands.
+#[derive(Debug)]
+pub struct Layout {
+    entries: Vec<Entry>,
+    /// The array of records with its brackets.
+    array: Span,
+}
+
+/// A payload is not base64.
+#[derive(Debug, thiserror::Error)]
+#[error("the payload of record {0} of the reply is not base64")]
+pub struct BadPayload(usize);
+
+/// Finds the records of a reply.
+///
+/// `None` where the SDK's parser has to decide: no JSON, no or more than one `Records`, a record
+/// without payload or sequence number, fields given twice, escapes where none are expected, a time
+/// finer than milliseconds, nested unknown fields.
+pub fn layout(body: &[u8]) -> Option<Layout> {
+    u32::try_from(body.len()).ok()?;
+    let mut scan = Scan { body, at: 0 };
+    let (mut entries, mut array) = (Vec::new(), None);
+    scan.blank();
+    scan.eat(b'{')?;
+    scan.blank();
+    if scan.peek()? == b'}' {
+        return None;
+    }
+    loop {
+        let name = scan.plain()?;
+        scan.colon()?;
+        if &body[name.range()] == b"Records" {
+            if array.is_some() {
+                return None;
+            }
+            let start = scan.at;
+            scan.records(&mut entries)?;
+            array = Some(scan.since(start));
+        } else {
+            scan.value(DEPTH)?;
+        }
+        if !scan.more(b'}')? {
+            break;
+        }
+    }
+    scan.blank();
+    (scan.at == body.len()).then_some(Layout { entries, array: array? })
+}
+
+/// Nesting the scan follows outside of records: a shard is three deep.
+const DEPTH: u32 = 16;
+
+impl Layout {
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// No records.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The reply as it was scanned, with an empty array of records.
+    pub fn rest(&self, body: &[u8]) -> Vec<u8> {
+        let array = self.array.range();
+        [&body[..array.start], b"[]", &body[array.end..]].concat()
+    }
+
+    /// Decodes payloads and keys in place.
+    ///
+    /// # Errors
+    /// [`BadPayload`]; the body is of no further use then. (The SDK decodes with the same library
+    /// and refuses the same.)
+    pub fn decode(&mut self, body: &mut [u8]) -> Result<(), BadPayload> {
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            let encoded = body.get_mut(entry.data.range()).ok_or(BadPayload(index))?;
+            let decoded = base64_simd::STANDARD.decode_inplace(encoded);
+            let length = decoded.map_err(|_| BadPayload(index))?.len();
+            // Never longer than it was.
+            entry.data.end = entry.data.start + u32::try_from(length).unwrap_or(0);
+            if let (true, Some(key)) = (entry.escaped, &mut entry.key) {
+                let text = unescape(body, *key).unwrap_or_default();
+                let start = key.start as usize;
+                body[start..start + text.len()].copy_from_slice(text.as_bytes());
+                key.end = key.start + u32::try_from(text.len()).unwrap_or(0);
+                entry.escaped = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// The records as slices of the decoded body.
+    pub fn records(&self, body: &Bytes) -> Vec<Record> {
+        let record = |entry: &Entry| {
+            let digits = std::str::from_utf8(&body[entry.sequence.range()]).ok()?;
+            Some(Record {
+                position: Position::plain(SequenceNumber::parse(digits).ok()?),
+                arrival_ms: entry.arrival_ms,
+                partition_key: match entry.key {
+                    Some(key) if key.start < key.end => Some(Text::new(body.slice(key.range()))?),
+                    _ => None,
+                },
+                data: body.slice(entry.data.range()),
+            })
+        };
+        let mut records = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            // Both texts were checked by the scan.
+            records.push(record(entry).unwrap_or_else(|| unreachable!("scanned text changed")));
+        }
+        records
+    }
+}
+
+/// The text of a string with escapes.
+fn unescape(body: &[u8], text: Span) -> Option<String> {
+    let quoted = text.start as usize - 1..text.end as usize + 1;
+    serde_json::from_slice(&body[quoted]).ok()
+}
+
+/// The fields of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Data,
+    Sequence,
+    Key,
+    Arrival,
+    Encryption,
+    Other,
+}
+
+/// As the service writes them, colon included.
+const NAMES: [(&[u8], Field); 5] = [
+    (b"\"Data\":", Field::Data),
+    (b"\"SequenceNumber\":", Field::Sequence),
+    (b"\"PartitionKey\":", Field::Key),
+    (b"\"ApproximateArrivalTimestamp\":", Field::Arrival),
+    (b"\"EncryptionType\":", Field::Encryption),
+];
+
+/// A cursor. Every method that returns `None` leaves the reply to the strict parser.
+struct Scan<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.body[self.at..]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the length of the body fits")]
+    fn since(&self, start: usize) -> Span {
+        Span { start: start as u32, end: self.at as u32 }
+    }
+
+    fn blank(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    fn eat(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    fn colon(&mut self) -> Option<()> {
+        self.blank();
+        self.eat(b':')?;
+        self.blank();
+        Some(())
+    }
+
+    /// A comma: more follows. `close`: no more.
+    fn more(&mut self, close: u8) -> Option<bool> {
+        self.blank();
+        let byte = self.peek()?;
+        self.at += 1;
+        if byte == close {
+            return Some(false);
+        }
+        self.blank();
+        (byte == b',').then_some(true)
+    }
+
+    fn records(&mut self, entries: &mut Vec<Entry>) -> Option<()> {
+        self.eat(b'[')?;
+        self.blank();
+        if self.peek()? == b']' {
+            self.at += 1;
+            return Some(());
+        }
+        loop {
+            let before = self.at;
+            entries.push(self.record()?);
+            if entries.len() == 1 {
+                // As many as would fit if all were like the first: one allocation. (Vectors grow
+                // by themselves where that guess is low.)
+                entries.reserve((self.body.len() - self.at) / (self.at - before));
+            }
+            if !self.more(b']')? {
+                return Some(());
+            }
+        }
+    }
+
+    fn record(&mut self) -> Option<Entry> {
+        self.eat(b'{')?;
+        self.blank();
+        let (mut data, mut sequence, mut key, mut arrival_ms) = (None, None, None, None);
+        let mut escaped = false;
+        loop {
+            let field = self.field()?;
+            if self.null()? {
+                // As if it were not there.
+            } else {
+                let twice = match field {
+                    // No escape, no control character: decoding proves it.
+                    Field::Data => data.replace(self.quoted()?).is_some(),
+                    Field::Sequence => sequence.replace(self.quoted()?).is_some(),
+                    Field::Key => {
+                        let text;
+                        (text, escaped) = self.string()?;
+                        key.replace(text).is_some()
+                    }
+                    Field::Arrival => arrival_ms.replace(self.millis()?).is_some(),
+                    // Of no use here, but the SDK's parser wants text.
+                    Field::Encryption => {
+                        self.string()?;
+                        false
+                    }
+                    Field::Other => {
+                        self.value(1)?;
+                        false
+                    }
+                };
+                if twice {
+                    return None;
+                }
+            }
+            if !self.more(b'}')? {
+                break;
+            }
+        }
+        let (data, sequence) = (data?, sequence?);
+        if !SequenceNumber::is_number(&self.body[sequence.range()]) {
+            return None;
+        }
+        Some(Entry { data, sequence, key, escaped, arrival_ms })
+    }
+
+    /// The name of a field, up to its value.
+    fn field(&mut self) -> Option<Field> {
+        for (name, field) in NAMES {
+            if self.rest().starts_with(name) {
+                self.at += name.len();
+                self.blank();
+                return Some(field);
+            }
+        }
+        let name = self.plain()?;
+        self.colon()?;
+        // With white space before the colon, or unknown.
+        let name = &self.body[name.range()];
+        let known = NAMES.iter().find(|(known, _)| &known[1..known.len() - 2] == name);
+        Some(known.map_or(Field::Other, |(_, field)| *field))
+    }
+
+    fn null(&mut self) -> Option<bool> {
+        Some(
+            self.peek()? == b'n' && {
+                self.word(b"null")?;
+                true
+            },
+        )
+    }
+
+    fn word(&mut self, word: &[u8]) -> Option<()> {
+        self.rest().starts_with(word).then(|| self.at += word.len())
+    }
+
+    /// A string without escapes; its content is not looked at.
+    fn quoted(&mut self) -> Option<Span> {
+        self.eat(b'"')?;
+        let start = self.at;
+        let length = memchr::memchr2(b'"', b'\\', self.rest())?;
+        self.at += length;
+        let span = self.since(start);
+        self.eat(b'"')?;
+        Some(span)
+    }
+
+    /// A sound string, and whether it has escapes.
+    fn string(&mut self) -> Option<(Span, bool)> {
+        self.eat(b'"')?;
+        let (start, mut escaped) = (self.at, false);
+        loop {
+            self.at += memchr::memchr2(b'"', b'\\', self.rest())?;
+            if self.peek()? == b'"' {
+                break;
+            }
+            escaped = true;
+            self.at += 2;
+            self.body.get(self.at)?;
+        }
+        let span = self.since(start);
+        self.at += 1;
+        let text = std::str::from_utf8(&self.body[span.range()]).ok()?;
+        let control = text.bytes().fold(false, |any, b| any | (b < 0x20));
+        if control || (escaped && unescape(self.body, span).is_none()) {
+            return None;
+        }
+        Some((span, escaped))
+    }
+
+    /// A sound string without escapes.
+    fn plain(&mut self) -> Option<Span> {
+        self.string().filter(|(_, escaped)| !escaped).map(|(span, _)| span)
+    }
+
+    /// Passes over a value of at most this depth.
+    fn value(&mut self, depth: u32) -> Option<()> {
+        match self.peek()? {
+            b'"' => self.string().map(|_| ()),
+            b't' => self.word(b"true"),
+            b'f' => self.word(b"false"),
+            b'n' => self.word(b"null"),
+            b'{' if depth > 1 => {
+                self.at += 1;
+                self.blank();
+                if self.peek()? == b'}' {
+                    self.at += 1;
+                    return Some(());
+                }
+                loop {
+                    self.string()?;
+                    self.colon()?;
+                    self.value(depth - 1)?;
+                    if !self.more(b'}')? {
+                        return Some(());
+                    }
+                }
+            }
+            b'[' if depth > 1 => {
+                self.at += 1;
+                self.blank();
+                if self.peek()? == b']' {
+                    self.at += 1;
+                    return Some(());
+                }
+                loop {
+                    self.value(depth - 1)?;
+                    if !self.more(b']')? {
+                        return Some(());
+                    }
+                }
+            }
+            _ => self.number().map(|_| ()),
+        }
+    }
+
+    /// Seconds since the epoch, as milliseconds. The service writes `1.441215410867E9`, most
+    /// emulators `1441215410.867`. Through floating point, as the SDK goes, whole milliseconds come
+    /// out the same once they are rounded; anything finer, negative or far off is left to it.
+    fn millis(&mut self) -> Option<i64> {
+        const FAR: u64 = 100_000_000_000_000;
+        let number = self.number()?;
+        if number.negative || number.long {
+            return None;
+        }
+        let mut ms = number.digits;
+        let exponent = number.exponent + 3;
+        if !(-18..=18).contains(&exponent) {
+            return None;
+        }
+        let power = 10_u64.pow(exponent.unsigned_abs());
+        if exponent >= 0 {
+            ms = ms.checked_mul(power)?;
+        } else if ms % power == 0 {
+            ms /= power;
+        } else {
+            return None;
+        }
+        if ms >= FAR { None } else { i64::try_from(ms).ok() }
+    }
+
+    fn number(&mut self) -> Option<Number> {
+        let negative = self.peek()? == b'-';
+        self.at += usize::from(negative);
+        let start = self.at;
+        let mut number = Number { digits: 0, exponent: 0, negative, long: false };
+        let whole = self.digits(&mut number)?;
+        if whole > 1 && self.body[start] == b'0' {
+            return None;
+        }
+        let mut count = whole;
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            let fraction = self.digits(&mut number)?;
+            count += fraction;
+            number.exponent = -i32::try_from(fraction).ok()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            let minus = self.peek()? == b'-';
+            self.at += usize::from(minus || self.peek()? == b'+');
+            let mut power = Number { digits: 0, exponent: 0, negative: minus, long: false };
+            if self.digits(&mut power)? > 3 {
+                number.long = true;
+            } else {
+                let power = i32::try_from(power.digits).ok()?;
+                number.exponent += if minus { -power } else { power };
+            }
+        }
+        number.long |= count > 18;
+        Some(number)
+    }
+
+    /// At least one digit; how many there were.
+    fn digits(&mut self, number: &mut Number) -> Option<usize> {
+        let start = self.at;
+        while let Some(digit @ b'0'..=b'9') = self.peek() {
+            number.digits = number.digits.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            self.at += 1;
+        }
+        (self.at > start).then_some(self.at - start)
+    }
+}
+
+/// A JSON number: `digits × 10^exponent`, unless it is `long`.
+struct Number {
+    digits: u64,
+    exponent: i32,
+    negative: bool,
+    /// Too long to be held.
+    long: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! How often the path of a record allocates: counted, not measured, so it is the same on every
+//! machine. A binary of its own, because an allocator serves a whole process.
+//!
+//! From the pieces of a reply's body through the real SDK client to the batch. What is left are the
+//! SDK's own allocations for each call, some hundreds however many records come with it; so small
+//! and large replies are compared, and full ones are counted as they are.
+
+use std::alloc::System;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region, SharedHttpClient};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use catchment::aws::kinesis::Kinesis;
+use catchment::delivery::batch::{Limits, Open, Recipe};
+use catchment::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
+use catchment::ids::ShardId;
+use catchment::stream::Record;
+use http_body::{Body, Frame};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Counted, StatsAlloc};
+
+#[global_allocator]
+static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Answers every request with the same body, in pieces as a connection would bring it.
+#[derive(Clone, Debug)]
+struct Canned(Bytes);
+
+const PIECE: usize = 256 << 10;
+
+impl HttpConnector for Canned {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        let response = http::Response::builder()
+            .status(200)
+            .header("content-length", self.0.len())
+            .header("content-type", "application/x-amz-json-1.1")
+            .body(SdkBody::from_body_1_x(Pieces(self.0.clone())))
+            .unwrap();
+        HttpConnectorFuture::ready(Ok(HttpResponse::try_from(response).unwrap()))
+    }
+}
+
+impl HttpClient for Canned {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+struct Pieces(Bytes);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let length = self.0.len().min(PIECE);
+        let piece = self.0.split_to(length);
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+    }
+}
+
+fn kinesis(body: Bytes) -> Kinesis {
+    Kinesis::new(aws_sdk_kinesis::Client::from_conf(
+        aws_sdk_kinesis::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+            .http_client(SharedHttpClient::new(Canned(body)))
+            .retry_config(RetryConfig::disabled())
+            .build(),
+    ))
+}
+
+const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events";
+
+/// A reply with `count` records of `size` bytes, as the service writes it.
+fn reply(count: usize, size: usize) -> Bytes {
+    let records: Vec<_> = (0..count)
+        .map(|n| {
+            format!(
+                "{{\"ApproximateArrivalTimestamp\":1.79541750{:04}E9,\"Data\":\"{}\",\
+                 \"PartitionKey\":\"key {n}\",\
+                 \"SequenceNumber\":\"4959033827149025660855969253836157109592157598913{n:07}\"}}",
+                n % 10_000,
+                STANDARD.encode(format!("{:size$}", n)),
+            )
+        })
+        .collect();
+    let body = format!(
+        "{{\"MillisBehindLatest\":1000,\"NextShardIterator\":\"next\",\"Records\":[{}]}}",
+        records.join(",")
+    );
+    body.into()
+}
+
+fn open(format: Format) -> Open {
+    let settings = Settings {
+        encoder: ENCODER_VERSION,
+        bucket: "archive".into(),
+        stream: "events".into(),
+        format,
+        codec: Codec::Zstd,
+        level: 1,
+        prefix: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/".into(),
+        errors: "errors/!{error}/".into(),
+        uploads: true,
+        deaggregate: true,
+        uploads_prefix: String::new(),
+    };
+    let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
+    Open::new(recipe, ShardId::new("shardId-000000000000"), 0, None)
+}
+
+/// Allocations and bytes allocated per call, once things have settled.
+async fn steady(kinesis: &Kinesis, count: usize, mut each: impl FnMut(Vec<Record>)) -> (f64, f64) {
+    const ROUNDS: usize = 10;
+    let mut counted = Counted::new(COUNTING);
+    for round in 0..ROUNDS + 3 {
+        if round == 3 {
+            counted.reset();
+        }
+        let page = kinesis.get_records(ARN, "iterator", 10_000).await.unwrap();
+        assert_eq!(page.records.len(), count);
+        each(page.records);
+    }
+    let found = counted.change();
+    let rounds = ROUNDS as f64;
+    (
+        (found.allocations + found.reallocations) as f64 / rounds,
+        found.bytes_allocated as f64 / rounds,
+    )
+}
+
+/// One test, so that nothing else allocates meanwhile.
+#[test]
+fn records_cost_no_allocation_of_their_own() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().start_paused(true).build().unwrap().block_on(async {
+        for (size, few, many) in [(100, 1000, 10_000), (1000, 200, 4000), (10_000, 20, 400)] {
+            let (small, large) = (kinesis(reply(few, size)), kinesis(reply(many, size)));
+            let difference = (many - few) as f64;
+
+            let (call, _) = steady(&small, few, drop).await;
+            let (calls, bytes) = steady(&large, many, drop).await;
+            let each = (calls - call) / difference;
+            println!("{size} B: read, {each:.4} allocations per record and {call:.0} per call");
+            assert!(each < 0.01, "reading records of {size}: {each} allocations each");
+            assert!(many < 10_000 || calls / (many as f64) < 0.05, "{calls} in a full reply");
+            // The lists of records and of where they stand, and what the SDK allocates. No copy of
+            // the payload: buffers are used again.
+            let lists = (many * (size_of::<Record>() + 64)) as f64;
+            let room = lists + (many * size) as f64 / 10.0 + 200_000.0;
+            assert!(bytes < room, "reading records of {size}: {bytes} bytes, {room} allowed");
+
+            for format in [Format::Ndjson, Format::Envelope] {
+                let limits = Limits { bytes: u64::MAX, records: u64::MAX, age: Duration::MAX };
+                let mut batch = open(format);
+                let mut fill = |records| {
+                    let mut queue = VecDeque::from(records);
+                    assert!(batch.fill(&mut queue, &limits).unwrap().is_none());
+                };
+                let (call, _) = steady(&small, few, &mut fill).await;
+                let (calls, _) = steady(&large, many, &mut fill).await;
+                let each = (calls - call) / difference;
+                println!("{size} B: read, encoded as {format}, {each:.4} allocations per record");
+                assert!(each < 0.05, "{format} of {size}: {each} allocations for each record");
+            }
+            // The counter counts: the SDK's own parser allocates text and payload of each.
+            let (call, _) = steady(&small.strict(), few, drop).await;
+            let (calls, _) = steady(&large.strict(), many, drop).await;
+            let each = (calls - call) / difference;
+            println!("{size} B: read by the SDK's parser, {each:.4} allocations per record");
+            assert!(each > 2.0, "only {each} allocations by the SDK");
+        }
+    });
+}
