@@ -63,8 +63,12 @@ def queries(pairs):
 
 def stat(title, unit, help, pairs, heading=None, steps=None, width=4, fills=None):
     """One number. `fills` names what has to happen for it to be above zero: see the check."""
+    config = defaults(unit, steps or [(0, "green")])
+    if unit == "short":
+        # Prometheus extrapolates an increase: one dead letter may be 1.01.
+        config["defaults"]["decimals"] = 0
     return {"type": "stat", "title": title, "description": help, "datasource": PROMETHEUS,
-            "fieldConfig": defaults(unit, steps or [(1e300, "green")]), "targets": queries(pairs),
+            "fieldConfig": config, "targets": queries(pairs),
             "options": {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
                         "colorMode": "value", "graphMode": "area", "justifyMode": "auto",
                         "orientation": "auto", "textMode": "auto", "wideLayout": True},

@@ -21,8 +21,8 @@ pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
 
 fn owned(address: &str) -> Option<usize> {
     let (_, metrics) = get(address, "/metrics")?;
-    let line = metrics.lines().find(|l| l.starts_with("catchment_leases_owned "))?;
-    line.split(' ').nth(1)?.parse().ok()
+    let line = metrics.lines().find(|l| l.starts_with("catchment_leases_owned{"))?;
+    line.rsplit(' ').next()?.parse().ok()
 }
 
 fn with_endpoint(services: &Running, address: &str) -> Running {
@@ -77,7 +77,7 @@ fn a_newcomer_is_given_its_share_and_nothing_is_repeated() {
     let (_, metrics) = get(&second_at, "/metrics").unwrap();
     let received = "catchment_lease_handoffs_total{step=\"received\",stream=\"local\"} 3";
     assert!(metrics.contains(received), "{metrics}");
-    assert!(metrics.contains("catchment_leases_lost_total 0"));
+    assert!(metrics.contains("catchment_leases_lost_total{stream=\"local\"} 0"));
     eventually("every record is delivered", || {
         (lines(dir.path()).len() >= expected.len()).then_some(())
     });

@@ -253,7 +253,7 @@ fn a_start_that_is_ignored_is_told_loudly() {
     };
     let (ignored, metrics, text) = run("latest");
     assert_eq!(ignored, 1);
-    assert!(metrics.contains("\ncatchment_start_ignored 1"), "{metrics}");
+    assert!(metrics.contains("\ncatchment_start_ignored{stream=\"local\"} 1"), "{metrics}");
     let shard = java.shards[0].id.as_str();
     for part in ["\\\"latest\\\" is ignored", shard, &java.checkpoints[0], "catchment leases reset"]
     {
@@ -261,5 +261,8 @@ fn a_start_that_is_ignored_is_told_loudly() {
     }
     let (ignored, metrics, text) = run("trim-horizon");
     assert_eq!(ignored, 0);
-    assert!(metrics.contains("\ncatchment_start_ignored 0") && !text.contains("is ignored"));
+    assert!(
+        metrics.contains("\ncatchment_start_ignored{stream=\"local\"} 0")
+            && !text.contains("is ignored")
+    );
 }
