@@ -247,11 +247,11 @@ def fan_out(name, binary, url, services, home):
     run = Reshards(binary, url, services, home, f"pushed-{name}", ["stream.reader=fan-out"])
     worker = run.worker()
     try:
-        opened = 'catchment_subscriptions_total{result="opened"}'
+        opened = 'catchment_subscriptions_total{result="opened"'
         wait_for(f"{name}: both shards are subscribed to", lambda: run.metric(opened) >= 2)
         run.send(200)
         wait_for("everything is archived", lambda: len(run.archived() or []) >= 200)
-        pushed = run.metric('catchment_fan_out_events_total{result="records"}')
+        pushed = run.metric('catchment_fan_out_events_total{result="records"')
         os.killpg(worker.pid, signal.SIGTERM)
         check(f"{name}: the worker drains and ends with 0", worker.wait(60) == 0)
         check(f"{name}: 200 records pushed in {pushed:.0f} events, each in exactly one object",
