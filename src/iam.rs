@@ -66,6 +66,7 @@ const fn call(
 }
 
 const LIVE: &[Role] = &[Role::Worker];
+const LOOK: &[Role] = &[Role::Worker, Role::Operator];
 const WORKERS: &[Role] = &[Role::Worker, Role::Replay];
 const DOOR: &[Role] = &[Role::UploadApi];
 const REPLAY: &[Role] = &[Role::Replay];
@@ -79,7 +80,7 @@ pub const CALLS: &[Call] = &[
     call("Kinesis.ListShards", "kinesis:ListShards", On::Stream, ALL),
     call("Kinesis.GetShardIterator", "kinesis:GetShardIterator", On::Stream, ALL),
     call("Kinesis.GetRecords", "kinesis:GetRecords", On::Stream, ALL),
-    call("Kinesis.DescribeStreamConsumer", "kinesis:DescribeStreamConsumer", On::Consumer, LIVE),
+    call("Kinesis.DescribeStreamConsumer", "kinesis:DescribeStreamConsumer", On::Consumer, LOOK),
     call("Kinesis.RegisterStreamConsumer", REGISTER, On::Stream, LIVE),
     call("Kinesis.SubscribeToShard", "kinesis:SubscribeToShard", On::Consumer, LIVE),
     call("Kinesis.PutRecord", "kinesis:PutRecord", On::Stream, DOOR),

@@ -11,17 +11,8 @@ use crate::aws::fault::{by_code, chain, describe};
 use crate::aws::kinesis::{Kinesis, child_shards, malformed, records};
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
-use crate::stream::Page;
 use crate::stream::position::StartAt;
-
-/// A registered consumer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Consumer {
-    /// Its ARN.
-    pub arn: String,
-    /// It may subscribe.
-    pub active: bool,
-}
+use crate::stream::{Consumer, Page};
 
 /// An open subscription of one shard. Dropping it ends it.
 pub struct Subscription(SubscribeToShardOutput);

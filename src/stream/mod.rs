@@ -70,6 +70,15 @@ pub struct ShardInfo {
     pub closed: bool,
 }
 
+/// A registered fan-out consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Its ARN.
+    pub arn: String,
+    /// It may subscribe.
+    pub active: bool,
+}
+
 /// What DescribeStreamSummary says that matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamInfo {

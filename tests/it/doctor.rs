@@ -95,6 +95,10 @@ fn what_is_missing_is_named() {
     assert_eq!((&report["verdict"], verdict(&report, "table")), (&"warn".into(), "warn"));
     assert!(finding(&report, "table")["remedy"].as_str().unwrap().contains("CreateTable"));
 
+    let auto = ["--set", "stream.reader=auto"];
+    let (output, report) = doctor(&services.environment, &auto);
+    assert!(output.status.success() && verdict(&report, "consumer") == "warn", "{report:#}");
+
     let (output, report) = doctor(&services.environment, &["--bucket", "elsewhere"]);
     assert_eq!(output.status.code(), Some(3), "{report:#}");
     assert_eq!((verdict(&report, "bucket"), verdict(&report, "stream")), ("fail", "ok"));

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::config::ReadBy;
 use crate::fault::{CallError, Fault};
 use crate::iam::{CALLS, Role};
 use crate::lease::kcl3;
 use crate::lease::row::Lease;
+use crate::stream::Consumer;
 use crate::stream::StreamSummary;
 
 /// Of one check. The order is that of gravity.
@@ -216,6 +218,30 @@ pub(super) fn stream(name: &str, seen: &Result<StreamSummary, CallError>) -> Fin
     }
 }
 
+/// The fan-out consumer. `auto` polls without it, and `fan-out` registers a name.
+pub(super) fn consumer(asked: &str, reader: ReadBy, seen: &Result<Consumer, CallError>) -> Finding {
+    let check = "consumer";
+    match seen {
+        Ok(consumer) if consumer.active => {
+            Finding::ok(check, format!("{} is ACTIVE", consumer.arn))
+        }
+        Ok(consumer) => Finding::warn(
+            check,
+            format!("{} is not ACTIVE", consumer.arn),
+            "wait: shards are polled until it is, and workers are restarted",
+        ),
+        Err(error) if error.fault == Fault::NotFound && reader == ReadBy::Auto => Finding::warn(
+            check,
+            format!("{asked} is not registered: shards are polled"),
+            "register it, or set stream.reader = \"fan-out\", with which a worker does",
+        ),
+        Err(error) if error.fault == Fault::NotFound && !asked.starts_with("arn:") => {
+            Finding::ok(check, format!("{asked} is not registered; the first worker does it"))
+        }
+        Err(error) => failed(check, "Kinesis", error, "name a consumer that exists"),
+    }
+}
+
 /// Whom the leases belong to. `leases` are those of our stream.
 pub(super) fn rows(leases: &[Lease], others: usize, unreadable: &[String]) -> Finding {
     let check = "rows";
@@ -361,6 +387,18 @@ mod tests {
             item.insert(attr::STREAM.into(), Attr::S("arn@1".into()));
         }
         Lease::parse(&item).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_consumer_that_is_missing_matters_by_how_shards_are_read() {
+        let missing = || Err(error(Fault::NotFound, "ResourceNotFoundException"));
+        let told = |asked, reader| consumer(asked, reader, &missing()).verdict;
+        assert_eq!(told("tap", ReadBy::FanOut), Verdict::Ok);
+        assert_eq!(told("tap", ReadBy::Auto), Verdict::Warn);
+        assert_eq!(told("arn:aws:kinesis:x", ReadBy::FanOut), Verdict::Fail);
+        let found =
+            |active| consumer("tap", ReadBy::Auto, &Ok(Consumer { arn: "a".into(), active }));
+        assert_eq!((found(true).verdict, found(false).verdict), (Verdict::Ok, Verdict::Warn));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::aws::probe::{Identity, Probe, identity};
 use crate::aws::s3::ObjectStore;
 use crate::cli::leases::lag;
 use crate::clock::{Clock, Jitter};
-use crate::config::Config;
+use crate::config::{Config, ReadBy};
 use crate::fault::{CallError, Fault};
 use crate::iam::{self, Role};
 use crate::lease::keys::Keys;
@@ -70,6 +70,7 @@ pub(super) async fn everything(config: &Config, role: Role, clients: Clients) ->
         doctor.bucket(),
     );
     findings.extend(read);
+    findings.extend(doctor.consumer(stream.as_ref()).await);
     findings.extend(table);
     findings.push(doctor.lag(stream.as_ref(), leases.as_deref()).await);
     findings.extend(bucket);
@@ -114,6 +115,14 @@ impl Doctor<'_> {
             ),
             Err(error) => told(&error),
         }]
+    }
+
+    /// The fan-out consumer, if shards are to be read as one.
+    async fn consumer(&self, stream: Option<&StreamInfo>) -> Option<Finding> {
+        let settings = &self.config.stream;
+        let stream = stream.filter(|_| settings.reader != ReadBy::Polling)?;
+        let seen = self.kinesis.consumer(&stream.arn, &settings.consumer).await;
+        Some(judge::consumer(&settings.consumer, settings.reader, &seen))
     }
 
     /// The lease table; returns our leases, or `None` if they are not known.
