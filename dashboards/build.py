@@ -126,12 +126,12 @@ def textbox(name, label, help, value, hide=0):
             "current": {"text": value, "value": value}, "hide": hide}
 
 
-def variables(*more):
+def variables(*more, multi=True):
     return [source("datasource", "Prometheus", "prometheus"),
             variable("job", "Application", "Prometheus job: one for each application.",
-                     "label_values(catchment_build_info, job)"),
+                     "label_values(catchment_build_info, job)", multi),
             variable("stream", "Stream", "Kinesis data stream.",
-                     'label_values(catchment_build_info{job=~"$job"}, stream)'), *more,
+                     'label_values(catchment_build_info{job=~"$job"}, stream)', multi), *more,
             textbox("runbook", "Runbook", "Where your copy of docs/RUNBOOK.md is; the panels link to it.",
                     RUNBOOK, hide=2)]
 
@@ -310,7 +310,7 @@ def shard():
                       f"label_values(catchment_no_progress_seconds{{{OF}}}, shard)")
     return dashboard("catchment-shard", "Catchment / Shard", "One shard, or a few: where it is read, how far "
                      "behind it is, and what holds it back. Needs telemetry.shard_labels = true.",
-                     variables(chosen), [
+                     variables(chosen, multi=False), [
         ("Now", [
             stat("Behind the tip", "s", "MillisBehindLatest of the last page.",
                  ("{{shard}}", f"max by (shard) ({one('catchment_behind_latest_seconds')})"), "CatchmentLag",
@@ -366,10 +366,7 @@ def front_door():
             textbox("region", "Region", "Region of API and function.", "us-east-1"),
             textbox("api", "API id", "Output ApiId of ecs/platform.yaml.", "a1b2c3d4e5"),
             textbox("function", "Function", "Output FunctionName of ecs/platform.yaml.", "catchment-upload")]
-    chosen = variables(*more)
-    # CloudWatch takes one stream as a dimension.
-    chosen = [variable("stream", "Stream", v["description"], v["query"]["query"], multi=False)
-              if v["name"] == "stream" else v for v in chosen]
+    chosen = variables(*more, multi=False)  # CloudWatch takes one stream as a dimension.
     return dashboard("catchment-front-door", "Catchment / Front door", "Uploads from the request to the object. "
                      "The API and the function are CloudWatch's; what the worker makes of the events is "
                      "Prometheus's.", chosen, [
