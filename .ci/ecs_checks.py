@@ -316,6 +316,9 @@ def roles():
     for told, parameters, arguments in [
         ("as it comes", {}, ["--table-exists"]),
         ("worker makes the table", {"CreateLeaseTable": "true"}, []),
+        ("a consumer is registered", {"Reader": "fan-out"},
+         ["--table-exists", "--set", "stream.reader=fan-out"]),
+        ("a consumer is used", {"Reader": "auto"}, ["--table-exists", "--set", "stream.reader=auto"]),
         ("own keys", {"StreamKeyArn": KEY, "BucketKeyArn": KEY},
          ["--table-exists", "--stream-key", KEY, "--bucket-key", KEY]),
         ("own folder", {"Folder": "a/b/"}, ["--table-exists", "--set", f"delivery.prefix=a/b/{layout}"]),
