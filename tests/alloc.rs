@@ -4,6 +4,7 @@
 //! From the pieces of a reply's body through the real SDK client to the batch. What is left are the
 //! SDK's own allocations for each call, some hundreds however many records come with it; so small
 //! and large replies are compared, and full ones are counted as they are.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::alloc::System;
 use std::collections::VecDeque;

@@ -275,11 +275,11 @@ impl Bench {
         match program {
             Program::Discard => self.discard(payload, each).await,
             Program::FloorRead => self.floor_read(payload).await,
-            Program::SdkRead => self.sdk(payload, false).await,
-            Program::Read => self.catchment(payload, false).await,
+            Program::SdkRead => Box::pin(self.sdk(payload, false)).await,
+            Program::Read => Box::pin(self.catchment(payload, false)).await,
             Program::FloorWhole => self.floor_whole(payload).await,
-            Program::SdkWhole => self.sdk(payload, true).await,
-            Program::Whole => self.catchment(payload, true).await,
+            Program::SdkWhole => Box::pin(self.sdk(payload, true)).await,
+            Program::Whole => Box::pin(self.catchment(payload, true)).await,
         }
     }
 

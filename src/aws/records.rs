@@ -131,11 +131,10 @@ impl Body for Absorbing {
 
 /// Splits a reply into its records and the rest.
 fn take(mut arena: Arena) -> Result<(Bytes, Option<Scanned>), scan::BadPayload> {
-    let Some(mut layout) = scan::layout(arena.bytes()) else {
+    let Some(layout) = scan::take(arena.bytes())? else {
         return Ok((arena.freeze(), None));
     };
     let rest = layout.rest(arena.bytes());
-    layout.decode(arena.bytes())?;
     let held = arena.capacity();
     let records = layout.records(&arena.freeze());
     Ok((rest.into(), Some(Scanned { records, arena: held })))

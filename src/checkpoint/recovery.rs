@@ -24,6 +24,7 @@ use crate::lease::row::Lease;
 use crate::mutant::{self, Mutant};
 use crate::stream::poll::{self, Fetched, Range};
 use crate::stream::position::{Checkpoint, StartAt};
+use crate::task::TaskDied;
 use crate::worker::shared::Shared;
 
 /// Replies at the tip of the shard, without the end of the range, after which it counts as gone.
@@ -51,6 +52,9 @@ pub enum RecoveryError {
     /// The recorded template cannot be parsed: written by another version.
     #[error("the settings of an announced batch cannot be used: {0}")]
     Settings(#[from] BadTemplate),
+    /// The encoder died.
+    #[error(transparent)]
+    Task(#[from] TaskDied),
 }
 
 /// Reads (`after`, `intent.last`] again and rebuilds its objects.
@@ -94,9 +98,9 @@ pub async fn recover(
         match fetched {
             Fetched::Page { records, behind_ms, .. } => {
                 tips = if records.is_empty() && behind_ms == Some(0) { tips + 1 } else { 0 };
-                for record in records {
-                    open.push(record)?;
-                }
+                let work =
+                    move || records.into_iter().try_for_each(|r| open.push(r)).map(|()| open);
+                open = shared.tasks.compute(work).await??;
                 permit.resize(open.memory().max(room));
                 if tips >= TIPS || mutant::is(Mutant::OnePage) {
                     break;
@@ -110,7 +114,8 @@ pub async fn recover(
     }
     drop(reading);
     let (found, end) = (open.first().cloned(), open.last().cloned());
-    let sealed = open.seal_as(intent.first.clone(), intent.last.clone())?;
+    let (first, last) = (intent.first.clone(), intent.last.clone());
+    let sealed = shared.tasks.compute(move || open.seal_as(first, last)).await??;
     permit.resize(sealed.objects.iter().map(|o| o.body.len()).sum());
     let whole = found.as_ref() == Some(&intent.first)
         && sealed.intent.records == intent.records

@@ -1,11 +1,11 @@
 //! ◆ The records of a GetRecords reply, without a copy or an allocation for each.
 //!
 //! A reply is one JSON object (Amazon Kinesis API reference, GetRecords, response syntax) that is
-//! nearly all `Records`. [`layout`] goes over it once and notes where everything stands;
-//! [`Layout::decode`] turns the base64 payloads into bytes where they are, which is always shorter;
+//! nearly all `Records`. [`take`] goes over it once, notes where everything stands, and turns each
+//! base64 payload into bytes where it is (which is always shorter) while it is still in the cache;
 //! [`Layout::records`] hands out slices. What is left of the reply without its records
 //! ([`Layout::rest`]) is for the SDK's own parser, and so is a whole reply with anything in it that
-//! is not understood here to the letter: the scan says so before it has changed a byte.
+//! is not understood here to the letter: it is given back as it was.
 
 use bytes::Bytes;
 
@@ -30,11 +30,11 @@ impl Span {
 /// One record.
 #[derive(Debug)]
 struct Entry {
-    /// Base64, then the payload.
+    /// The payload, decoded.
     data: Span,
     sequence: Span,
     key: Option<Span>,
-    /// The key is still written with escapes.
+    /// The key was written with escapes.
     escaped: bool,
     arrival_ms: Option<i64>,
 }
@@ -52,40 +52,50 @@ pub struct Layout {
 #[error("the payload of record {0} of the reply is not base64")]
 pub struct BadPayload(usize);
 
-/// Finds the records of a reply.
+/// Finds and decodes the records of a reply.
 ///
-/// `None` where the SDK's parser has to decide: no JSON, no or more than one `Records`, a record
-/// without payload or sequence number, fields given twice, escapes where none are expected, a time
-/// finer than milliseconds, nested unknown fields.
-pub fn layout(body: &[u8]) -> Option<Layout> {
-    u32::try_from(body.len()).ok()?;
-    let mut scan = Scan { body, at: 0 };
-    let (mut entries, mut array) = (Vec::new(), None);
-    scan.blank();
-    scan.eat(b'{')?;
-    scan.blank();
-    if scan.peek()? == b'}' {
-        return None;
+/// `None` where the SDK's parser has to decide, and the body is as it was: no JSON, no or more than
+/// one `Records`, a record without payload or sequence number, fields given twice, escapes where
+/// none are expected, a time finer than milliseconds, nested unknown fields.
+///
+/// # Errors
+/// [`BadPayload`]; the body is of no further use then. (The SDK decodes with the same library and
+/// refuses the same.)
+pub fn take(body: &mut [u8]) -> Result<Option<Layout>, BadPayload> {
+    if u32::try_from(body.len()).is_err() {
+        return Ok(None);
     }
-    loop {
-        let name = scan.plain()?;
-        scan.colon()?;
-        if &body[name.range()] == b"Records" {
-            if array.is_some() {
-                return None;
-            }
-            let start = scan.at;
-            scan.records(&mut entries)?;
-            array = Some(scan.since(start));
-        } else {
-            scan.value(DEPTH)?;
+    let mut scan = Scan { body, at: 0, entries: Vec::new(), bad: None };
+    let array = scan.reply();
+    let Scan { entries, bad, .. } = scan;
+    if let Some(bad) = bad {
+        return Err(bad);
+    }
+    let Some(array) = array else {
+        for entry in &entries {
+            restore(body, entry.data);
         }
-        if !scan.more(b'}')? {
-            break;
+        return Ok(None);
+    };
+    let mut layout = Layout { entries, array };
+    for entry in layout.entries.iter_mut().filter(|entry| entry.escaped) {
+        if let Some(key) = &mut entry.key {
+            let text = unescape(body, *key).unwrap_or_default();
+            let start = key.start as usize;
+            body[start..start + text.len()].copy_from_slice(text.as_bytes());
+            key.end = key.start + u32::try_from(text.len()).unwrap_or(0);
         }
     }
-    scan.blank();
-    (scan.at == body.len()).then_some(Layout { entries, array: array? })
+    Ok(Some(layout))
+}
+
+/// Undoes a decoding: only what base64 gives for these very bytes was decoded.
+fn restore(body: &mut [u8], data: Span) {
+    let decoded = body[data.range()].to_vec();
+    let start = data.start as usize;
+    let length = base64_simd::STANDARD.encoded_length(decoded.len());
+    let room = base64_simd::Out::from_slice(&mut body[start..start + length]);
+    let _ = base64_simd::STANDARD.encode(&decoded, room);
 }
 
 /// Nesting the scan follows outside of records: a shard is three deep.
@@ -106,29 +116,6 @@ impl Layout {
     pub fn rest(&self, body: &[u8]) -> Vec<u8> {
         let array = self.array.range();
         [&body[..array.start], b"[]", &body[array.end..]].concat()
-    }
-
-    /// Decodes payloads and keys in place.
-    ///
-    /// # Errors
-    /// [`BadPayload`]; the body is of no further use then. (The SDK decodes with the same library
-    /// and refuses the same.)
-    pub fn decode(&mut self, body: &mut [u8]) -> Result<(), BadPayload> {
-        for (index, entry) in self.entries.iter_mut().enumerate() {
-            let encoded = body.get_mut(entry.data.range()).ok_or(BadPayload(index))?;
-            let decoded = base64_simd::STANDARD.decode_inplace(encoded);
-            let length = decoded.map_err(|_| BadPayload(index))?.len();
-            // Never longer than it was.
-            entry.data.end = entry.data.start + u32::try_from(length).unwrap_or(0);
-            if let (true, Some(key)) = (entry.escaped, &mut entry.key) {
-                let text = unescape(body, *key).unwrap_or_default();
-                let start = key.start as usize;
-                body[start..start + text.len()].copy_from_slice(text.as_bytes());
-                key.end = key.start + u32::try_from(text.len()).unwrap_or(0);
-                entry.escaped = false;
-            }
-        }
-        Ok(())
     }
 
     /// The records as slices of the decoded body.
@@ -182,8 +169,10 @@ const NAMES: [(&[u8], Field); 5] = [
 
 /// A cursor. Every method that returns `None` leaves the reply to the strict parser.
 struct Scan<'a> {
-    body: &'a [u8],
+    body: &'a mut [u8],
     at: usize,
+    entries: Vec<Entry>,
+    bad: Option<BadPayload>,
 }
 
 impl Scan<'_> {
@@ -229,7 +218,34 @@ impl Scan<'_> {
         (byte == b',').then_some(true)
     }
 
-    fn records(&mut self, entries: &mut Vec<Entry>) -> Option<()> {
+    /// The whole reply; where its array of records stands.
+    fn reply(&mut self) -> Option<Span> {
+        let mut array = None;
+        self.blank();
+        self.eat(b'{')?;
+        self.blank();
+        loop {
+            let name = self.plain()?;
+            self.colon()?;
+            if &self.body[name.range()] == b"Records" {
+                if array.is_some() {
+                    return None;
+                }
+                let start = self.at;
+                self.records()?;
+                array = Some(self.since(start));
+            } else {
+                self.value(DEPTH)?;
+            }
+            if !self.more(b'}')? {
+                break;
+            }
+        }
+        self.blank();
+        if self.at == self.body.len() { array } else { None }
+    }
+
+    fn records(&mut self) -> Option<()> {
         self.eat(b'[')?;
         self.blank();
         if self.peek()? == b']' {
@@ -238,16 +254,28 @@ impl Scan<'_> {
         }
         loop {
             let before = self.at;
-            entries.push(self.record()?);
-            if entries.len() == 1 {
+            let mut entry = self.record()?;
+            self.decode(&mut entry)?;
+            self.entries.push(entry);
+            if self.entries.len() == 1 {
                 // As many as would fit if all were like the first: one allocation. (Vectors grow
                 // by themselves where that guess is low.)
-                entries.reserve((self.body.len() - self.at) / (self.at - before));
+                self.entries.reserve((self.body.len() - self.at) / (self.at - before));
             }
             if !self.more(b']')? {
                 return Some(());
             }
         }
+    }
+
+    fn decode(&mut self, entry: &mut Entry) -> Option<()> {
+        let decoded = base64_simd::STANDARD.decode_inplace(&mut self.body[entry.data.range()]);
+        let Ok(decoded) = decoded else {
+            self.bad = Some(BadPayload(self.entries.len()));
+            return None;
+        };
+        entry.data.end = entry.data.start + u32::try_from(decoded.len()).ok()?;
+        Some(())
     }
 
     fn record(&mut self) -> Option<Entry> {
@@ -297,12 +325,18 @@ impl Scan<'_> {
 
     /// The name of a field, up to its value.
     fn field(&mut self) -> Option<Field> {
-        for (name, field) in NAMES {
-            if self.rest().starts_with(name) {
-                self.at += name.len();
-                self.blank();
-                return Some(field);
-            }
+        let rest = self.rest();
+        let (name, field) = NAMES[match rest.get(1)? {
+            b'D' => 0,
+            b'S' => 1,
+            b'P' => 2,
+            b'A' => 3,
+            _ => 4,
+        }];
+        if rest.starts_with(name) {
+            self.at += name.len();
+            self.blank();
+            return Some(field);
         }
         let name = self.plain()?;
         self.colon()?;
