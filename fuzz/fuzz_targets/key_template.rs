@@ -14,11 +14,11 @@ fuzz_target!(|input: (i64, bool, &str)| {
     let key = template.render(ms, "events", &shard, "kind");
     assert_eq!(key, template.render(ms, "events", &shard, "kind"));
     assert!(!key.contains("!{"), "{text} renders to {key}");
-    if let Some(granularity) = template.granularity_ms() {
+    // Times that a calendar has.
+    let known = -62_000_000_000_000 < ms && ms < 253_000_000_000_000;
+    if let Some(granularity) = template.granularity_ms().filter(|_| known) {
         // Times of one slot share a prefix: batches rely on it.
         let slot = ms.div_euclid(granularity) * granularity;
-        if slot > -62_000_000_000_000 && ms < 253_000_000_000_000 {
-            assert_eq!(key, template.render(slot, "events", &shard, "kind"), "{text} at {ms}");
-        }
+        assert_eq!(key, template.render(slot, "events", &shard, "kind"), "{text} at {ms}");
     }
 });
