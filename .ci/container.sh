@@ -147,7 +147,8 @@ echo "version: $(cat "$work/version")"
   -e CATCHMENT_DELIVERY_BATCH_AGE=10m -e CATCHMENT_DELIVERY_COMPRESSION=gzip "$image" >"$work/start" 2>&1 ||
   { cat "$work/start"; echo "FAILED: the container does not start"; exit 1; }
 url="http://127.0.0.1:$port"
-metric() { curl -s "$url/metrics" | awk -v name="$1" '$1 == name { print $2 }'; }
+# Every series names its stream.
+metric() { curl -s "$url/metrics" | awk -v name="$1" '$1 == name || index($1, name "{") == 1 { print $2; exit }'; }
 for _ in $(seq 150); do [ "$(metric catchment_leases_owned)" = 2 ] && break; sleep 0.2; done
 if [ "$(metric catchment_leases_owned)" != 2 ]; then
   podman "${store[@]}" --runtime runc logs worker | tail -20
