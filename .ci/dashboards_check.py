@@ -15,11 +15,11 @@ alerts named for it must fire and the panels named for it must show it. Environm
 CloudWatch's panels are checked by type and text only: nothing here can execute them. The last line is
 `N passed, N failed`; what could not run says SKIPPED.
 """
-import base64, hashlib, http.client, http.server, json, os, re, secrets, shutil, signal, socket, subprocess
+import base64, functools, hashlib, http.client, http.server, json, os, re, secrets, shutil, signal, subprocess
 import sys, tempfile, threading, time, urllib.parse
 from pathlib import Path
 
-from front_door_acceptance import ROOT, check
+from front_door_acceptance import ROOT, check, free_port
 import front_door_acceptance as counts
 
 DASHBOARDS = ROOT / "dashboards"
@@ -218,12 +218,6 @@ def promtool():
     check("promtool test rules", ran.returncode == 0 and "SUCCESS" in ran.stdout + ran.stderr, ran.stdout + ran.stderr)
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def get(port, path, **query):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
@@ -234,19 +228,8 @@ def get(port, path, **query):
         connection.close()
 
 
-def wait_for(what, question, seconds=90):
-    """Asks until the answer is true; the bound only ends a run that hangs."""
-    end, answer = time.monotonic() + seconds, None
-    while time.monotonic() < end:
-        try:
-            answer = question()
-        except (OSError, http.client.HTTPException):
-            answer = None
-        if answer:
-            return answer
-        time.sleep(0.25)
-    check(what, False, f"not within {seconds} s")
-    return None
+# What is asked may still be starting.
+wait_for = functools.partial(counts.wait_for, passing=(OSError, http.client.HTTPException))
 
 
 class Program:

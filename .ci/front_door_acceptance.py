@@ -14,7 +14,7 @@ Environment, all optional:
 
 The last line is `N passed, N failed`, or begins with SKIPPED.
 """
-import base64, hashlib, hmac, http.client, io, json, os, re, secrets, shutil, signal
+import base64, hashlib, hmac, http.client, io, json, os, re, secrets, shutil, signal, socket
 import subprocess, sys, tempfile, time, traceback, zipfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -57,6 +57,27 @@ def check(name, good, detail=""):
     passed, failed = passed + bool(good), failed + (not good)
     print(f"{'ok  ' if good else 'FAIL'} {name}" + ("" if good else f": {detail}"), flush=True)
     return good
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(what, question, seconds=90, passing=()):
+    """Asks until there is an answer, through the exceptions that pass; the bound only ends a run that hangs."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            answer = question()
+        except passing:
+            answer = None
+        if answer:
+            return answer
+        time.sleep(0.25)
+    check(what, False, f"not within {seconds} s")
+    return None
 
 
 def call(method, path, body=None, headers=None, host=None):

@@ -14,11 +14,11 @@
 Environment, optional: CATCHMENT_BIN (without it part 2 and the embedded Kinesis are skipped).
 The last line is `N passed, N failed`, or begins with SKIPPED.
 """
-import gzip, os, re, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
+import functools, gzip, os, re, shutil, signal, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
 
 import front_door_acceptance as front
-from front_door_acceptance import REGION, ROOT, check
+from front_door_acceptance import REGION, ROOT, check, free_port
 
 KINESIS_LOCAL = "kinesis-local@0.6.2"
 NODE = ROOT / ".emu" / "node"
@@ -34,21 +34,7 @@ Server.prototype.listen = function (first, ...rest) {
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(what, question, seconds=120):
-    """Asks until there is an answer; the bound only ends a run that hangs."""
-    for _ in range(seconds * 4):
-        answer = question()
-        if answer:
-            return answer
-        time.sleep(0.25)
-    check(what, False, "never happened")
-    return None
+wait_for = functools.partial(front.wait_for, seconds=120)
 
 
 def end(process):

@@ -7,27 +7,22 @@ Starts the embedded services and three workers, sends records, and looks at the 
 the services go away, and it looks at what the page says of that. The last line is `N passed, N failed`,
 or begins with SKIPPED.
 """
-import base64, json, os, shutil, signal, socket, subprocess, sys, tempfile, time
+import base64, json, os, shutil, signal, subprocess, sys, tempfile, time
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import front_door_acceptance as counts
+from front_door_acceptance import ROOT, check, free_port
+
 TOOLS = Path(os.environ.get("CATCHMENT_CI_TOOLS", ROOT / "target" / "ci-tools")) / "axe"
 AXE = "axe-core@4.14.1"
 OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-passed = failed = 0
 children = []
 
 
 def skip(why):
     print(f"SKIPPED: the status page was not looked at: {why}", flush=True)
     sys.exit(0)
-
-
-def check(name, good, detail=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print(f"{'ok  ' if good else 'FAIL'} {name}" + ("" if good else f": {detail}"), flush=True)
 
 
 def until(what, probe, seconds=60):
@@ -56,12 +51,6 @@ def axe_source():
         if made.returncode or not file.exists():
             skip(f"{AXE} cannot be installed ({made.stderr.strip()[:200]})")
     return file.read_text()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def start(arguments, environment, **more):
@@ -161,8 +150,8 @@ def main():
             except subprocess.TimeoutExpired:
                 child.kill()
         shutil.rmtree(work, ignore_errors=True)
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(bool(failed))
+    print(f"{counts.passed} passed, {counts.failed} failed")
+    sys.exit(bool(counts.failed))
 
 
 def look(binary, axe, work):

@@ -14,13 +14,13 @@ task role. Environment:
 
 The last line is `N passed, N failed`, or begins with SKIPPED.
 """
-import gzip, json, os, re, secrets, signal, socket, subprocess, sys, time, traceback
+import gzip, json, os, re, secrets, signal, subprocess, sys, traceback
 from pathlib import Path
 from urllib.parse import quote
 
 import ecs_checks
 import front_door_acceptance as front
-from front_door_acceptance import REGION, ROOT, call, check
+from front_door_acceptance import REGION, ROOT, call, check, free_port, wait_for
 
 NAME, BUCKET, TABLE, USER = "clicks", "clicks-archive", "catchment", "alice@example.com"
 PASSWORD = "Correct-horse-9"
@@ -39,17 +39,6 @@ def client(name, **more):
     keys = dict(aws_access_key_id="test", aws_secret_access_key="test") | more
     return boto3.client(name, endpoint_url=front.BASE, region_name=REGION,
                         config=Config(retries={"max_attempts": 1}), **keys)
-
-
-def wait_for(what, question, seconds=90):
-    """Asks until there is an answer; the bound only ends a run that hangs."""
-    for _ in range(seconds * 4):
-        answer = question()
-        if answer:
-            return answer
-        time.sleep(0.25)
-    check(what, False, "never happened")
-    return None
 
 
 class Chain:
@@ -125,9 +114,7 @@ class Chain:
             environment["CATCHMENT_STREAM_NAME"], environment["CATCHMENT_DELIVERY_BUCKET"],
             environment["CATCHMENT_LEASE_APPLICATION"]) == (
             self.platform["StreamArn"], BUCKET, TABLE), environment)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.listen = f"127.0.0.1:{free.getsockname()[1]}"
+        self.listen = f"127.0.0.1:{free_port()}"
         return environment | {
             "CATCHMENT_TELEMETRY_LISTEN": self.listen, "CATCHMENT_AWS_PATH_STYLE": "true",
             "AWS_REGION": REGION, "AWS_ENDPOINT_URL": front.BASE, "AWS_EC2_METADATA_DISABLED": "true",

@@ -2,13 +2,10 @@
 
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
-use aws_sdk_kinesis::primitives::DateTime;
-use aws_sdk_kinesis::types::{
-    ConsumerStatus, ShardIteratorType, StartingPosition, SubscribeToShardEventStream,
-};
+use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardEventStream};
 
 use crate::aws::fault::{by_code, chain, describe};
-use crate::aws::kinesis::{Kinesis, child_shards, malformed, records};
+use crate::aws::kinesis::{Kinesis, Start, child_shards, malformed, records};
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::stream::position::StartAt;
@@ -60,20 +57,9 @@ impl Kinesis {
         shard: &ShardId,
         start: &StartAt,
     ) -> Result<Subscription, CallError> {
-        let position = StartingPosition::builder();
-        let position = match start {
-            StartAt::TrimHorizon => position.r#type(ShardIteratorType::TrimHorizon),
-            StartAt::Latest => position.r#type(ShardIteratorType::Latest),
-            StartAt::Timestamp(ms) => position
-                .r#type(ShardIteratorType::AtTimestamp)
-                .timestamp(DateTime::from_millis(*ms)),
-            StartAt::At(sequence) => position
-                .r#type(ShardIteratorType::AtSequenceNumber)
-                .sequence_number(sequence.as_str()),
-            StartAt::After(sequence) => position
-                .r#type(ShardIteratorType::AfterSequenceNumber)
-                .sequence_number(sequence.as_str()),
-        };
+        let Start { kind, sequence, timestamp } = Start::of(start);
+        let position = StartingPosition::builder().r#type(kind).set_timestamp(timestamp);
+        let position = position.set_sequence_number(sequence);
         let position =
             position.build().map_err(|e| malformed("SubscribeToShard", &e.to_string()))?;
         let call = self.client().subscribe_to_shard();

@@ -99,19 +99,9 @@ impl Kinesis {
         start: &StartAt,
     ) -> Result<String, CallError> {
         let call = self.client.get_shard_iterator().stream_arn(arn).shard_id(shard.as_str());
-        let call = match start {
-            StartAt::TrimHorizon => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
-            StartAt::Latest => call.shard_iterator_type(ShardIteratorType::Latest),
-            StartAt::Timestamp(ms) => call
-                .shard_iterator_type(ShardIteratorType::AtTimestamp)
-                .timestamp(DateTime::from_millis(*ms)),
-            StartAt::At(sequence) => call
-                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
-                .starting_sequence_number(sequence.as_str()),
-            StartAt::After(sequence) => call
-                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
-                .starting_sequence_number(sequence.as_str()),
-        };
+        let Start { kind, sequence, timestamp } = Start::of(start);
+        let call = call.shard_iterator_type(kind).set_timestamp(timestamp);
+        let call = call.set_starting_sequence_number(sequence);
         let reply = call.send().await.map_err(|e| describe("GetShardIterator", &e))?;
         reply.shard_iterator.ok_or_else(|| malformed("GetShardIterator", "no iterator"))
     }
@@ -147,6 +137,30 @@ impl Kinesis {
             behind_ms: reply.millis_behind_latest,
             children: child_shards(reply.child_shards),
         })
+    }
+}
+
+/// Where reading begins, in the three fields of the API.
+pub(super) struct Start {
+    pub(super) kind: ShardIteratorType,
+    pub(super) sequence: Option<String>,
+    pub(super) timestamp: Option<DateTime>,
+}
+
+impl Start {
+    pub(super) fn of(start: &StartAt) -> Self {
+        let (kind, sequence, timestamp) = match start {
+            StartAt::TrimHorizon => (ShardIteratorType::TrimHorizon, None, None),
+            StartAt::Latest => (ShardIteratorType::Latest, None, None),
+            StartAt::Timestamp(ms) => (ShardIteratorType::AtTimestamp, None, Some(*ms)),
+            StartAt::At(first) => (ShardIteratorType::AtSequenceNumber, Some(first), None),
+            StartAt::After(last) => (ShardIteratorType::AfterSequenceNumber, Some(last), None),
+        };
+        Self {
+            kind,
+            sequence: sequence.map(|number| number.as_str().to_owned()),
+            timestamp: timestamp.map(DateTime::from_millis),
+        }
     }
 }
 

@@ -367,9 +367,11 @@ impl Pipeline {
             Fetched::Page { records, permit, behind_ms, beginning } => {
                 self.began(beginning);
                 let (now, count) = (self.shared.clock.now(), records.len() as u64);
-                self.shared.board.update(|b| b.records_read += count);
-                self.shared.board.shard(&self.lease.shard, |s| {
-                    (s.behind_ms, s.read_at) = (behind_ms, now);
+                self.shared.board.update(|b| {
+                    b.records_read += count;
+                    if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
+                        (entry.behind_ms, entry.read_at) = (behind_ms, now);
+                    }
                 });
                 self.moved();
                 if records.is_empty() {

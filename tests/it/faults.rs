@@ -24,7 +24,7 @@ use catchment::ids::SequenceNumber;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::lifecycle::{free_port, get};
+use crate::lifecycle::{free_port, get, taken};
 use crate::proxy::{Fault, Proxy, Rule};
 use crate::support::{BIN, OUTAGE, Running, catchment, eventually, lines, objects, services};
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use ferrokinesis::actions::{Operation, dispatch};
 use ferrokinesis::persistence::PersistentStream;
-use ferrokinesis::types::{ConsumerStatus, StreamMode, StreamModeDetails, StreamStatus};
+use ferrokinesis::types::{
+    ConsumerStatus, EpochSeconds, StreamMode, StreamModeDetails, StreamStatus,
+};
 use ferrokinesis::validation;
 use serde_json::Value;
 
@@ -51,10 +53,13 @@ impl Inner {
             return Err(invalid("ShardCount must be at least 1"));
         }
         self.checked(Operation::CreateStream, data).await?;
-        self.settle(&name).await;
         counters.remove(&name);
+        let now_ms = self.clock.wall();
         self.store
             .update_stream(&name, |stream| {
+                // The engine's own is cut to seconds: a stream that is deleted and created again
+                // within one would pass for the old one.
+                stream.stream_creation_timestamp = EpochSeconds(now_ms as f64 / 1000.0);
                 if let Some(kib) = kib.and_then(|kib| u32::try_from(kib).ok()) {
                     stream.max_record_size_kib = kib.clamp(1024, 10_240);
                 }
@@ -65,6 +70,7 @@ impl Inner {
                 Ok(())
             })
             .await?;
+        self.settle(&name).await;
         self.keep(&name, &mut counters).await?;
         Ok(None)
     }

@@ -53,6 +53,21 @@ fn text_of(page: &GetRecordsOutput) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_stream_created_again_within_a_second_has_another_creation_time() {
+    let (run, _) = stream(1).await;
+    let kinesis = &run.clients.kinesis;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let told = kinesis.describe_stream_summary().stream_name("events").send().await.unwrap();
+        let summary = told.stream_description_summary.unwrap();
+        times.push(summary.stream_creation_timestamp.to_millis().unwrap());
+        kinesis.delete_stream().stream_name("events").send().await.unwrap();
+        kinesis.create_stream().stream_name("events").shard_count(1).send().await.unwrap();
+    }
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+}
+
+#[tokio::test]
 async fn split_ends_the_parent_with_its_children() {
     let (run, arn) = stream(1).await;
     let kinesis = &run.clients.kinesis;

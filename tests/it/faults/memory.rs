@@ -43,7 +43,7 @@ fn outage(codec: &str, record: usize) {
     let in_outage = memory(&worker, "VmHWM").unwrap();
     scene.proxy.heal();
     within(Duration::from_secs(600), "every record is read", || {
-        (worker.metric("catchment_records_read_total")? >= count as f64).then_some(())
+        (taken(&worker.listen)? >= count as u64).then_some(())
     });
     worker.running.signal("TERM");
     let mut peak = in_outage;
