@@ -171,7 +171,7 @@ impl Fleet {
         }
         if rng.u32(0..6) == 0 {
             let at = rng.u64(2_000..fleet.heal_ms);
-            if rng.bool() {
+            if rng.u32(0..4) > 0 {
                 // What is announced cannot be put before the lights go out.
                 let kind = if rng.bool() { Outage::Silent } else { Outage::Unavailable };
                 let cut = Act::Cut(Cut::Service(Service::S3, kind), rng.u64(1_000..20_000));
@@ -392,8 +392,8 @@ impl Driver<'_> {
     }
 
     /// What is older than retention goes; or not all of it yet, since the service trims when it
-    /// likes: the line then runs through what came in just before `begun`, where batches are
-    /// announced and not put.
+    /// likes: the line then runs between two records that came in just before `begun`, where
+    /// batches are announced and not put.
     fn retention(&self, rng: &mut fastrand::Rng, begun: i64) {
         let now = self.sim.net.now().wall_ms;
         let mut world = self.sim.net.world();
@@ -402,7 +402,10 @@ impl Driver<'_> {
         };
         let horizon = now - stream.retention_hours * 3_600_000;
         let late = horizon > begun && rng.bool();
-        stream.trim(if late { begun - rng.i64(0..10_000) } else { horizon }, horizon);
+        let recent = || stream.shards.iter().flat_map(|s| &s.records).map(|r| r.arrival_ms);
+        let recent: Vec<i64> = recent().filter(|ms| (begun - 10_000..begun).contains(ms)).collect();
+        let line = if late { rng.choice(recent).unwrap_or(begun) } else { horizon };
+        stream.trim(line, horizon);
     }
 
     /// Starts workers again: a dead one is noticed, and its time comes a while later.
