@@ -20,7 +20,7 @@ use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
 use catchment::delivery::batch::{Limits, Open, Recipe};
 use catchment::delivery::encode::Encoder;
-use catchment::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
+use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::{SequenceNumber, ShardId};
 use catchment::local::{Options, Services};
 use catchment::shutdown::Shutdown;
@@ -81,10 +81,11 @@ fn main() -> Outcome<()> {
     let mut batch = [0.0; CODECS.len()];
     for (slot, (codec, name, level)) in batch.iter_mut().zip(CODECS) {
         let settings = settings(Format::Ndjson, codec, level);
-        let cost = meter.measure(|| batches(&page, settings, load.encode))?;
+        let cost = meter.measure(|| Ok(batches(&page, settings, load.encode)?.bytes))?;
         *slot = cost.per_gb();
         cost.row(&format!("batch path ndjson, {name}"), "");
     }
+    partitions(&meter, load.encode)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     for (batch, (_, name, _)) in batch.into_iter().zip(CODECS) {
         let (sent, delivered) = runtime.block_on(pipe(&meter, &page, name, load.pipe))?;
@@ -141,17 +142,22 @@ impl Meter {
 /// Records of about 1 KB, the same in every run: JSON with ids that do not compress, and words,
 /// names and numbers that do.
 fn page() -> Vec<Record> {
+    page_of(PAGE, 100_000)
+}
+
+/// The same, so many records of so many users.
+fn page_of(records: usize, users: u32) -> Vec<Record> {
     let mut random = fastrand::Rng::with_seed(1);
     let events = ["page_view", "add_to_cart", "checkout", "search", "login"];
     let words = ["red", "large", "shirt", "winter", "sale", "cotton", "delivery", "express"];
-    (0..PAGE)
+    (0..records)
         .map(|n| {
             let mut line = format!(
                 "{{\"id\":\"{:032x}\",\"session\":\"{:016x}\",\"user\":{},\"event\":\"{}\",\
                  \"time\":\"2026-11-23T07:{:02}:{:02}.{:03}Z\",\"tags\":[",
                 random.u128(..),
                 random.u64(..),
-                random.u32(0..100_000),
+                random.u32(0..users),
                 events[random.usize(0..events.len())],
                 n / 60 % 60,
                 n % 60,
@@ -181,17 +187,12 @@ fn page() -> Vec<Record> {
 
 fn settings(format: Format, codec: Codec, level: i32) -> Settings {
     Settings {
-        encoder: ENCODER_VERSION,
-        bucket: "archive".into(),
-        stream: "events".into(),
         format,
         codec,
         level,
-        prefix: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/".into(),
-        errors: "errors/!{error}/".into(),
         uploads: false,
         deaggregate: false,
-        uploads_prefix: String::new(),
+        ..Settings::new("archive", "events")
     }
 }
 
@@ -219,23 +220,73 @@ fn encode(page: &[Record], settings: &Settings, total: u64) -> Outcome<u64> {
     Ok(all)
 }
 
+/// Partitions by a field of the record; none: by arrival time alone.
+const PARTITIONS: [usize; 6] = [0, 1, 10, 100, 500, 2_000];
+
+/// The batch path with so many partitions open.
+fn partitions(meter: &Meter, total: u64) -> Outcome<()> {
+    let mut alone = (0.0, 0.0);
+    for count in PARTITIONS {
+        let mut settings = settings(Format::Ndjson, Codec::Zstd, 1);
+        if count > 0 {
+            settings.prefix = "!{stream}/user=!{field:user}/".into();
+        }
+        // As long as a batch: what comes twice would compress too well.
+        let page = page_of(70_000.min(total as usize / 1_000), u32::try_from(count.max(1))?);
+        let mut made = Batches::default();
+        let cost = meter.measure(|| {
+            made = batches(&page, settings, total)?;
+            Ok(made.bytes)
+        })?;
+        let size = made.stored as f64;
+        if count == 0 {
+            alone = (cost.per_gb(), size);
+        }
+        let note = format!(
+            "{:.2} times the CPU, {:.2} times the size, {} MiB held at most",
+            cost.per_gb() / alone.0,
+            size / alone.1,
+            made.held >> 20
+        );
+        cost.row(&format!("batch path, zstd, {count} partitions"), &note);
+    }
+    Ok(())
+}
+
+/// What a run of [`batches`] made.
+#[derive(Default)]
+struct Batches {
+    /// Payload.
+    bytes: u64,
+    /// Bytes of the objects.
+    stored: u64,
+    /// Most memory that an open batch held.
+    held: usize,
+}
+
 /// From records in memory to sealed batches: routing, key, encoding, intent.
-fn batches(page: &[Record], settings: Settings, total: u64) -> Outcome<u64> {
+fn batches(page: &[Record], settings: Settings, total: u64) -> Outcome<Batches> {
     let recipe = Arc::new(Recipe::new(Arc::new(settings))?);
-    let limits = Limits { bytes: 64 << 20, records: u64::MAX, age: Duration::MAX };
+    let limits = Limits { bytes: 64 << 20, ..Limits::NONE };
     let open = || Open::new(recipe.clone(), ShardId::new("shardId-000000000000"), 0, None);
-    let (mut all, mut batch) = (0, open());
-    while all < total {
+    let (mut made, mut batch) = (Batches::default(), open());
+    let stored = |batch: Open| -> Outcome<u64> {
+        let objects = batch.seal()?.into_iter().flat_map(|sealed| sealed.objects);
+        Ok(objects.map(|object| object.body.len() as u64).sum())
+    };
+    while made.bytes < total {
         let mut queue: VecDeque<Record> = page.iter().cloned().collect();
-        all += page.iter().map(|r| r.data.len() as u64).sum::<u64>();
+        made.bytes += page.iter().map(|r| r.data.len() as u64).sum::<u64>();
         while !queue.is_empty() {
-            if batch.fill(&mut queue, &limits)?.is_some() {
-                std::hint::black_box(std::mem::replace(&mut batch, open()).seal()?);
+            let full = batch.fill(&mut queue, &limits)?.is_some();
+            made.held = made.held.max(batch.memory());
+            if full {
+                made.stored += stored(std::mem::replace(&mut batch, open()))?;
             }
         }
     }
-    std::hint::black_box(batch.seal()?);
-    Ok(all)
+    made.stored += stored(batch)?;
+    Ok(made)
 }
 
 /// A directory that goes when the run is over, however it ends.

@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region, SharedHttpClient};
@@ -26,7 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use catchment::aws::kinesis::Kinesis;
 use catchment::delivery::batch::{Limits, Open, Recipe};
-use catchment::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
+use catchment::delivery::settings::{Format, Settings};
 use catchment::ids::ShardId;
 use catchment::stream::Record;
 use http_body::{Body, Frame};
@@ -114,19 +113,7 @@ fn reply(count: usize, size: usize) -> Bytes {
 }
 
 fn open(format: Format) -> Open {
-    let settings = Settings {
-        encoder: ENCODER_VERSION,
-        bucket: "archive".into(),
-        stream: "events".into(),
-        format,
-        codec: Codec::Zstd,
-        level: 1,
-        prefix: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/".into(),
-        errors: "errors/!{error}/".into(),
-        uploads: true,
-        deaggregate: true,
-        uploads_prefix: String::new(),
-    };
+    let settings = Settings { format, ..Settings::new("archive", "events") };
     let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
     Open::new(recipe, ShardId::new("shardId-000000000000"), 0, None)
 }
@@ -173,11 +160,10 @@ fn records_cost_no_allocation_of_their_own() {
             assert!(bytes < room, "reading records of {size}: {bytes} bytes, {room} allowed");
 
             for format in [Format::Ndjson, Format::Envelope] {
-                let limits = Limits { bytes: u64::MAX, records: u64::MAX, age: Duration::MAX };
                 let mut batch = open(format);
                 let mut fill = |records| {
                     let mut queue = VecDeque::from(records);
-                    assert!(batch.fill(&mut queue, &limits).unwrap().is_none());
+                    assert!(batch.fill(&mut queue, &Limits::NONE).unwrap().is_none());
                 };
                 let (call, _) = steady(&small, few, &mut fill).await;
                 let (calls, _) = steady(&large, many, &mut fill).await;

@@ -26,7 +26,7 @@ use catchment::config::Aws;
 use catchment::delivery::batch::{Kind, Limits, Object, Open, Recipe};
 use catchment::delivery::budget::Budget;
 use catchment::delivery::encode::{Body, FRAME};
-use catchment::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
+use catchment::delivery::settings::Settings;
 use catchment::ids::ShardId;
 use catchment::stream::pacing;
 use catchment::stream::poll::{self, Fetched, Means, Range};
@@ -187,24 +187,11 @@ impl Bench {
             operation_timeout: Duration::from_secs(60),
             upload_timeout: Duration::from_secs(60),
         };
-        let settings = Settings {
-            encoder: ENCODER_VERSION,
-            bucket: "archive".into(),
-            stream: "events".into(),
-            format: Format::Ndjson,
-            codec: Codec::Zstd,
-            level: 1,
-            prefix: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/".into(),
-            errors: "errors/!{error}/".into(),
-            uploads: true,
-            deaggregate: true,
-            uploads_prefix: String::new(),
-        };
         Ok(Self {
             server,
             address,
             clients: Clients::at(&format!("http://{address}"), "eu-west-1", &aws),
-            recipe: Arc::new(Recipe::new(Arc::new(settings))?),
+            recipe: Arc::new(Recipe::new(Arc::new(Settings::new("archive", "events")))?),
         })
     }
 
@@ -390,7 +377,7 @@ impl Bench {
         let (send, mut pages) = mpsc::channel(1);
         let consume = async {
             let store = ObjectStore::new(self.clients.s3.clone());
-            let limits = Limits { bytes: OBJECT, records: u64::MAX, age: Duration::MAX };
+            let limits = Limits { bytes: OBJECT, ..Limits::NONE };
             let new = || Open::new(Arc::clone(&self.recipe), shard.clone(), 0, None);
             let (mut all, mut batch) = (0, new());
             while all < payload {

@@ -116,7 +116,7 @@ pub async fn recover(
     let (found, end) = (open.first().cloned(), open.last().cloned());
     let (first, last) = (intent.first.clone(), intent.last.clone());
     let sealed = shared.tasks.compute(move || open.seal_as(first, last)).await??;
-    permit.resize(sealed.objects.iter().map(|o| o.body.len()).sum());
+    permit.resize(sealed.objects.iter().map(Object::memory).sum());
     let whole = found.as_ref() == Some(&intent.first)
         && sealed.intent.records == intent.records
         && sealed.intent.bytes == intent.bytes;

@@ -108,7 +108,22 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "delivery.prefix",
         default: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/",
-        help: "Key template of archive objects, by arrival time (UTC).",
+        help: "Key template of archive objects (UTC). `!{field:PATH}` stands for a field of a JSON record, see docs/PARTITIONING.md.",
+    },
+    Key {
+        name: "delivery.time_field",
+        default: "",
+        help: "Path of the JSON field that holds a record's time, for the times in `delivery.prefix`; empty for the time of arrival.",
+    },
+    Key {
+        name: "delivery.partitions",
+        default: "500",
+        help: "Most partitions (prefixes) in one batch of a shard.",
+    },
+    Key {
+        name: "delivery.overflow",
+        default: "cut",
+        help: "When a record needs one partition more: `cut` the batch, or `spill` the record into the partition `__overflow__`.",
     },
     Key {
         name: "delivery.errors",

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::batch::{Limits, Recipe};
+use crate::delivery::field::Path;
 use crate::delivery::object_key::Template;
-use crate::delivery::settings::{Codec, Format, Settings, encoder_version};
+use crate::delivery::settings::{Codec, Format, Settings};
 use crate::stream::pacing;
 use crate::stream::position::InitialPosition;
 use raw::{Layers, Problem};
@@ -111,6 +112,10 @@ pub struct Delivery {
     pub level: i32,
     /// Archive key template.
     pub prefix: String,
+    /// The field that holds a record's time; empty for the time of arrival.
+    pub time_field: String,
+    /// Partitions of a batch after which records spill; 0 to cut the batch instead.
+    pub spill: u32,
     /// Dead-letter key template.
     pub errors: String,
     /// Recognise upload events.
@@ -139,8 +144,8 @@ impl Delivery {
     /// # Errors
     /// Only for templates that [`Config::from_layers`] would have refused.
     pub fn recipe(&self, stream: &str) -> Result<Recipe, crate::delivery::object_key::BadTemplate> {
-        Recipe::new(Arc::new(Settings {
-            encoder: encoder_version(&self.uploads_prefix),
+        let settings = Settings {
+            encoder: 0,
             bucket: self.bucket.clone(),
             stream: stream.to_owned(),
             format: self.format,
@@ -151,7 +156,11 @@ impl Delivery {
             uploads: self.uploads,
             deaggregate: self.deaggregate,
             uploads_prefix: self.uploads_prefix.clone(),
-        }))
+            time_field: self.time_field.clone(),
+            spill: self.spill,
+        }
+        .versioned();
+        Recipe::new(Arc::new(settings))
     }
 }
 
@@ -225,7 +234,10 @@ impl Reader {
         let codec: Codec = self.parse("delivery.compression", Codec::Zstd);
         let level = self.level(codec);
         let budget = self.bytes("memory.budget", 8 << 20, 1 << 40);
+        let partitions = self.number("delivery.partitions", 1, 10_000_u32);
+        let spills = self.choice("delivery.overflow", &[("cut", false), ("spill", true)]);
         let limits = Limits {
+            partitions: partitions as usize,
             bytes: self.bytes("delivery.batch_bytes", 1, 5 << 30) as u64,
             records: self.number("delivery.batch_records", 1, 100_000_000),
             age: self.duration("delivery.batch_age", 50, 86_400_000),
@@ -273,6 +285,8 @@ impl Reader {
                 codec,
                 level,
                 prefix: self.template("delivery.prefix", false),
+                time_field: self.field("delivery.time_field"),
+                spill: if spills { partitions } else { 0 },
                 errors: self.template("delivery.errors", true),
                 uploads: self.parse("delivery.uploads", true),
                 deaggregate: self.parse("delivery.deaggregate", true),
@@ -475,6 +489,16 @@ impl Reader {
         self.number("delivery.level", *levels.start(), *levels.end())
     }
 
+    fn field(&mut self, name: &'static str) -> String {
+        let value = self.layers.get(name).0.to_owned();
+        if !value.is_empty()
+            && let Err(why) = Path::parse(&value)
+        {
+            self.problem(name, why);
+        }
+        value
+    }
+
     fn template(&mut self, name: &'static str, errors: bool) -> String {
         let value = self.layers.get(name).0.to_owned();
         if let Err(error) = Template::parse(&value, errors) {
@@ -501,7 +525,8 @@ mod tests {
         assert_eq!(config.lease.table, "catchment");
         assert_eq!(config.delivery.limits.bytes, 64 << 20);
         assert_eq!(config.lease.failover, Duration::from_secs(10));
-        assert!(config.delivery.recipe("clicks").is_ok());
+        let recipe = config.delivery.recipe("clicks").unwrap();
+        assert_eq!(*recipe.settings, Settings::new("archive", "clicks"));
     }
 
     #[test]

@@ -12,7 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::checkpoint::intent::Intent;
 use crate::delivery::encode::{Body, EncodeError, Encoder};
-use crate::delivery::object_key::{Template, object_name};
+use crate::delivery::field::Path;
+use crate::delivery::object_key::{BadTemplate, Template, object_name};
+use crate::delivery::partition::{Partition, Partitions, frame};
 use crate::delivery::route::{Route, route};
 use crate::delivery::settings::Settings;
 use crate::ids::ShardId;
@@ -29,6 +31,8 @@ pub struct Recipe {
     pub prefix: Template,
     /// Where dead letters go.
     pub errors: Template,
+    /// The field that holds a record's time; the time of arrival counts if there is none.
+    pub time_field: Option<Path>,
 }
 
 impl Recipe {
@@ -36,8 +40,16 @@ impl Recipe {
     ///
     /// # Errors
     /// The template that is wrong, and why.
-    pub fn new(settings: Arc<Settings>) -> Result<Self, crate::delivery::object_key::BadTemplate> {
+    pub fn new(settings: Arc<Settings>) -> Result<Self, BadTemplate> {
+        let time_field = match settings.time_field.as_str() {
+            "" => None,
+            path => Some(
+                Path::parse(path)
+                    .map_err(|why| BadTemplate::Field(settings.time_field.clone(), why))?,
+            ),
+        };
         Ok(Self {
+            time_field,
             prefix: Template::parse(&settings.prefix, false)?,
             errors: Template::parse(&settings.errors, true)?,
             settings,
@@ -52,8 +64,16 @@ pub struct Limits {
     pub bytes: u64,
     /// Records.
     pub records: u64,
+    /// Partitions, unless the settings let records spill instead.
+    pub partitions: usize,
     /// Age of its oldest record in this worker.
     pub age: Duration,
+}
+
+impl Limits {
+    /// A batch that is never full.
+    pub const NONE: Self =
+        Self { bytes: u64::MAX, records: u64::MAX, partitions: usize::MAX, age: Duration::MAX };
 }
 
 /// Why a batch was cut.
@@ -63,6 +83,8 @@ pub enum Cause {
     Size,
     /// `batch_records` reached.
     Count,
+    /// A record needs one partition more than a batch may have.
+    Partitions,
     /// `batch_seconds` passed.
     Time,
     /// The byte budget ran short.
@@ -79,6 +101,7 @@ impl Cause {
         match self {
             Self::Size => "size",
             Self::Count => "count",
+            Self::Partitions => "partitions",
             Self::Time => "time",
             Self::Pressure => "pressure",
             Self::ShardEnd => "shard_end",
@@ -141,7 +164,15 @@ pub struct Object {
     pub accepted_ms: Option<i64>,
 }
 
+/// What an object holds in memory besides its bytes: key, metadata, and its share of the batch.
+const BESIDES: usize = 1024;
+
 impl Object {
+    /// Memory held, bytes.
+    pub fn memory(&self) -> usize {
+        self.body.len() + BESIDES
+    }
+
     /// A metadata value.
     pub fn meta(&self, name: &str) -> Option<&str> {
         self.metadata.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
@@ -231,11 +262,9 @@ pub struct Open {
     last: Option<Position>,
     records: u64,
     bytes: u64,
-    partitions: BTreeMap<String, (Encoder, u64)>,
+    partitions: Partitions,
     dead: BTreeMap<&'static str, (Encoder, u64)>,
     uploads: Vec<Object>,
-    /// The time slot and prefix of the last record: consecutive records usually share them.
-    slot: Option<(i64, String)>,
 }
 
 /// A finished batch.
@@ -247,12 +276,15 @@ pub struct Sealed {
     pub objects: Vec<Object>,
     /// Dead letters by kind.
     pub dead: Vec<(&'static str, u64)>,
+    /// Records in another partition than their data asks for, by reason.
+    pub misplaced: Vec<(&'static str, u64)>,
 }
 
 impl Open {
     /// An empty batch. `stamp_ms` is used where a record has no arrival time.
     pub fn new(recipe: Arc<Recipe>, shard: ShardId, stamp_ms: i64, gap: Option<Gap>) -> Self {
         Self {
+            partitions: Partitions::new(Arc::clone(&recipe), shard.clone(), stamp_ms),
             recipe,
             shard,
             stamp_ms,
@@ -262,10 +294,8 @@ impl Open {
             last: None,
             records: 0,
             bytes: 0,
-            partitions: BTreeMap::new(),
             dead: BTreeMap::new(),
             uploads: Vec::new(),
-            slot: None,
         }
     }
 
@@ -284,9 +314,10 @@ impl Open {
 
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
-        let encoders = self.partitions.values().chain(self.dead.values());
-        let uploads = self.uploads.iter().map(|o| o.body.len() + 512).sum::<usize>();
-        encoders.map(|(encoder, _)| encoder.memory()).sum::<usize>() + uploads
+        let archive = self.partitions.iter().map(|p| &p.encoder);
+        let encoders = archive.chain(self.dead.values().map(|(encoder, _)| encoder));
+        let uploads = self.uploads.iter().map(Object::memory).sum::<usize>();
+        encoders.map(|encoder| encoder.memory() + BESIDES).sum::<usize>() + uploads
     }
 
     /// Takes records from the front of `queue` until it is empty or the batch is full.
@@ -299,6 +330,10 @@ impl Open {
         limits: &Limits,
     ) -> Result<Option<Cause>, EncodeError> {
         while let Some(record) = queue.pop_front() {
+            if self.is_full(limits) && !self.has_room(&record) {
+                queue.push_front(record);
+                return Ok(Some(Cause::Partitions));
+            }
             self.push(record)?;
             if self.bytes >= limits.bytes {
                 return Ok(Some(Cause::Size));
@@ -308,6 +343,17 @@ impl Open {
             }
         }
         Ok(None)
+    }
+
+    /// Has it as many partitions as it may have, where the next one means another batch?
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.recipe.settings.spill == 0 && self.partitions.len() >= limits.partitions
+    }
+
+    /// Can this record join without another partition?
+    fn has_room(&mut self, record: &Record) -> bool {
+        !matches!(route(record, &self.recipe.settings), Route::Archive)
+            || self.partitions.has(record)
     }
 
     /// Takes one record.
@@ -322,23 +368,11 @@ impl Open {
                 self.uploads.push(object);
             }
             Route::Archive => {
-                let ms = record.arrival_ms.unwrap_or(self.stamp_ms);
-                let at = self.recipe.prefix.granularity_ms().map_or(0, |g| ms.div_euclid(g));
-                let (_, prefix) = match self.slot.take() {
-                    Some(slot) if slot.0 == at => slot,
-                    _ => (at, self.recipe.prefix.render(ms, &settings.stream, &self.shard, "")),
-                };
-                // The name of a partition is copied when it is new, not for each record.
-                let (encoder, count) = match self.partitions.get_mut(&prefix) {
-                    Some(partition) => partition,
-                    None => self
-                        .partitions
-                        .entry(prefix.clone())
-                        .or_insert_with(|| (Encoder::archive(&settings), 0)),
-                };
+                let limit = frame(self.partitions.len());
+                let Partition { encoder, records, .. } = self.partitions.of(&record);
+                encoder.limit(limit);
                 encoder.push(&record, &settings.stream, &self.shard, None)?;
-                *count += 1;
-                self.slot = Some((at, prefix));
+                *records += 1;
             }
             Route::Dead(reject) => {
                 let (encoder, count) = self
@@ -388,8 +422,9 @@ impl Open {
         let settings = Arc::clone(&self.recipe.settings);
         let dead: Vec<_> = self.dead.iter().map(|(kind, (_, n))| (*kind, *n)).collect();
         let name = object_name(&settings.stream, &self.shard, &first, &last);
-        let listed = self.partitions.values().chain(self.dead.values()).map(|(_, n)| n);
-        let batch = listed.sum::<u64>();
+        let misplaced = self.partitions.misplaced();
+        let archived = self.partitions.iter().map(|p| p.records).sum::<u64>();
+        let batch = archived + self.dead.values().map(|(_, n)| n).sum::<u64>();
         let mut range = vec![
             (META_STREAM.to_owned(), settings.stream.clone()),
             (META_SHARD.to_owned(), self.shard.to_string()),
@@ -415,7 +450,7 @@ impl Open {
             accepted_ms: None,
         };
         let codec = settings.codec.extension();
-        for (prefix, (encoder, records)) in self.partitions {
+        for Partition { prefix, encoder, records } in self.partitions.into_sorted() {
             let key = format!("{prefix}{name}.{}{codec}", settings.format.extension());
             let content_type = settings.format.content_type();
             objects.push(object(key, Kind::Archive, encoder.finish()?, content_type, records));
@@ -448,6 +483,7 @@ impl Open {
             },
             objects,
             dead,
+            misplaced,
         })
     }
 
@@ -565,12 +601,11 @@ mod tests {
     fn the_same_range_gives_the_same_objects_however_it_came() {
         let records: Vec<_> =
             (1..50).map(|n| record(n, Some(n as i64 * 3_600_000), "abc")).collect();
-        let all = Limits { bytes: u64::MAX, records: u64::MAX, age: Duration::MAX };
         let mut one = open(Settings::sample());
-        one.fill(&mut records.clone().into(), &all).unwrap();
+        one.fill(&mut records.clone().into(), &Limits::NONE).unwrap();
         let mut other = open(Settings::sample());
         for chunk in records.chunks(7) {
-            other.fill(&mut chunk.to_vec().into(), &all).unwrap();
+            other.fill(&mut chunk.to_vec().into(), &Limits::NONE).unwrap();
         }
         let bytes = |s: Sealed| -> Vec<_> {
             s.objects.into_iter().map(|o| (o.key, o.body.concat())).collect()
@@ -581,12 +616,34 @@ mod tests {
     #[test]
     fn limits_cut_after_the_record_that_reaches_them() {
         let mut queue: VecDeque<_> = (1..10).map(|n| record(n, None, "1234")).collect();
-        let limits = Limits { bytes: 8, records: 100, age: Duration::MAX };
+        let limits = Limits { bytes: 8, records: 100, ..Limits::NONE };
         let mut batch = open(Settings::sample());
         assert_eq!(batch.fill(&mut queue, &limits).unwrap(), Some(Cause::Size));
         assert_eq!(queue.len(), 7);
         assert_eq!(seal(batch).intent.records, 2);
         assert!(open(Settings::sample()).seal().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_batch_is_cut_before_it_has_too_many_partitions() {
+        let settings = Settings { prefix: "!{field:k}/".into(), ..Settings::sample() };
+        let data = ["a", "b", "a", "c"].map(|k| format!("{{\"k\":\"{k}\"}}"));
+        let mut queue: VecDeque<_> =
+            (1..).zip(&data).map(|(n, data)| record(n, None, data)).collect();
+        let limits = Limits { partitions: 2, ..Limits::NONE };
+        let mut first = open(settings.clone());
+        assert_eq!(first.fill(&mut queue, &limits).unwrap(), Some(Cause::Partitions));
+        let keys: Vec<_> = seal(first).objects.into_iter().map(|o| (o.key, o.records)).collect();
+        assert_eq!(
+            keys,
+            [
+                ("a/events-shardId-000000000000-1-3.ndjson".to_owned(), 2),
+                ("b/events-shardId-000000000000-1-3.ndjson".to_owned(), 1),
+            ]
+        );
+        let mut second = open(settings);
+        assert_eq!(second.fill(&mut queue, &limits).unwrap(), None);
+        assert_eq!(seal(second).objects[0].key, "c/events-shardId-000000000000-4-4.ndjson");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! ◆ Records into object bytes: layout, then compression.
 //!
-//! Records are laid out as they arrive and compressed in frames of [`FRAME`] bytes, each a complete
+//! Records are laid out as they arrive and compressed in frames of [`FRAME`] bytes at most, each a complete
 //! gzip member or zstd frame (both formats allow a file to hold several). So an open batch holds
 //! compressed bytes plus one frame, not the records, and one compressor serves every open object
 //! of a thread.
@@ -71,6 +71,7 @@ pub struct Encoder {
     format: Format,
     codec: Codec,
     level: i32,
+    limit: usize,
     open: Vec<u8>,
     frames: Vec<Bytes>,
     records: u64,
@@ -116,10 +117,16 @@ impl Encoder {
             format,
             codec: settings.codec,
             level: settings.level,
+            limit: FRAME,
             open: Vec::new(),
             frames: Vec::new(),
             records: 0,
         }
+    }
+
+    /// From now on, frames end at this many raw bytes.
+    pub fn limit(&mut self, raw: usize) {
+        self.limit = raw;
     }
 
     /// Can the archive format hold this record?
@@ -175,7 +182,7 @@ impl Encoder {
             }
         }
         self.records += 1;
-        if self.open.len() >= FRAME { self.close_frame() } else { Ok(()) }
+        if self.open.len() >= self.limit { self.close_frame() } else { Ok(()) }
     }
 
     /// Memory held, bytes.

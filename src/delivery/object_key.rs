@@ -2,7 +2,8 @@
 //!
 //! Templates speak Firehose's dialect (`!{timestamp:yyyy/MM/dd/HH}`) and the short one of Kinesis
 //! channels (`!{yyyy}/!{MM}`); Hive style is literal text around them
-//! (`dt=!{timestamp:yyyy-MM-dd}/`). Times are arrival times, UTC.
+//! (`dt=!{timestamp:yyyy-MM-dd}/`). Times are UTC; which time, and what fields of a record mean for
+//! its key, is `partition.rs`.
 
 use std::fmt::Write;
 
@@ -10,6 +11,8 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
+use crate::delivery::field::Path;
+use crate::delivery::partition::MAX_VALUE;
 use crate::ids::ShardId;
 use crate::stream::position::Position;
 
@@ -22,6 +25,8 @@ const MAX_PREFIX: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
+    /// Fields of the record, in the order of [`Part::Field`].
+    fields: Vec<Path>,
     granularity_ms: Option<i64>,
 }
 
@@ -32,6 +37,7 @@ enum Part {
     Stream,
     Shard,
     Error,
+    Field(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +100,8 @@ pub enum BadTemplate {
     /// Not one of ours.
     #[error(
         "`!{{{0}}}` is no known variable; known are !{{timestamp:PATTERN}}, !{{yyyy}}, !{{MM}}, \
-         !{{dd}}, !{{HH}}, !{{mm}}, !{{stream}}, !{{shard}}, and !{{error}} in the error prefix"
+         !{{dd}}, !{{HH}}, !{{mm}}, !{{stream}}, !{{shard}}, !{{field:PATH}}, and !{{error}} in the \
+         error prefix"
     )]
     Unknown(String),
     /// Firehose has it, exactly-once forbids it.
@@ -106,6 +113,9 @@ pub enum BadTemplate {
          quote literal letters as 'T'"
     )]
     Letters(String),
+    /// A field that cannot be one.
+    #[error("`!{{field:{0}}}`: {1}")]
+    Field(String, &'static str),
     /// The literal text cannot start an S3 key that every tool can read.
     #[error("{0}")]
     Text(&'static str),
@@ -117,14 +127,22 @@ impl Template {
     /// # Errors
     /// [`BadTemplate`]
     pub fn parse(template: &str, errors: bool) -> Result<Self, BadTemplate> {
-        let mut parts = Vec::new();
+        let (mut parts, mut fields) = (Vec::new(), Vec::new());
         let mut rest = template;
         while let Some(start) = rest.find("!{") {
             text(&mut parts, &rest[..start]);
             let end = rest[start..]
                 .find('}')
                 .ok_or(BadTemplate::Unclosed(template.len() - rest.len() + start))?;
-            variable(&mut parts, &rest[start + 2..start + end], errors)?;
+            let name = &rest[start + 2..start + end];
+            match name.strip_prefix("field:") {
+                Some(path) if !errors => {
+                    let bad = |why| BadTemplate::Field(path.to_owned(), why);
+                    parts.push(Part::Field(fields.len()));
+                    fields.push(Path::parse(path).map_err(bad)?);
+                }
+                _ => variable(&mut parts, name, errors)?,
+            }
             rest = &rest[start + end + 1..];
         }
         text(&mut parts, rest);
@@ -132,8 +150,10 @@ impl Template {
             .iter()
             .filter_map(|p| if let Part::Time(f) = p { Some(f.granularity_ms()) } else { None })
             .min();
-        let this = Self { parts, granularity_ms };
-        let shown = this.render(0, "stream", &ShardId::new("shardId-000000000000"), "error");
+        let this = Self { parts, fields, granularity_ms };
+        let (shard, value) = (ShardId::new("shardId-000000000000"), "v".repeat(MAX_VALUE));
+        let values = vec![value.as_str(); this.fields.len()];
+        let shown = this.fill(0, "stream", &shard, "error", &values);
         if shown.starts_with('/') || shown.contains("//") {
             return Err(BadTemplate::Text("a key must not start with `/` or hold `//`"));
         }
@@ -147,7 +167,9 @@ impl Template {
             return Err(BadTemplate::Text("a variable is not closed by `}` before the next `!{`"));
         }
         if shown.len() > MAX_PREFIX {
-            return Err(BadTemplate::Text("a prefix may be 512 bytes long at the most"));
+            return Err(BadTemplate::Text(
+                "a prefix may be 512 bytes long at the most; a field may take 100 of them",
+            ));
         }
         Ok(this)
     }
@@ -159,7 +181,7 @@ impl Template {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Stream => text.push_str(stream),
-                Part::Time(_) | Part::Shard | Part::Error => break,
+                Part::Time(_) | Part::Shard | Part::Error | Part::Field(_) => break,
             }
         }
         text
@@ -171,8 +193,25 @@ impl Template {
         self.granularity_ms
     }
 
-    /// The prefix of a record that arrived at `ms`; `error` is the kind of a dead letter.
+    /// The fields whose values are part of the prefix, in the order of their values.
+    pub fn fields(&self) -> &[Path] {
+        &self.fields
+    }
+
+    /// The prefix at `ms`, of a template without fields; `error` is the kind of a dead letter.
     pub fn render(&self, ms: i64, stream: &str, shard: &ShardId, error: &str) -> String {
+        self.fill(ms, stream, shard, error, &[])
+    }
+
+    /// The prefix at `ms` with the values of [`fields`](Self::fields), escaped for keys.
+    pub fn fill(
+        &self,
+        ms: i64,
+        stream: &str,
+        shard: &ShardId,
+        error: &str,
+        values: &[&str],
+    ) -> String {
         let time = Timestamp::from_millisecond(ms).unwrap_or_default();
         let time = TimeZone::UTC.to_datetime(time);
         let mut key = String::new();
@@ -183,6 +222,7 @@ impl Template {
                 Part::Stream => key.push_str(stream),
                 Part::Shard => key.push_str(shard.as_str()),
                 Part::Error => key.push_str(error),
+                Part::Field(index) => key.push_str(values.get(*index).copied().unwrap_or_default()),
             }
         }
         key
@@ -209,7 +249,14 @@ fn variable(parts: &mut Vec<Part>, name: &str, errors: bool) -> Result<(), BadTe
         _ if name.starts_with("partitionKeyFrom") => {
             return Err(BadTemplate::Refused(
                 name.to_owned(),
-                "is not supported: objects are partitioned by arrival time",
+                "names a query that is configured elsewhere: write the field itself, as in \
+                 !{field:customer.id}",
+            ));
+        }
+        _ if name.starts_with("field:") => {
+            return Err(BadTemplate::Refused(
+                name.to_owned(),
+                "can stand in delivery.prefix only: what is wrong with a dead letter may be its fields",
             ));
         }
         _ => {
@@ -336,7 +383,9 @@ mod tests {
             ("!{timestamp:YYYY}/", "YYYY"),
             ("!{timestamp:hh}/", "hh"),
             ("!{firehose:random-string}/", "random"),
-            ("!{partitionKeyFromQuery:id}/", "not supported"),
+            ("!{partitionKeyFromQuery:id}/", "!{field:"),
+            ("!{field:a..b}/", "a..b"),
+            ("!{field:a}!{field:b}!{field:c}!{field:d}!{field:e}!{field:f}/", "512"),
             ("!{error}/", "known are"),
             ("/a/", "start with"),
             ("a//b", "//"),

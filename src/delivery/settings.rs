@@ -10,12 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the encoders below. Raise it when the same settings would give other objects; keep
 /// the old code until no intent can name it.
-pub const ENCODER_VERSION: u32 = 2;
-
-/// The version an intent needs: 2 where uploads have a prefix, which earlier builds do not know.
-pub fn encoder_version(uploads_prefix: &str) -> u32 {
-    if uploads_prefix.is_empty() { 1 } else { 2 }
-}
+pub const ENCODER_VERSION: u32 = 3;
 
 /// How records are laid out inside an archive object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +119,7 @@ impl fmt::Display for Format {
 /// kilobytes, and one with an announced batch should stay within the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// [`encoder_version`] of these settings.
+    /// The first version that knows all of these settings, see [`Settings::versioned`].
     #[serde(rename = "v")]
     pub encoder: u32,
     /// Destination bucket.
@@ -157,6 +152,13 @@ pub struct Settings {
     /// Stands in front of the keys of uploads: empty, but for a replay.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uploads_prefix: String,
+    /// The field that holds a record's time; empty for the time of arrival.
+    #[serde(rename = "tf", default, skip_serializing_if = "String::is_empty")]
+    pub time_field: String,
+    /// Partitions of a batch after which records spill into one more; 0: they never do, the batch
+    /// is cut instead.
+    #[serde(rename = "sp", default, skip_serializing_if = "is_zero")]
+    pub spill: u32,
 }
 
 fn yes() -> bool {
@@ -168,22 +170,53 @@ fn is_yes(value: &bool) -> bool {
     *value
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 impl Settings {
+    /// Those of the default configuration.
+    pub fn new(bucket: &str, stream: &str) -> Self {
+        Self {
+            encoder: 1,
+            bucket: bucket.into(),
+            stream: stream.into(),
+            format: Format::Ndjson,
+            codec: Codec::Zstd,
+            level: 1,
+            prefix: "!{stream}/dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/".into(),
+            errors: "errors/!{error}/!{stream}/dt=!{timestamp:yyyy-MM-dd}/".into(),
+            uploads: true,
+            deaggregate: true,
+            uploads_prefix: String::new(),
+            time_field: String::new(),
+            spill: 0,
+        }
+    }
+
+    /// With the version they need: 3 where fields of a record or the number of partitions decide, 2
+    /// where uploads have a prefix. Earlier builds, which do not know that, leave such intents alone.
+    #[must_use]
+    pub fn versioned(mut self) -> Self {
+        let by_fields = self.prefix.contains("!{field:") || !self.time_field.is_empty();
+        self.encoder = match (by_fields || self.spill > 0, self.uploads_prefix.is_empty()) {
+            (true, _) => 3,
+            (false, false) => 2,
+            (false, true) => 1,
+        };
+        self
+    }
+
     /// Plausible settings for tests.
     #[cfg(test)]
     pub(crate) fn sample() -> Self {
         Self {
-            encoder: 1,
-            bucket: "archive".into(),
-            stream: "events".into(),
-            format: Format::Ndjson,
             codec: Codec::None,
             level: 0,
             prefix: "events/dt=!{timestamp:yyyy-MM-dd}/".into(),
             errors: "errors/!{error}/".into(),
-            uploads: true,
-            deaggregate: true,
-            uploads_prefix: String::new(),
+            ..Self::new("archive", "events")
         }
     }
 }

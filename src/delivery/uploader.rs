@@ -34,7 +34,7 @@ pub enum UploadError {
 }
 
 /// Objects of one batch put at the same time.
-const PER_BATCH: usize = 4;
+const PER_BATCH: usize = 16;
 
 /// Puts every object. Returns only when all are durable.
 ///

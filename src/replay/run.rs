@@ -23,6 +23,8 @@ pub fn configure(config: &mut crate::config::Config, plan: &Plan, table: &str) {
     delivery.prefix.clone_from(&settings.prefix);
     delivery.errors.clone_from(&settings.errors);
     delivery.uploads_prefix.clone_from(&settings.uploads_prefix);
+    delivery.time_field.clone_from(&settings.time_field);
+    delivery.spill = settings.spill;
     (delivery.format, delivery.codec, delivery.level) =
         (settings.format, settings.codec, settings.level);
     (delivery.uploads, delivery.deaggregate) = (settings.uploads, settings.deaggregate);

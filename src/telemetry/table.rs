@@ -127,7 +127,7 @@ pub const TABLE: &[Def] = &[
         "catchment_batches_total",
         Kind::Counter,
         &["cause"],
-        "Batches cut, by cause: size, count, time, pressure, shard_end, drain.",
+        "Batches cut, by cause: size, count, partitions, time, pressure, shard_end, drain.",
     ),
     def(
         "catchment_intents_recovered_total",
@@ -172,6 +172,13 @@ pub const TABLE: &[Def] = &[
         Kind::Counter,
         &["kind"],
         "Records that could not be processed and were put aside, by kind.",
+    ),
+    def(
+        "catchment_records_misplaced_total",
+        Kind::Counter,
+        &["reason"],
+        "Records that stand in another partition than their data asks for: the field of the key \
+         template is absent or unusable, the time is none, or the batch had too many partitions.",
     ),
     def(
         "catchment_gaps_total",
@@ -342,7 +349,11 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "invalid",
         ],
     ),
-    ("catchment_batches_total", &["size", "count", "time", "pressure", "shard_end", "drain"]),
+    ("catchment_records_misplaced_total", &["absent", "unusable", "time", "overflow"]),
+    (
+        "catchment_batches_total",
+        &["size", "count", "partitions", "time", "pressure", "shard_end", "drain"],
+    ),
     ("catchment_objects_written_total", &["archive", "upload", "dead_letter"]),
     (
         "catchment_put_retries_total",

@@ -452,13 +452,16 @@ impl Pipeline {
         };
         self.shared.budget.closed(&self.lease.shard);
         let sealed = self.shared.tasks.compute(move || open.seal()).await??;
-        let Some(Sealed { intent, objects, dead }) = sealed else {
+        let Some(Sealed { intent, objects, dead, misplaced }) = sealed else {
             return Ok(());
         };
-        permit.resize(objects.iter().map(|o| o.body.len()).sum());
+        permit.resize(objects.iter().map(Object::memory).sum());
         self.shared.metrics.add("catchment_batches_total", &[cause.as_str()], 1);
         for (kind, count) in dead {
             self.shared.metrics.add("catchment_dead_letters_total", &[kind], count);
+        }
+        for (reason, count) in misplaced {
+            self.shared.metrics.add("catchment_records_misplaced_total", &[reason], count);
         }
         if mutant::is(Mutant::PutBeforeIntent) {
             upload(&self.shared, &self.lease, &objects).await?;

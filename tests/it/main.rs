@@ -19,6 +19,7 @@ mod iam;
 mod layering;
 mod lifecycle;
 mod page;
+mod partition;
 mod proxy;
 mod replay;
 mod reshard;

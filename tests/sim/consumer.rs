@@ -45,7 +45,12 @@ pub fn decode(key: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         let (mut records, mut rest) = (Vec::new(), bytes.as_slice());
         while !rest.is_empty() {
             let stop = rest.iter().position(|b| *b == b'.').ok_or(format!("{key} is cut off"))?;
-            let (record, left) = rest.split_at(stop + if rest[0] == b'"' { 2 } else { 1 });
+            let tail = match rest[0] {
+                b'{' => 3,
+                b'"' => 2,
+                _ => 1,
+            };
+            let (record, left) = rest.split_at(stop + tail);
             records.push(record.to_vec());
             rest = left;
         }

@@ -131,6 +131,7 @@ impl Fleet {
             pad: if rng.u32(0..4) == 0 { 2_000 } else { 20 },
             aggregates: share(&mut rng),
             uploads: share(&mut rng),
+            fields: fastrand::Rng::with_seed(seed ^ 0x4649_454c_4453).u32(0..3) == 0,
         };
         fleet.latest = rng.u32(0..6) == 0;
         fleet.stops = rng.u32(0..4) == 0;

@@ -16,6 +16,8 @@ pub struct Load {
     pub pad: usize,
     pub aggregates: u32,
     pub uploads: u32,
+    /// Some records are JSON objects with fields to partition by.
+    pub fields: bool,
 }
 
 /// One Kinesis record, and what a consumer must find in it.
@@ -43,7 +45,11 @@ impl Load {
         }
         let text = self.text(rng, number, 0);
         // Every third is JSON.
-        let data = Bytes::from(if number.is_multiple_of(3) { format!("\"{text}\"") } else { text });
+        let data = Bytes::from(match number % 3 {
+            0 => format!("\"{text}\""),
+            1 if self.fields => object(number, &text),
+            _ => text,
+        });
         Produced { users: vec![(None, data.clone())], data, file: None, hash }
     }
 
@@ -82,6 +88,18 @@ impl Load {
         let file = (kind != 0).then(|| (key, Bytes::from(body)));
         Produced { users: vec![(None, data.clone())], data, file, hash }
     }
+}
+
+/// `k`: a few values, some of them none; `at`: seconds of 2026-01-01, or no time at all.
+fn object(number: usize, text: &str) -> String {
+    let k = match number % 11 {
+        0 => "null".to_owned(),
+        1 => "[]".to_owned(),
+        2 => "\"a/b\"".to_owned(),
+        n => n.to_string(),
+    };
+    let at = if number.is_multiple_of(7) { 0 } else { 1_767_225_600 + number * 37 % 300 };
+    format!("{{\"k\":{k},\"at\":{at},\"t\":\"{text}\"}}")
 }
 
 /// The aggregated record format of the Kinesis Producer Library: magic, protobuf, MD5.

@@ -242,6 +242,7 @@ impl Book {
             if self.is_before_the_pin(held, sequence) {
                 return Err(format!("[4] {key} holds a record from before LATEST"));
             }
+            self.is_at_home(key, &data)?;
             if key.starts_with("errors/gap/") {
                 self.count("record kept beside a gap");
                 self.salvaged.insert((of, sequence));
@@ -254,6 +255,28 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// A key that names a field names this record's.
+    fn is_at_home(&mut self, key: &str, data: &[u8]) -> Result<(), String> {
+        let Some(named) = key.split('/').find_map(|part| part.strip_prefix("k=")) else {
+            return Ok(());
+        };
+        if named == "__overflow__" {
+            self.count("record spilled");
+            return Ok(());
+        }
+        let record: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
+        let wanted = match &record["k"] {
+            serde_json::Value::Number(n) => n.to_string(),
+            serde_json::Value::String(text) => text.replace('/', "%2F"),
+            _ => "__HIVE_DEFAULT_PARTITION__".to_owned(),
+        };
+        self.count("record partitioned by a field");
+        if named == wanted {
+            return Ok(());
+        }
+        Err(format!("[7] {key} holds a record of k={wanted}"))
     }
 
     /// Is there an intent that covers this record?

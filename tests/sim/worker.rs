@@ -36,6 +36,17 @@ pub fn config(fleet: &Fleet, node: &str) -> Config {
     // Batches that cross a minute, or ten seconds' worth of one, become several objects.
     let layouts = ["!{stream}/", "!{stream}/!{yyyy}/!{MM}/!{dd}/!{HH}/!{mm}/", "!{stream}/!{ss}/"];
     set("delivery.prefix", one(&mut rng, &layouts).into());
+    if fleet.load.fields {
+        // Of its own, so that the fleets without fields stay what they were.
+        let mut rng = fastrand::Rng::with_seed(rng.clone().u64(..));
+        let layouts = ["!{stream}/k=!{field:k}/", "!{stream}/!{HH}/!{mm}/k=!{field:k}/"];
+        if rng.bool() {
+            set("delivery.prefix", one(&mut rng, &layouts).into());
+        }
+        set("delivery.time_field", one(&mut rng, &["", "at"]).into());
+        set("delivery.partitions", rng.u32(1..6).to_string());
+        set("delivery.overflow", one(&mut rng, &["cut", "spill"]).into());
+    }
     set("delivery.batch_records", rng.u32(1..40).to_string());
     set("delivery.batch_bytes", format!("{}B", rng.u32(30..3_000)));
     set("delivery.batch_age", format!("{}ms", rng.u32(200..8_000)));

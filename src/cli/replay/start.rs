@@ -12,7 +12,6 @@ use crate::clock::{Clock, Jitter};
 use crate::config::raw::{Layers, Source};
 use crate::config::{Config, OnGap};
 use crate::delivery::object_key::Template;
-use crate::delivery::settings::encoder_version;
 use crate::fault::Fault;
 use crate::ids::{SequenceNumber, ShardId};
 use crate::replay::plan::{From, Plan};
@@ -315,7 +314,7 @@ impl Session<'_> {
         settings.prefix = format!("{prefix}{}", settings.prefix);
         settings.errors = format!("{prefix}{}", settings.errors);
         settings.uploads_prefix.clone_from(&prefix);
-        settings.encoder = encoder_version(&prefix);
+        let settings = settings.versioned();
         for (template, errors) in [(&settings.prefix, false), (&settings.errors, true)] {
             Template::parse(template, errors).map_err(|e| {
                 Failure::new(2, format!("--prefix {prefix}: with the template: {e}"))
