@@ -232,7 +232,7 @@ fn partitions(meter: &Meter, total: u64) -> Outcome<()> {
             settings.prefix = "!{stream}/user=!{field:user}/".into();
         }
         // As long as a batch: what comes twice would compress too well.
-        let page = page_of(70_000.min(total as usize / 1_000), u32::try_from(count.max(1))?);
+        let page = page_of(70_000.min(total as usize / 900), u32::try_from(count.max(1))?);
         let mut made = Batches::default();
         let cost = meter.measure(|| {
             made = batches(&page, settings, total)?;

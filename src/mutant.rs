@@ -1,6 +1,6 @@
-//! Deliberate mistakes, to prove that the tests would notice them.
+//! Deliberate mistakes, to prove that the tests would notice them, and the build before this one.
 //!
-//! Each takes one rule of the delivery protocol away. They exist with the feature `mutants` only,
+//! Each mistake takes one rule of the delivery protocol away. They exist with the feature `mutants` only,
 //! which nothing but the simulation turns on; without it `is` is constant and costs nothing.
 
 /// A rule that is broken.
@@ -46,6 +46,7 @@ mod chosen {
 
     thread_local! {
         static CHOSEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+        static OLDER: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     }
 
     /// Every one of them.
@@ -77,10 +78,26 @@ mod chosen {
     pub fn is(mutant: Mutant) -> bool {
         CHOSEN.get() == Some(mutant)
     }
+
+    /// Until told otherwise this thread runs the build before this one.
+    pub fn older(older: bool) {
+        OLDER.set(older);
+    }
+
+    /// The latest version that this build knows.
+    pub fn known(version: u32) -> u32 {
+        version - u32::from(OLDER.get())
+    }
 }
 
 #[cfg(feature = "mutants")]
-pub use chosen::{ALL, choose, is};
+pub use chosen::{ALL, choose, is, known, older};
+
+/// The latest version that this build knows: the given one.
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn known(version: u32) -> u32 {
+    version
+}
 
 /// Is this rule broken? Never.
 #[cfg(not(feature = "mutants"))]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::settings::{ENCODER_VERSION, Settings};
+use crate::mutant;
 use crate::stream::position::Position;
 
 /// Layout version of the stored list.
@@ -151,12 +152,9 @@ impl IntentList {
             encoder: u32,
         }
         let encoders: Encoders = serde_json::from_slice(raw).map_err(unreadable)?;
-        if let Some(newer) = encoders.settings.iter().find(|s| s.encoder > ENCODER_VERSION) {
-            return Err(BadIntent::Newer {
-                what: "encoder",
-                found: newer.encoder,
-                known: ENCODER_VERSION,
-            });
+        let known = mutant::known(ENCODER_VERSION);
+        if let Some(newer) = encoders.settings.iter().find(|s| s.encoder > known) {
+            return Err(BadIntent::Newer { what: "encoder", found: newer.encoder, known });
         }
         let list: Self = serde_json::from_slice(raw).map_err(unreadable)?;
         let settings: Vec<Arc<Settings>> = list.settings.into_iter().map(Arc::new).collect();

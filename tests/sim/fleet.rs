@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use catchment::task::BoxTask;
 
-use crate::effects::Observer;
+use crate::effects::{Fnv, Observer};
 use crate::faults::{FaultMix, Outage, Scope, Script, Window};
 use crate::load::Load;
 use crate::node::{Node, NodeOptions};
@@ -184,6 +184,15 @@ impl Fleet {
         fleet
     }
 
+    /// Does this incarnation run the build before this one, which cannot finish what is encoded by
+    /// fields? Somebody who can always stays.
+    pub fn is_older(&self, node: &str) -> bool {
+        let worker = node.split(['w', '.']).nth(1).and_then(|n| n.parse().ok());
+        let stays = worker == Some(0) || self.survivor == worker;
+        let draw = Fnv::of(node.as_bytes()) ^ self.seed;
+        cfg!(feature = "mutants") && self.load.fields && !stays && draw.is_multiple_of(3)
+    }
+
     /// How long the fleet is down on purpose.
     pub fn dark_ms(&self) -> u64 {
         let hours = self.plan.iter().map(|(_, act)| match act {
@@ -350,8 +359,11 @@ impl Driver<'_> {
     fn incarnation(&mut self, worker: usize) -> Node {
         self.incarnations[worker] += 1;
         let name = format!("w{worker}.{}", self.incarnations[worker]);
-        let options =
-            NodeOptions { skew_ms: self.fleet.skew_ms[worker], yields: self.fleet.yields };
+        let options = NodeOptions {
+            skew_ms: self.fleet.skew_ms[worker],
+            yields: self.fleet.yields,
+            older: self.fleet.is_older(&name),
+        };
         let node = Node::new(self.sim, &name, &options);
         node.run((self.start)(&node));
         self.all.push(node.clone());

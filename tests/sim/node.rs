@@ -46,6 +46,8 @@ struct Life {
     tasks: u64,
     /// Extra yields, in a thousand polls: they widen the set of interleavings.
     yields: u32,
+    #[cfg_attr(not(feature = "mutants"), expect(dead_code, reason = "nobody runs it then"))]
+    older: bool,
     rng: fastrand::Rng,
 }
 
@@ -94,6 +96,8 @@ pub struct NodeOptions {
     /// The wall clock's error.
     pub skew_ms: i64,
     pub yields: u32,
+    /// It runs the build before this one (with the feature `mutants`).
+    pub older: bool,
 }
 
 impl Node {
@@ -109,6 +113,7 @@ impl Node {
             wakers: BTreeMap::new(),
             tasks: 0,
             yields: options.yields,
+            older: options.older,
             rng: fastrand::Rng::with_seed(seed),
         }));
         // Started now, so the skewed wall clock must begin where virtual time stands.
@@ -339,7 +344,12 @@ impl Future for Killable {
         let Some(task) = this.task.as_mut() else {
             return Poll::Ready(());
         };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+        #[cfg(feature = "mutants")]
+        catchment::mutant::older(lock(&this.life).older);
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context)));
+        #[cfg(feature = "mutants")]
+        catchment::mutant::older(false);
+        match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(())) => {
                 lock(&this.life).wakers.remove(&this.id);

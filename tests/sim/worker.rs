@@ -36,7 +36,7 @@ pub fn config(fleet: &Fleet, node: &str) -> Config {
     // Batches that cross a minute, or ten seconds' worth of one, become several objects.
     let layouts = ["!{stream}/", "!{stream}/!{yyyy}/!{MM}/!{dd}/!{HH}/!{mm}/", "!{stream}/!{ss}/"];
     set("delivery.prefix", one(&mut rng, &layouts).into());
-    if fleet.load.fields {
+    if fleet.load.fields && !fleet.is_older(node) {
         // Of its own, so that the fleets without fields stay what they were.
         let mut rng = fastrand::Rng::with_seed(rng.clone().u64(..));
         let layouts = ["!{stream}/k=!{field:k}/", "!{stream}/!{HH}/!{mm}/k=!{field:k}/"];
@@ -67,7 +67,10 @@ pub fn config(fleet: &Fleet, node: &str) -> Config {
 }
 
 /// One life of a worker process.
-async fn live(node: Node, config: Config) {
+async fn live(node: Node, config: Config, older: bool) {
+    if older {
+        node.note("older build");
+    }
     let means = worker::Node {
         clock: node.clock.clone(),
         jitter: node.jitter.clone(),
@@ -146,7 +149,7 @@ pub fn fleet_watched(fleet: &Fleet, probe: impl Fn()) -> Outcome {
     let seed = fleet.seed;
     let own = fleet.clone();
     let start = move |node: &Node| -> catchment::task::BoxTask {
-        Box::pin(live(node.clone(), config(&own, &node.name)))
+        Box::pin(live(node.clone(), config(&own, &node.name), own.is_older(&node.name)))
     };
     let (done, mut report) = run(fleet.setup(Box::new(oracle.clone())), async |sim| {
         let begun = sim.net.now().at;
@@ -193,6 +196,7 @@ fn seen_in_the_trace(report: &mut Report) {
             ("stopped late", _) => "stopped late",
             ("stopped for a gap", _) => "stopped for a gap",
             ("one survives", _) => "one survives",
+            ("older build", _) => "older build",
             ("CompleteMultipartUpload", 200) => "multipart upload",
             (_, 400) if effect.error.starts_with("ExpiredToken") => "credentials expired",
             (op, _) if op.starts_with("does not start") => "did not start",
