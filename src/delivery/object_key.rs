@@ -193,6 +193,11 @@ impl Template {
         self.granularity_ms
     }
 
+    /// The slot of a time: times of one slot give the same prefix.
+    pub fn slot(&self, ms: i64) -> i64 {
+        self.granularity_ms.map_or(0, |granularity| ms.div_euclid(granularity))
+    }
+
     /// The fields whose values are part of the prefix, in the order of their values.
     pub fn fields(&self) -> &[Path] {
         &self.fields

@@ -82,6 +82,8 @@ pub struct Partitions {
     slot: String,
     /// The slot of the last one and its partition: consecutive records usually share it.
     last: (String, Option<usize>),
+    /// The same where the time of arrival alone decides, in units of the template.
+    last_at: Option<(i64, usize)>,
     misplaced: BTreeMap<Misplaced, u64>,
 }
 
@@ -104,6 +106,7 @@ impl Partitions {
             by_slot: HashMap::new(),
             slot: String::new(),
             last: (String::new(), None),
+            last_at: None,
             misplaced: BTreeMap::new(),
         }
     }
@@ -143,6 +146,12 @@ impl Partitions {
 
     /// The partition of this record, opened if need be.
     pub fn of(&mut self, record: &Record) -> &mut Partition {
+        let at = self.arrival(record);
+        if let (Some(at), Some((last, index))) = (at, self.last_at)
+            && at == last
+        {
+            return &mut self.list[index];
+        }
         let place = self.place(record);
         for miss in place.misses.into_iter().flatten() {
             *self.misplaced.entry(miss).or_default() += 1;
@@ -151,6 +160,7 @@ impl Partitions {
             (ref slot, Some(index)) if *slot == self.slot => index,
             _ => self.find_or_open(&place),
         };
+        self.last_at = at.map(|at| (at, index));
         &mut self.list[index]
     }
 
@@ -162,8 +172,12 @@ impl Partitions {
                 let spill = usize::try_from(self.recipe.settings.spill).unwrap_or(usize::MAX);
                 let full = spill > 0 && self.list.len() >= spill;
                 if full && !self.by_prefix.contains_key(&prefix) {
-                    // Not remembered: of slots that overflow there is no bound.
-                    return self.overflow(place.arrival_ms);
+                    let spilled = self.overflow(place.arrival_ms);
+                    if spilled != prefix {
+                        // Not remembered: of slots that overflow there is no bound.
+                        *self.misplaced.entry(Misplaced::Overflow).or_default() += 1;
+                        return self.open(spilled);
+                    }
                 }
                 let index = self.open(prefix);
                 self.by_slot.insert(self.slot.clone(), index);
@@ -186,17 +200,24 @@ impl Partitions {
         index
     }
 
-    fn overflow(&mut self, arrival_ms: i64) -> usize {
-        *self.misplaced.entry(Misplaced::Overflow).or_default() += 1;
+    /// The prefix of what finds no room.
+    fn overflow(&self, arrival_ms: i64) -> String {
         let values = format!("{OVERFLOW}{END}").repeat(self.recipe.prefix.fields().len());
-        let prefix = self.prefix(arrival_ms, &format!("{END}{values}"));
-        self.open(prefix)
+        self.prefix(arrival_ms, &format!("{END}{values}"))
     }
 
     /// The prefix of a slot at a time.
     fn prefix(&self, ms: i64, slot: &str) -> String {
         let values: Vec<&str> = slot.split(END).skip(1).collect();
         self.recipe.prefix.fill(ms, &self.recipe.settings.stream, &self.shard, "", &values)
+    }
+
+    /// The slot of a record's arrival, if nothing else decides about its place.
+    fn arrival(&self, record: &Record) -> Option<i64> {
+        let template = &self.recipe.prefix;
+        let alone = template.fields().is_empty() && self.recipe.time_field.is_none();
+        let ms = record.arrival_ms.unwrap_or(self.stamp_ms);
+        alone.then(|| template.slot(ms))
     }
 
     /// Reads what the place of a record follows from, and writes it down as its slot.
@@ -210,10 +231,9 @@ impl Partitions {
             }
         }
         let template = &self.recipe.prefix;
-        let at = template.granularity_ms().map_or(0, |g| place.ms.div_euclid(g));
         self.slot.clear();
         // Writing to a String cannot fail.
-        let _ = write!(self.slot, "{at}{END}");
+        let _ = write!(self.slot, "{}{END}", template.slot(place.ms));
         for field in template.fields() {
             let begin = self.slot.len();
             let miss = match field.find(&record.data) {
