@@ -13,3 +13,4 @@ pub mod producer;
 mod records;
 pub mod s3;
 pub mod tables;
+mod wire;
