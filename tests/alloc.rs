@@ -29,6 +29,10 @@ use catchment::delivery::batch::{Limits, Open, Recipe};
 use catchment::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
 use catchment::ids::ShardId;
 use catchment::stream::Record;
+use catchment::stream::cbor::CONTENT_TYPE;
+use catchment::stream::wire::Wire;
+use catchment::telemetry::metrics::Metrics;
+use ciborium::Value;
 use http_body::{Body, Frame};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Counted, StatsAlloc};
 
@@ -37,7 +41,7 @@ static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Answers every request with the same body, in pieces as a connection would bring it.
 #[derive(Clone, Debug)]
-struct Canned(Bytes);
+struct Canned(Bytes, Wire);
 
 const PIECE: usize = 256 << 10;
 
@@ -46,7 +50,13 @@ impl HttpConnector for Canned {
         let response = http::Response::builder()
             .status(200)
             .header("content-length", self.0.len())
-            .header("content-type", "application/x-amz-json-1.1")
+            .header(
+                "content-type",
+                match self.1 {
+                    Wire::Json => "application/x-amz-json-1.1",
+                    Wire::Cbor => CONTENT_TYPE,
+                },
+            )
             .body(SdkBody::from_body_1_x(Pieces(self.0.clone())))
             .unwrap();
         HttpConnectorFuture::ready(Ok(HttpResponse::try_from(response).unwrap()))
@@ -79,16 +89,18 @@ impl Body for Pieces {
     }
 }
 
-fn kinesis(body: Bytes) -> Kinesis {
-    Kinesis::new(aws_sdk_kinesis::Client::from_conf(
+fn kinesis(body: Bytes, wire: Wire) -> Kinesis {
+    let metrics = Arc::new(Metrics::new("events", false));
+    let kinesis = Kinesis::new(aws_sdk_kinesis::Client::from_conf(
         aws_sdk_kinesis::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new("eu-west-1"))
             .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(SharedHttpClient::new(Canned(body)))
+            .http_client(SharedHttpClient::new(Canned(body, wire)))
             .retry_config(RetryConfig::disabled())
             .build(),
-    ))
+    ));
+    kinesis.speaking(wire, &metrics)
 }
 
 const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events";
@@ -110,6 +122,33 @@ fn reply(count: usize, size: usize) -> Bytes {
         "{{\"MillisBehindLatest\":1000,\"NextShardIterator\":\"next\",\"Records\":[{}]}}",
         records.join(",")
     );
+    body.into()
+}
+
+/// The same in CBOR.
+fn reply_in_cbor(count: usize, size: usize) -> Bytes {
+    let records = (0..count).map(|n| {
+        Value::Map(vec![
+            (
+                "ApproximateArrivalTimestamp".into(),
+                Value::Tag(1, Box::new((1_795_417_500_000 + n as u64 % 10_000).into())),
+            ),
+            ("Data".into(), Value::Bytes(format!("{:size$}", n).into_bytes())),
+            ("EncryptionType".into(), "KMS".into()),
+            ("PartitionKey".into(), format!("key {n}").into()),
+            (
+                "SequenceNumber".into(),
+                format!("4959033827149025660855969253836157109592157598913{n:07}").into(),
+            ),
+        ])
+    });
+    let page = Value::Map(vec![
+        ("MillisBehindLatest".into(), 1000.into()),
+        ("NextShardIterator".into(), "next".into()),
+        ("Records".into(), Value::Array(records.collect())),
+    ]);
+    let mut body = Vec::new();
+    ciborium::into_writer(&page, &mut body).unwrap();
     body.into()
 }
 
@@ -157,20 +196,27 @@ fn records_cost_no_allocation_of_their_own() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().start_paused(true).build().unwrap().block_on(async {
         for (size, few, many) in [(100, 1000, 10_000), (1000, 200, 4000), (10_000, 20, 400)] {
-            let (small, large) = (kinesis(reply(few, size)), kinesis(reply(many, size)));
             let difference = (many - few) as f64;
-
-            let (call, _) = steady(&small, few, drop).await;
-            let (calls, bytes) = steady(&large, many, drop).await;
-            let each = (calls - call) / difference;
-            println!("{size} B: read, {each:.4} allocations per record and {call:.0} per call");
-            assert!(each < 0.01, "reading records of {size}: {each} allocations each");
-            assert!(many < 10_000 || calls / (many as f64) < 0.05, "{calls} in a full reply");
-            // The lists of records and of where they stand, and what the SDK allocates. No copy of
-            // the payload: buffers are used again.
-            let lists = (many * (size_of::<Record>() + 64)) as f64;
-            let room = lists + (many * size) as f64 / 10.0 + 200_000.0;
-            assert!(bytes < room, "reading records of {size}: {bytes} bytes, {room} allowed");
+            let json = [reply(few, size), reply(many, size)];
+            let cbor = [reply_in_cbor(few, size), reply_in_cbor(many, size)];
+            for (wire, bodies) in [(Wire::Cbor, cbor), (Wire::Json, json.clone())] {
+                let [small, large] = bodies.map(|body| kinesis(body, wire));
+                let (call, _) = steady(&small, few, drop).await;
+                let (calls, bytes) = steady(&large, many, drop).await;
+                let each = (calls - call) / difference;
+                println!(
+                    "{size} B: read in {wire:?}, {each:.4} allocations per record and {call:.0} \
+                     per call"
+                );
+                assert!(each < 0.01, "reading records of {size} in {wire:?}: {each} allocations");
+                assert!(many < 10_000 || calls / (many as f64) < 0.05, "{calls} in a full reply");
+                // The lists of records and of where they stand, and what the SDK allocates. No copy
+                // of the payload: buffers are used again.
+                let lists = (many * (size_of::<Record>() + 64)) as f64;
+                let room = lists + (many * size) as f64 / 10.0 + 200_000.0;
+                assert!(bytes < room, "records of {size} in {wire:?}: {bytes} bytes of {room}");
+            }
+            let [small, large] = json.map(|body| kinesis(body, Wire::Json));
 
             for format in [Format::Ndjson, Format::Envelope] {
                 let limits = Limits { bytes: u64::MAX, records: u64::MAX, age: Duration::MAX };
