@@ -66,7 +66,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "stream.wire",
         default: "json",
-        help: "In what GetRecords is spoken: `json` or `cbor`. CBOR takes fewer bytes and half the CPU, but is unproven on the real service: only emulators and tests have answered in it. Where it is refused or cannot be read, the worker asks again in JSON and, if that persists, stays with it.",
+        help: "In what GetRecords is spoken: `json` or `cbor`. CBOR takes fewer bytes and less CPU, but is unproven on the real service: only tests have answered in it so far. Where it is refused or cannot be read, the worker asks again in JSON and, if that persists, stays with it.",
     },
     Key {
         name: "lease.application",
