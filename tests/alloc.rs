@@ -30,6 +30,8 @@ use catchment::delivery::settings::{Codec, ENCODER_VERSION, Format, Settings};
 use catchment::ids::ShardId;
 use catchment::stream::Record;
 use catchment::stream::cbor::CONTENT_TYPE;
+use catchment::stream::frames::write;
+use catchment::stream::position::StartAt;
 use catchment::stream::wire::Wire;
 use catchment::telemetry::metrics::Metrics;
 use ciborium::Value;
@@ -103,6 +105,7 @@ fn kinesis(body: Bytes, wire: Wire) -> Kinesis {
     kinesis.speaking(wire, &metrics)
 }
 
+const CONSUMER: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events/consumer/archive:1";
 const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events";
 
 /// A reply with `count` records of `size` bytes, as the service writes it.
@@ -152,6 +155,20 @@ fn reply_in_cbor(count: usize, size: usize) -> Bytes {
     body.into()
 }
 
+/// A subscription's body: so many events of such a reply.
+fn events(reply: &Bytes, count: usize) -> Bytes {
+    let mut headers = Vec::new();
+    for (name, value) in [(":message-type", "event"), (":event-type", "SubscribeToShardEvent")] {
+        headers.push(u8::try_from(name.len()).unwrap());
+        headers.extend(name.as_bytes());
+        headers.extend([7, 0, u8::try_from(value.len()).unwrap()]);
+        headers.extend(value.as_bytes());
+    }
+    let reply = std::str::from_utf8(reply).unwrap();
+    let event = reply.replace("NextShardIterator", "ContinuationSequenceNumber");
+    write(&headers, event.as_bytes()).repeat(count).into()
+}
+
 fn open(format: Format) -> Open {
     let settings = Settings {
         encoder: ENCODER_VERSION,
@@ -170,12 +187,33 @@ fn open(format: Format) -> Open {
     Open::new(recipe, ShardId::new("shardId-000000000000"), 0, None)
 }
 
+/// Before things have settled, and after.
+const WARM: usize = 3;
+const ROUNDS: usize = 10;
+
+/// Allocations per pushed event, once things have settled.
+async fn steady_events(reply: &Bytes, count: usize) -> f64 {
+    let kinesis = kinesis(events(reply, WARM + ROUNDS), Wire::Json);
+    let shard = ShardId::new("shardId-000000000000");
+    let mut open = kinesis.subscribe(CONSUMER, &shard, &StartAt::TrimHorizon).await.unwrap();
+    let mut counted = Counted::new(COUNTING);
+    for round in 0..WARM + ROUNDS {
+        if round == WARM {
+            counted.reset();
+        }
+        let page = open.next().await.unwrap().unwrap();
+        assert!(page.records.len() == count && page.arena.is_some());
+    }
+    let found = counted.change();
+    assert!(open.next().await.unwrap().is_none());
+    (found.allocations + found.reallocations) as f64 / ROUNDS as f64
+}
+
 /// Allocations and bytes allocated per call, once things have settled.
 async fn steady(kinesis: &Kinesis, count: usize, mut each: impl FnMut(Vec<Record>)) -> (f64, f64) {
-    const ROUNDS: usize = 10;
     let mut counted = Counted::new(COUNTING);
-    for round in 0..ROUNDS + 3 {
-        if round == 3 {
+    for round in 0..WARM + ROUNDS {
+        if round == WARM {
             counted.reset();
         }
         let page = kinesis.get_records(ARN, "iterator", 10_000).await.unwrap();
@@ -216,6 +254,10 @@ fn records_cost_no_allocation_of_their_own() {
                 let room = lists + (many * size) as f64 / 10.0 + 200_000.0;
                 assert!(bytes < room, "records of {size} in {wire:?}: {bytes} bytes of {room}");
             }
+            let event = steady_events(&json[0], few).await;
+            let each = (steady_events(&json[1], many).await - event) / difference;
+            println!("{size} B: pushed, {each:.4} allocations per record and {event:.0} per event");
+            assert!(each < 0.02, "records of {size} as they are pushed: {each} allocations each");
             let [small, large] = json.map(|body| kinesis(body, Wire::Json));
 
             for format in [Format::Ndjson, Format::Envelope] {

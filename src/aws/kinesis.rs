@@ -52,6 +52,10 @@ impl Kinesis {
         Self { cbor, ..self }
     }
 
+    pub(super) fn arenas(&self) -> Option<&Arenas> {
+        self.arenas.as_ref()
+    }
+
     pub(super) fn client(&self) -> &aws_sdk_kinesis::Client {
         &self.client
     }

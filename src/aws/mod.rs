@@ -4,6 +4,7 @@ pub mod clients;
 #[cfg(feature = "lambda")]
 pub mod door;
 pub mod dynamodb;
+mod events;
 pub mod fan_out;
 mod fault;
 pub mod kinesis;

@@ -5,6 +5,7 @@ pub mod bound;
 pub mod cbor;
 pub mod deaggregate;
 pub mod fan_out;
+pub mod frames;
 mod layout;
 pub mod pacing;
 pub mod poll;

@@ -78,7 +78,7 @@ pub const TABLE: &[Def] = &[
         "catchment_strict_replies_total",
         Kind::Counter,
         &[],
-        "GetRecords replies in a form the fast path does not take; the SDK's parser read them, at three times the CPU. Nothing is lost by it.",
+        "GetRecords replies and fan-out events in a form the fast path does not take; the SDK's parser read them, at three times the CPU. Nothing is lost by it.",
     ),
     def(
         "catchment_wire_fallbacks_total",
