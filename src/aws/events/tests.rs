@@ -1,12 +1,23 @@
+use std::sync::Arc;
+use std::time::Duration;
+
 use proptest::prelude::*;
 use serde_json::json;
 
 use crate::aws::kinesis::Kinesis;
 use crate::aws::records::tests::{Canned, asking, now, shown};
+use crate::clock::{Clock, Jitter};
+use crate::delivery::budget::Budget;
 use crate::fault::Fault;
 use crate::ids::ShardId;
+use crate::stream::fan_out::FanOut;
 use crate::stream::frames::write;
+use crate::stream::pacing::Limits;
+use crate::stream::poll::Means;
 use crate::stream::position::StartAt;
+use crate::telemetry::metrics::Metrics;
+
+const CONSUMER: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/s/consumer/c:1";
 
 fn message(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -48,10 +59,9 @@ fn exception(kind: &str, payload: &[u8]) -> Vec<u8> {
 
 /// What a subscription brings, to its end: pages, whether each was taken by us, and the error.
 async fn brought(kinesis: &Kinesis) -> (Vec<(String, bool)>, Option<(Fault, String)>) {
-    let consumer = "arn:aws:kinesis:eu-west-1:123456789012:stream/s/consumer/c:1";
     let shard = ShardId::new("shardId-000000000000");
     let mut pages = Vec::new();
-    let opened = kinesis.subscribe(consumer, &shard, &StartAt::TrimHorizon).await;
+    let opened = kinesis.subscribe(CONSUMER, &shard, &StartAt::TrimHorizon).await;
     let mut open = match opened {
         Ok(open) => open,
         Err(error) => return (pages, Some((error.fault, error.code))),
@@ -145,6 +155,40 @@ fn what_ends_a_subscription_is_the_sdks_to_tell() {
     );
     let body = [begun, bad, records(9, 1)].concat();
     assert_eq!(same(&body, 64), (1, 1, Some(Fault::Unavailable)));
+}
+
+/// Whether nothing at all comes, or nothing after the first message or in the midst of one.
+#[test]
+fn silence_ends_a_subscription() {
+    for body in [vec![], initial(), [initial(), records(1, 2)[..50].to_vec()].concat()] {
+        now(async {
+            let mut silent = Canned::of(200, &body, 9);
+            silent.hangs = true;
+            let metrics = Arc::new(Metrics::new("s", false));
+            let means = Means {
+                kinesis: asking(vec![silent]).0,
+                arn: "arn:aws:kinesis:eu-west-1:123456789012:stream/s".into(),
+                consumer: None,
+                retention_ms: 86_400_000,
+                pace: Limits { idle: Duration::ZERO, calls_per_second: 1.0, bytes_per_second: 1.0 },
+                page_records: 1,
+                budget: Budget::new(1 << 20),
+                clock: Clock::system(),
+                jitter: Jitter::system(),
+                metrics: Arc::clone(&metrics),
+            };
+            let shard = ShardId::new("shardId-000000000000");
+            let mut push = FanOut::new(CONSUMER.into());
+            // Virtual time: it ends by itself, or not at all.
+            assert!(push.next(&means, &shard, &StartAt::TrimHorizon).await.is_none());
+            let told = metrics.render();
+            assert!(
+                told.contains("subscriptions_total{result=\"silent\",stream=\"s\"} 1"),
+                "{told}"
+            );
+            assert!(means.clock.now() >= Duration::from_secs(35));
+        });
+    }
 }
 
 #[test]

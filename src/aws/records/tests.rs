@@ -22,6 +22,8 @@ pub(in crate::aws) struct Canned {
     status: u16,
     pub(in crate::aws) headers: Vec<(&'static str, String)>,
     frames: VecDeque<Vec<u8>>,
+    /// Nothing follows the frames, not even an end.
+    pub(in crate::aws) hangs: bool,
 }
 
 impl Canned {
@@ -30,6 +32,7 @@ impl Canned {
             status,
             headers: vec![("content-length", body.len().to_string())],
             frames: body.chunks(frame.max(1)).map(<[u8]>::to_vec).collect(),
+            hangs: false,
         }
     }
 }
@@ -43,6 +46,9 @@ impl http_body::Body for Canned {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
         let frame = self.frames.pop_front().map(|frame| Ok(http_body::Frame::data(frame.into())));
+        if frame.is_none() && self.hangs {
+            return std::task::Poll::Pending;
+        }
         std::task::Poll::Ready(frame)
     }
 }
