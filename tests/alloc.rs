@@ -28,6 +28,12 @@ use catchment::delivery::batch::{Limits, Open, Recipe};
 use catchment::delivery::settings::{Format, Settings};
 use catchment::ids::ShardId;
 use catchment::stream::Record;
+use catchment::stream::cbor::CONTENT_TYPE;
+use catchment::stream::frames::write;
+use catchment::stream::position::StartAt;
+use catchment::stream::wire::Wire;
+use catchment::telemetry::metrics::Metrics;
+use ciborium::Value;
 use http_body::{Body, Frame};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Counted, StatsAlloc};
 
@@ -36,7 +42,7 @@ static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Answers every request with the same body, in pieces as a connection would bring it.
 #[derive(Clone, Debug)]
-struct Canned(Bytes);
+struct Canned(Bytes, Wire);
 
 const PIECE: usize = 256 << 10;
 
@@ -45,7 +51,13 @@ impl HttpConnector for Canned {
         let response = http::Response::builder()
             .status(200)
             .header("content-length", self.0.len())
-            .header("content-type", "application/x-amz-json-1.1")
+            .header(
+                "content-type",
+                match self.1 {
+                    Wire::Json => "application/x-amz-json-1.1",
+                    Wire::Cbor => CONTENT_TYPE,
+                },
+            )
             .body(SdkBody::from_body_1_x(Pieces(self.0.clone())))
             .unwrap();
         HttpConnectorFuture::ready(Ok(HttpResponse::try_from(response).unwrap()))
@@ -78,18 +90,21 @@ impl Body for Pieces {
     }
 }
 
-fn kinesis(body: Bytes) -> Kinesis {
-    Kinesis::new(aws_sdk_kinesis::Client::from_conf(
+fn kinesis(body: Bytes, wire: Wire) -> Kinesis {
+    let metrics = Arc::new(Metrics::new("events", false));
+    let kinesis = Kinesis::new(aws_sdk_kinesis::Client::from_conf(
         aws_sdk_kinesis::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new("eu-west-1"))
             .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(SharedHttpClient::new(Canned(body)))
+            .http_client(SharedHttpClient::new(Canned(body, wire)))
             .retry_config(RetryConfig::disabled())
             .build(),
-    ))
+    ));
+    kinesis.speaking(wire, &metrics)
 }
 
+const CONSUMER: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events/consumer/archive:1";
 const ARN: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events";
 
 /// A reply with `count` records of `size` bytes, as the service writes it.
@@ -112,18 +127,80 @@ fn reply(count: usize, size: usize) -> Bytes {
     body.into()
 }
 
+/// The same in CBOR.
+fn reply_in_cbor(count: usize, size: usize) -> Bytes {
+    let records = (0..count).map(|n| {
+        Value::Map(vec![
+            (
+                "ApproximateArrivalTimestamp".into(),
+                Value::Tag(1, Box::new((1_795_417_500_000 + n as u64 % 10_000).into())),
+            ),
+            ("Data".into(), Value::Bytes(format!("{:size$}", n).into_bytes())),
+            ("EncryptionType".into(), "KMS".into()),
+            ("PartitionKey".into(), format!("key {n}").into()),
+            (
+                "SequenceNumber".into(),
+                format!("4959033827149025660855969253836157109592157598913{n:07}").into(),
+            ),
+        ])
+    });
+    let page = Value::Map(vec![
+        ("MillisBehindLatest".into(), 1000.into()),
+        ("NextShardIterator".into(), "next".into()),
+        ("Records".into(), Value::Array(records.collect())),
+    ]);
+    let mut body = Vec::new();
+    ciborium::into_writer(&page, &mut body).unwrap();
+    body.into()
+}
+
+/// A subscription's body: so many events of such a reply.
+fn events(reply: &Bytes, count: usize) -> Bytes {
+    let mut headers = Vec::new();
+    for (name, value) in [(":message-type", "event"), (":event-type", "SubscribeToShardEvent")] {
+        headers.push(u8::try_from(name.len()).unwrap());
+        headers.extend(name.as_bytes());
+        headers.extend([7, 0, u8::try_from(value.len()).unwrap()]);
+        headers.extend(value.as_bytes());
+    }
+    let reply = std::str::from_utf8(reply).unwrap();
+    let event = reply.replace("NextShardIterator", "ContinuationSequenceNumber");
+    write(&headers, event.as_bytes()).repeat(count).into()
+}
+
 fn open(format: Format) -> Open {
     let settings = Settings { format, ..Settings::new("archive", "events") };
     let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
     Open::new(recipe, ShardId::new("shardId-000000000000"), 0, None)
 }
 
+/// Before things have settled, and after.
+const WARM: usize = 3;
+const ROUNDS: usize = 10;
+
+/// Allocations per pushed event, once things have settled.
+async fn steady_events(reply: &Bytes, count: usize) -> f64 {
+    let kinesis = kinesis(events(reply, WARM + ROUNDS), Wire::Json);
+    let shard = ShardId::new("shardId-000000000000");
+    let mut open = kinesis.subscribe(CONSUMER, &shard, &StartAt::TrimHorizon).await.unwrap();
+    let mut counted = Counted::new(COUNTING);
+    for round in 0..WARM + ROUNDS {
+        if round == WARM {
+            counted.reset();
+        }
+        let page = open.next().await.unwrap().unwrap();
+        assert!(page.records.len() == count && page.arena.is_some());
+    }
+    let found = counted.change();
+    assert!(open.next().await.unwrap().is_none());
+    (found.allocations + found.reallocations) as f64 / ROUNDS as f64
+}
+
 /// Allocations and bytes allocated per call, once things have settled.
 async fn steady(kinesis: &Kinesis, count: usize, mut each: impl FnMut(Vec<Record>)) -> (f64, f64) {
-    const ROUNDS: usize = 10;
     let mut counted = Counted::new(COUNTING);
-    for round in 0..ROUNDS + 3 {
-        if round == 3 {
+    for round in 0..WARM + ROUNDS {
+        if round == WARM {
             counted.reset();
         }
         let page = kinesis.get_records(ARN, "iterator", 10_000).await.unwrap();
@@ -144,20 +221,31 @@ fn records_cost_no_allocation_of_their_own() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().start_paused(true).build().unwrap().block_on(async {
         for (size, few, many) in [(100, 1000, 10_000), (1000, 200, 4000), (10_000, 20, 400)] {
-            let (small, large) = (kinesis(reply(few, size)), kinesis(reply(many, size)));
             let difference = (many - few) as f64;
-
-            let (call, _) = steady(&small, few, drop).await;
-            let (calls, bytes) = steady(&large, many, drop).await;
-            let each = (calls - call) / difference;
-            println!("{size} B: read, {each:.4} allocations per record and {call:.0} per call");
-            assert!(each < 0.01, "reading records of {size}: {each} allocations each");
-            assert!(many < 10_000 || calls / (many as f64) < 0.05, "{calls} in a full reply");
-            // The lists of records and of where they stand, and what the SDK allocates. No copy of
-            // the payload: buffers are used again.
-            let lists = (many * (size_of::<Record>() + 64)) as f64;
-            let room = lists + (many * size) as f64 / 10.0 + 200_000.0;
-            assert!(bytes < room, "reading records of {size}: {bytes} bytes, {room} allowed");
+            let json = [reply(few, size), reply(many, size)];
+            let cbor = [reply_in_cbor(few, size), reply_in_cbor(many, size)];
+            for (wire, bodies) in [(Wire::Cbor, cbor), (Wire::Json, json.clone())] {
+                let [small, large] = bodies.map(|body| kinesis(body, wire));
+                let (call, _) = steady(&small, few, drop).await;
+                let (calls, bytes) = steady(&large, many, drop).await;
+                let each = (calls - call) / difference;
+                println!(
+                    "{size} B: read in {wire:?}, {each:.4} allocations per record and {call:.0} \
+                     per call"
+                );
+                assert!(each < 0.01, "reading records of {size} in {wire:?}: {each} allocations");
+                assert!(many < 10_000 || calls / (many as f64) < 0.05, "{calls} in a full reply");
+                // The lists of records and of where they stand, and what the SDK allocates. No copy
+                // of the payload: buffers are used again.
+                let lists = (many * (size_of::<Record>() + 64)) as f64;
+                let room = lists + (many * size) as f64 / 10.0 + 200_000.0;
+                assert!(bytes < room, "records of {size} in {wire:?}: {bytes} bytes of {room}");
+            }
+            let event = steady_events(&json[0], few).await;
+            let each = (steady_events(&json[1], many).await - event) / difference;
+            println!("{size} B: pushed, {each:.4} allocations per record and {event:.0} per event");
+            assert!(each < 0.02, "records of {size} as they are pushed: {each} allocations each");
+            let [small, large] = json.map(|body| kinesis(body, Wire::Json));
 
             for format in [Format::Ndjson, Format::Envelope] {
                 let mut batch = open(format);

@@ -2,6 +2,8 @@
 //! least a program can do, in one run. `benches/README.md` tells how to read it.
 #![expect(clippy::print_stdout, reason = "a table is the result")]
 
+mod cbor;
+mod events;
 mod floor;
 mod server;
 
@@ -13,8 +15,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -31,8 +31,10 @@ use catchment::ids::ShardId;
 use catchment::stream::pacing;
 use catchment::stream::poll::{self, Fetched, Means, Range};
 use catchment::stream::position::StartAt;
+use catchment::stream::wire::Wire;
 use catchment::telemetry::metrics::Metrics;
 
+use events::{events, reply};
 use floor::{Http, Pieces};
 use server::Server;
 
@@ -55,6 +57,8 @@ struct Size {
     to_floor: Option<f64>,
     /// Least: the plain SDK's read loop by Catchment's.
     to_sdk: f64,
+    /// The same two in CBOR; the plain SDK reads JSON.
+    cbor: (Option<f64>, f64),
     /// Most: the whole path by its floor's; least: the plain SDK's by the whole path.
     whole: Option<(f64, f64)>,
 }
@@ -78,6 +82,7 @@ const SIZES: [Size; 4] = [
         payload: 64 << 20,
         to_floor: None,
         to_sdk: 2.2,
+        cbor: (None, 4.0),
         whole: None,
     },
     Size {
@@ -86,6 +91,7 @@ const SIZES: [Size; 4] = [
         payload: 256 << 20,
         to_floor: Some(1.35),
         to_sdk: 2.2,
+        cbor: (Some(1.6), 4.0),
         whole: Some((1.20, 1.35)),
     },
     Size {
@@ -94,6 +100,7 @@ const SIZES: [Size; 4] = [
         payload: 256 << 20,
         to_floor: None,
         to_sdk: 1.7,
+        cbor: (None, 3.0),
         whole: None,
     },
     Size {
@@ -102,6 +109,7 @@ const SIZES: [Size; 4] = [
         payload: 256 << 20,
         to_floor: None,
         to_sdk: 1.7,
+        cbor: (None, 3.0),
         whole: None,
     },
 ];
@@ -116,12 +124,21 @@ enum Program {
     FloorRead,
     SdkRead,
     Read,
+    FloorCbor,
+    ReadCbor,
     FloorWhole,
     SdkWhole,
     Whole,
 }
 
-const READ: [Program; 4] = [Program::Discard, Program::FloorRead, Program::SdkRead, Program::Read];
+const READ: [Program; 6] = [
+    Program::Discard,
+    Program::FloorRead,
+    Program::SdkRead,
+    Program::Read,
+    Program::FloorCbor,
+    Program::ReadCbor,
+];
 const WHOLE: [Program; 3] = [Program::FloorWhole, Program::SdkWhole, Program::Whole];
 
 impl Program {
@@ -131,6 +148,8 @@ impl Program {
             Self::FloorRead => "hyper + scan + base64 (floor)",
             Self::SdkRead => "plain SDK loop",
             Self::Read => "Catchment's reader",
+            Self::FloorCbor => "hyper + CBOR slices (floor)",
+            Self::ReadCbor => "Catchment's reader, CBOR",
             Self::FloorWhole => "floor + zstd + PUT (floor)",
             Self::SdkWhole => "plain SDK + zstd + PutObject",
             Self::Whole => "Catchment, read to put",
@@ -200,7 +219,11 @@ impl Bench {
         let (rounds, part) = if quick { (1, 16) } else { (ROUNDS, 1) };
         let mut failed = Vec::new();
         for size in &SIZES {
-            self.server.set((0..3).map(|turn| reply(size, turn)).collect());
+            let replies = (0..3).map(|turn| {
+                let events = events(size, turn);
+                [reply(&events), cbor::reply(&events)]
+            });
+            self.server.set(replies.collect());
             let mut costs = vec![Vec::new(); READ.len() + WHOLE.len()];
             for round in 0..=rounds {
                 for (program, costs) in READ.iter().chain(&WHOLE).zip(&mut costs) {
@@ -226,8 +249,11 @@ impl Bench {
             };
             println!("records of {}: CPU s/GB of payload (median), and by the floor", size.name);
             for program in READ.iter().chain(&WHOLE) {
-                let base =
-                    if WHOLE.contains(program) { Program::FloorWhole } else { Program::FloorRead };
+                let base = match program {
+                    Program::FloorCbor | Program::ReadCbor => Program::FloorCbor,
+                    program if WHOLE.contains(program) => Program::FloorWhole,
+                    _ => Program::FloorRead,
+                };
                 let cost = median(&mut of(*program).clone());
                 let name = program.name();
                 println!("  {name:<34} {cost:>6.2} {:>8.2}", ratio(*program, base));
@@ -248,6 +274,9 @@ impl Bench {
             let (read, sdk) = (Program::Read, Program::SdkRead);
             gate("read / floor", ratio(read, Program::FloorRead), None, size.to_floor);
             gate("plain SDK / read", ratio(sdk, read), Some(size.to_sdk), None);
+            let read = Program::ReadCbor;
+            gate("read in CBOR / floor", ratio(read, Program::FloorCbor), None, size.cbor.0);
+            gate("plain SDK / read in CBOR", ratio(sdk, read), Some(size.cbor.1), None);
             let (whole, sdk) = (Program::Whole, Program::SdkWhole);
             let to_floor = size.whole.map(|(most, _)| most);
             gate("whole / floor", ratio(whole, Program::FloorWhole), None, to_floor);
@@ -263,10 +292,12 @@ impl Bench {
             Program::Discard => self.discard(payload, each).await,
             Program::FloorRead => self.floor_read(payload).await,
             Program::SdkRead => Box::pin(self.sdk(payload, false)).await,
-            Program::Read => Box::pin(self.catchment(payload, false)).await,
+            Program::Read => Box::pin(self.catchment(payload, false, Wire::Json)).await,
+            Program::FloorCbor => cbor::floor_read(self.address, payload).await,
+            Program::ReadCbor => Box::pin(self.catchment(payload, false, Wire::Cbor)).await,
             Program::FloorWhole => self.floor_whole(payload).await,
             Program::SdkWhole => Box::pin(self.sdk(payload, true)).await,
-            Program::Whole => Box::pin(self.catchment(payload, true)).await,
+            Program::Whole => Box::pin(self.catchment(payload, true, Wire::Json)).await,
         }
     }
 
@@ -348,9 +379,10 @@ impl Bench {
     }
 
     /// The reader of a shard as the worker runs it; and its batches and uploads.
-    async fn catchment(&self, payload: u64, deliver: bool) -> Outcome<u64> {
+    async fn catchment(&self, payload: u64, deliver: bool, wire: Wire) -> Outcome<u64> {
+        let metrics = Arc::new(Metrics::new("bench", true));
         let means = Means {
-            kinesis: Kinesis::new(self.clients.kinesis.clone()),
+            kinesis: Kinesis::new(self.clients.kinesis.clone()).speaking(wire, &metrics),
             arn: ARN.into(),
             consumer: None,
             retention_ms: 86_400_000,
@@ -363,7 +395,7 @@ impl Bench {
             budget: Budget::new(256 << 20),
             clock: Clock::system(),
             jitter: Jitter::system(),
-            metrics: Arc::new(Metrics::new("bench", true)),
+            metrics: Arc::clone(&metrics),
         };
         let shard = ShardId::new("shardId-000000000000");
         let range = Range {
@@ -406,6 +438,10 @@ impl Bench {
         };
         let reading = poll::read(means, shard.clone(), range, send);
         let (done, ()) = futures::join!(consume, reading);
+        let told = metrics.render();
+        let mut fallbacks =
+            told.lines().filter(|l| l.starts_with("catchment_wire_fallbacks_total"));
+        assert!(fallbacks.all(|line| line.ends_with(" 0")), "not read in CBOR: {told}");
         done
     }
 
@@ -494,39 +530,4 @@ impl Frames {
         }
         Ok(std::mem::take(&mut self.frames))
     }
-}
-
-/// A reply as the service writes it: JSON events with ids that do not compress, and
-/// words and numbers that do, the same in every run.
-fn reply(size: &Size, turn: u64) -> Arc<[u8]> {
-    let mut random = fastrand::Rng::with_seed(turn);
-    let words = ["red", "large", "shirt", "winter", "sale", "cotton", "delivery", "express"];
-    let mut body =
-        String::from("{\"MillisBehindLatest\":1000,\"NextShardIterator\":\"next\",\"Records\":[");
-    for n in 0..size.count() {
-        let mut line = format!("{{\"id\":\"{:016x}\",\"tags\":[", random.u64(..));
-        while line.len() + 40 < size.record {
-            let word = words[random.usize(0..words.len())];
-            let value = random.u16(..);
-            if random.u8(0..4) == 0 {
-                let _ = write!(line, "{{\"trace\":\"{:08x}\"}},", random.u32(..));
-            } else {
-                let _ = write!(line, "{{\"{word}\":{value}}},");
-            }
-        }
-        let room = size.record.saturating_sub(line.len() + 4);
-        let _ = write!(line, "\"{}\"]}}", "-".repeat(room));
-        let _ = write!(
-            body,
-            "{}{{\"ApproximateArrivalTimestamp\":1795417509.{:03},\"Data\":\"{}\",\
-             \"PartitionKey\":\"{:012x}\",\
-             \"SequenceNumber\":\"4959033827149025660855969253836157109592157598913{n:07}\"}}",
-            if n == 0 { "" } else { "," },
-            n % 1000,
-            STANDARD.encode(line),
-            random.u64(..) >> 16,
-        );
-    }
-    body.push_str("]}");
-    body.into_bytes().into()
 }

@@ -5,13 +5,16 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use catchment::stream::cbor::CONTENT_TYPE;
+
 /// What GetRecords answers, in turn.
 #[derive(Clone, Default)]
 pub(crate) struct Server(Arc<Mutex<Replies>>);
 
 #[derive(Default)]
 struct Replies {
-    bodies: Vec<Arc<[u8]>>,
+    /// In JSON and in CBOR.
+    bodies: Vec<[Arc<[u8]>; 2]>,
     next: usize,
 }
 
@@ -32,14 +35,16 @@ impl Server {
     }
 
     /// Replaces the replies.
-    pub(crate) fn set(&self, bodies: Vec<Arc<[u8]>>) {
+    pub(crate) fn set(&self, bodies: Vec<[Arc<[u8]>; 2]>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Replies { bodies, next: 0 };
     }
 
-    fn records(&self) -> Arc<[u8]> {
+    fn records(&self, cbor: bool) -> Arc<[u8]> {
         let mut replies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         replies.next = (replies.next + 1) % replies.bodies.len().max(1);
-        replies.bodies.get(replies.next).cloned().unwrap_or_default()
+        let bodies = replies.bodies.get(replies.next).cloned().unwrap_or_default();
+        let [json, in_cbor] = bodies;
+        if cbor { in_cbor } else { json }
     }
 
     fn serve(&self, connection: TcpStream) -> io::Result<()> {
@@ -54,7 +59,7 @@ impl Server {
             }
             let put = line.starts_with("PUT");
             let (mut length, mut target) = (0, String::new());
-            let mut patient = false;
+            let (mut patient, mut cbor) = (false, false);
             loop {
                 line.clear();
                 reader.read_line(&mut line)?;
@@ -62,6 +67,7 @@ impl Server {
                 match name.to_ascii_lowercase().as_str() {
                     "content-length" => length = value.trim().parse().unwrap_or(0),
                     "x-amz-target" => target = value.trim().to_owned(),
+                    "content-type" => cbor = value.contains("cbor"),
                     "expect" => patient = true,
                     _ => {}
                 }
@@ -75,9 +81,13 @@ impl Server {
             } else if target.ends_with("GetShardIterator") {
                 Arc::from(&b"{\"ShardIterator\":\"iterator\"}"[..])
             } else {
-                self.records()
+                self.records(cbor)
             };
-            let kind = if put { "application/xml" } else { "application/x-amz-json-1.1" };
+            let kind = match (put, cbor) {
+                (true, _) => "application/xml",
+                (false, false) => "application/x-amz-json-1.1",
+                (false, true) => CONTENT_TYPE,
+            };
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\netag: \"e\"\r\ncontent-length: {}\r\n\r\n",
                 body.len()

@@ -4,6 +4,7 @@ use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
 use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardEventStream};
 
+use crate::aws::events::TakeEvents;
 use crate::aws::fault::{by_code, chain, describe};
 use crate::aws::kinesis::{Kinesis, Start, child_shards, malformed, records};
 use crate::fault::{CallError, Fault};
@@ -12,7 +13,11 @@ use crate::stream::position::StartAt;
 use crate::stream::{Consumer, Page};
 
 /// An open subscription of one shard. Dropping it ends it.
-pub struct Subscription(SubscribeToShardOutput);
+pub struct Subscription {
+    events: SubscribeToShardOutput,
+    /// The records of the events; `None`: they have them themselves.
+    take: Option<TakeEvents>,
+}
 
 impl Kinesis {
     /// DescribeStreamConsumer of a name or an ARN.
@@ -64,7 +69,13 @@ impl Kinesis {
             position.build().map_err(|e| malformed("SubscribeToShard", &e.to_string()))?;
         let call = self.client().subscribe_to_shard();
         let call = call.consumer_arn(consumer).shard_id(shard.as_str()).starting_position(position);
-        Ok(Subscription(call.send().await.map_err(|e| describe("SubscribeToShard", &e))?))
+        let take = self.arenas().map(TakeEvents::new);
+        let reply = match &take {
+            Some(take) => call.customize().interceptor(take.clone()).send().await,
+            None => call.send().await,
+        };
+        let events = reply.map_err(|e| describe("SubscribeToShard", &e))?;
+        Ok(Subscription { events, take })
     }
 }
 
@@ -76,13 +87,18 @@ impl Subscription {
     /// [`CallError`]
     pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
         loop {
-            let event = self.0.event_stream.recv().await;
+            let event = self.events.event_stream.recv().await;
             match event.map_err(|e| broken(&e))? {
                 None => return Ok(None),
                 Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => {
+                    let scanned = self.take.as_ref().and_then(TakeEvents::next);
+                    let (records, arena) = match scanned {
+                        Some(scanned) => (scanned.records, Some(scanned.arena)),
+                        None => (records("SubscribeToShard", event.records)?, None),
+                    };
                     return Ok(Some(Page {
-                        records: records("SubscribeToShard", event.records)?,
-                        arena: None,
+                        records,
+                        arena,
                         next: Some(event.continuation_sequence_number).filter(|n| !n.is_empty()),
                         behind_ms: Some(event.millis_behind_latest),
                         children: child_shards(event.child_shards),

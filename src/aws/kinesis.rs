@@ -1,15 +1,22 @@
 //! Kinesis Data Streams, in our words.
 
+use std::sync::Arc;
+
+use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::primitives::DateTime;
 use aws_sdk_kinesis::types::{self, ShardIteratorType, StreamStatus};
 
 use crate::aws::fault::describe;
-use crate::aws::records::TakeRecords;
+use crate::aws::records::{Scanned, TakeRecords};
+use crate::aws::wire::{Cbor, Failed};
 use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
 use crate::stream::arena::Arenas;
+use crate::stream::cbor;
 use crate::stream::position::{Position, StartAt};
+use crate::stream::wire::Wire;
 use crate::stream::{Page, Record, ShardInfo, StreamInfo};
+use crate::telemetry::metrics::Metrics;
 use crate::text::Text;
 
 /// Kinesis, as a client sees it.
@@ -18,19 +25,35 @@ pub struct Kinesis {
     client: aws_sdk_kinesis::Client,
     /// Buffers of replies; `None`: the SDK's parser reads everything.
     arenas: Option<Arenas>,
+    /// To ask for records in CBOR.
+    cbor: Option<Cbor>,
 }
 
 impl Kinesis {
     /// Wraps a client.
     pub fn new(client: aws_sdk_kinesis::Client) -> Self {
-        Self { client, arenas: Some(Arenas::default()) }
+        Self { client, arenas: Some(Arenas::default()), cbor: None }
     }
 
     /// Leaves every reply to the SDK's own parser: what the fast path is tested and measured
     /// against.
     #[must_use]
     pub fn strict(self) -> Self {
-        Self { arenas: None, ..self }
+        Self { arenas: None, cbor: None, ..self }
+    }
+
+    /// Asks for records in this form; fallbacks from it are counted.
+    #[must_use]
+    pub fn speaking(self, wire: Wire, metrics: &Arc<Metrics>) -> Self {
+        let cbor = match wire {
+            Wire::Json => None,
+            Wire::Cbor => Some(Cbor::new(metrics)),
+        };
+        Self { cbor, ..self }
+    }
+
+    pub(super) fn arenas(&self) -> Option<&Arenas> {
+        self.arenas.as_ref()
     }
 
     pub(super) fn client(&self) -> &aws_sdk_kinesis::Client {
@@ -117,27 +140,42 @@ impl Kinesis {
         limit: i32,
     ) -> Result<Page, CallError> {
         let call = self.client.get_records().stream_arn(arn).shard_iterator(iterator).limit(limit);
-        let (reply, scanned) = match &self.arenas {
-            Some(arenas) => {
-                let take = TakeRecords::new(arenas);
-                let reply = call.customize().interceptor(take.clone()).send().await;
-                (reply, take.taken())
+        let Some(arenas) = &self.arenas else {
+            return page(call.send().await.map_err(|e| describe("GetRecords", &e))?, None);
+        };
+        let mut fallen = None;
+        if let Some(cbor) = self.cbor.as_ref().filter(|cbor| cbor.is_spoken()) {
+            let take = TakeRecords::new(arenas).asking(cbor::request(arn, iterator, limit));
+            let reply = call.clone().customize().interceptor(take.clone()).send().await;
+            match cbor.judge(reply, take.taken()) {
+                Ok((reply, scanned)) => return page(reply, scanned),
+                Err(Failed::Call(error)) => return Err(error),
+                Err(Failed::Form(doubt)) => fallen = Some((cbor, doubt)),
             }
-            None => (call.send().await, None),
-        };
+        }
+        let take = TakeRecords::new(arenas);
+        let reply = call.customize().interceptor(take.clone()).send().await;
+        if let Some((cbor, doubt)) = fallen {
+            cbor.fell_back(&doubt, reply.is_ok());
+        }
         let reply = reply.map_err(|e| describe("GetRecords", &e))?;
-        let (records, arena) = match scanned {
-            Some(scanned) => (scanned.records, Some(scanned.arena)),
-            None => (records("GetRecords", reply.records)?, None),
-        };
-        Ok(Page {
-            records,
-            arena,
-            next: reply.next_shard_iterator,
-            behind_ms: reply.millis_behind_latest,
-            children: child_shards(reply.child_shards),
-        })
+        page(reply, take.taken().and_then(Result::ok))
     }
+}
+
+/// A reply to GetRecords; `scanned`: its records, if it has none itself.
+fn page(reply: GetRecordsOutput, scanned: Option<Scanned>) -> Result<Page, CallError> {
+    let (records, arena) = match scanned {
+        Some(scanned) => (scanned.records, Some(scanned.arena)),
+        None => (records("GetRecords", reply.records)?, None),
+    };
+    Ok(Page {
+        records,
+        arena,
+        next: reply.next_shard_iterator,
+        behind_ms: reply.millis_behind_latest,
+        children: child_shards(reply.child_shards),
+    })
 }
 
 /// Where reading begins, in the three fields of the API.

@@ -4,6 +4,7 @@ pub mod clients;
 #[cfg(feature = "lambda")]
 pub mod door;
 pub mod dynamodb;
+mod events;
 pub mod fan_out;
 mod fault;
 pub mod kinesis;
@@ -13,3 +14,4 @@ pub mod producer;
 mod records;
 pub mod s3;
 pub mod tables;
+mod wire;

@@ -1,9 +1,13 @@
-//! ▶ GetRecords past the SDK's JSON parser.
+//! ▶ GetRecords past the SDK's JSON parser, and in CBOR if asked for.
 //!
 //! Credentials, signing, retries, time-outs and errors stay the SDK's. Only the body of a good
 //! reply is replaced, while it arrives: it is collected into a buffer that is used again, its
-//! records are taken out (`stream/scan.rs`), and the SDK's parser gets the rest. A reply the scan
-//! does not understand passes as it came.
+//! records are taken out (`stream/scan.rs`), and the SDK's parser gets the rest. A reply in JSON
+//! that the scan does not understand passes as it came.
+//!
+//! In CBOR (`stream/cbor.rs`) the request's body is replaced too, before the first attempt, so that
+//! each attempt is signed for what is sent. The SDK reads no CBOR: it gets the rest of a reply, and
+//! errors, in JSON.
 //!
 //! The interceptor is installed for each call: it then runs after the operation's own and reads
 //! outside of stalled-stream protection, which has to see the bytes arrive.
@@ -13,7 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
+};
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
@@ -23,6 +29,7 @@ use http_body::{Body, Frame};
 
 use crate::stream::Record;
 use crate::stream::arena::{Arena, Arenas};
+use crate::stream::cbor::{self, Unreadable};
 use crate::stream::scan;
 
 /// The records of one reply.
@@ -32,28 +39,41 @@ pub(super) struct Scanned {
     pub(super) records: Vec<Record>,
     /// Size of the buffer they are slices of, bytes.
     pub(super) arena: usize,
+    /// The reply was in CBOR.
+    pub(super) cbor: bool,
 }
+
+/// What became of a reply; `None` if the SDK's parser has the records.
+type Outcome = Option<Result<Scanned, Unreadable>>;
 
 /// Takes the records out of the reply of one call. Clones share the slot.
 #[derive(Clone, Debug)]
 pub(super) struct TakeRecords {
     pool: Arenas,
-    slot: Arc<Mutex<Option<Scanned>>>,
+    /// Body of the request in CBOR.
+    request: Option<Bytes>,
+    slot: Arc<Mutex<Outcome>>,
 }
 
 impl TakeRecords {
     pub(super) fn new(pool: &Arenas) -> Self {
-        Self { pool: pool.clone(), slot: Arc::default() }
+        Self { pool: pool.clone(), request: None, slot: Arc::default() }
     }
 
-    /// What the call's last attempt brought; `None` if the SDK's parser has the records.
-    pub(super) fn taken(&self) -> Option<Scanned> {
+    /// Asks in CBOR, with this body.
+    pub(super) fn asking(self, request: Vec<u8>) -> Self {
+        Self { request: Some(request.into()), ..self }
+    }
+
+    /// What the call's last reply brought. An error is one of CBOR; the SDK was then told of a
+    /// reply without anything in it.
+    pub(super) fn taken(&self) -> Outcome {
         self.put(None)
     }
 
-    fn put(&self, scanned: Option<Scanned>) -> Option<Scanned> {
+    fn put(&self, outcome: Outcome) -> Outcome {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *slot, scanned)
+        std::mem::replace(&mut *slot, outcome)
     }
 }
 
@@ -61,6 +81,22 @@ impl TakeRecords {
 impl Intercept for TakeRecords {
     fn name(&self) -> &'static str {
         "TakeRecords"
+    }
+
+    fn modify_before_retry_loop(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(body) = &self.request else { return Ok(()) };
+        let request = context.request_mut();
+        request.headers_mut().try_insert("content-type", cbor::CONTENT_TYPE)?;
+        if request.headers().contains_key("content-length") {
+            request.headers_mut().try_insert("content-length", body.len().to_string())?;
+        }
+        *request.body_mut() = SdkBody::from(body.clone());
+        Ok(())
     }
 
     fn modify_before_deserialization(
@@ -72,16 +108,21 @@ impl Intercept for TakeRecords {
         // Of an attempt whose reply broke off further on.
         self.put(None);
         let response = context.response_mut();
-        if response.status().as_u16() != 200 {
+        let good = response.status().as_u16() == 200;
+        if !good && self.request.is_none() {
             return Ok(());
         }
-        let length = response.headers().get("content-length").and_then(|n| n.parse().ok());
+        let headers = response.headers();
+        let length = headers.get("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+        let named = headers.get("content-type").is_some_and(|kind| kind.contains("cbor"));
+        let cbor = self.request.is_some() && named;
         let inner = response.take_body();
-        let arena = self.pool.take(length.unwrap_or(0));
         *response.body_mut() = SdkBody::from_body_1_x(Absorbing {
             inner,
-            arena: Some(arena),
+            arena: Some(self.pool.take(length)),
             rest: None,
+            good,
+            cbor,
             take: self.clone(),
         });
         Ok(())
@@ -94,6 +135,10 @@ struct Absorbing {
     arena: Option<Arena>,
     /// What the SDK gets to see.
     rest: Option<Bytes>,
+    /// Not an error.
+    good: bool,
+    /// Announced as CBOR.
+    cbor: bool,
     take: TakeRecords,
 }
 
@@ -119,9 +164,7 @@ impl Body for Absorbing {
                 }
                 None => {
                     let Some(arena) = this.arena.take() else { break };
-                    let (rest, scanned) = take(arena)?;
-                    this.take.put(scanned);
-                    this.rest = Some(rest);
+                    this.rest = Some(this.read(arena)?);
                 }
             }
         }
@@ -129,16 +172,42 @@ impl Body for Absorbing {
     }
 }
 
-/// Splits a reply into its records and the rest.
-fn take(mut arena: Arena) -> Result<(Bytes, Option<Scanned>), scan::BadPayload> {
-    let Some(layout) = scan::take(arena.bytes())? else {
-        return Ok((arena.freeze(), None));
-    };
-    let rest = layout.rest(arena.bytes());
-    let held = arena.capacity();
-    let records = layout.records(&arena.freeze());
-    Ok((rest.into(), Some(Scanned { records, arena: held })))
+impl Absorbing {
+    /// Takes the records out of a whole body; what the SDK gets to see.
+    fn read(&self, mut arena: Arena) -> Result<Bytes, scan::BadPayload> {
+        // Whoever was asked in CBOR may forget to say that it answers in it. No JSON begins so.
+        let unnamed = || self.take.request.is_some() && cbor::begins(arena.as_ref());
+        if self.cbor || unnamed() {
+            return Ok(self.read_cbor(arena));
+        }
+        if !self.good {
+            return Ok(arena.freeze());
+        }
+        let Some(layout) = scan::take(arena.bytes())? else { return Ok(arena.freeze()) };
+        let rest = layout.rest(arena.bytes());
+        let held = arena.capacity();
+        let records = layout.records(&arena.freeze());
+        self.take.put(Some(Ok(Scanned { records, arena: held, cbor: false })));
+        Ok(rest.into())
+    }
+
+    fn read_cbor(&self, mut arena: Arena) -> Bytes {
+        if !self.good {
+            let json = cbor::error(arena.bytes());
+            return json.map_or_else(|| arena.freeze(), Bytes::from);
+        }
+        let (outcome, rest) = match cbor::take(arena.bytes()) {
+            Ok(layout) => {
+                let held = arena.capacity();
+                let records = layout.records(&arena.freeze());
+                (Ok(Scanned { records, arena: held, cbor: true }), layout.into_rest())
+            }
+            Err(unreadable) => (Err(unreadable), b"{\"Records\":[]}".to_vec()),
+        };
+        self.take.put(Some(outcome));
+        rest.into()
+    }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -64,6 +64,11 @@ pub const KEYS: &[Key] = &[
         help: "Most records per GetRecords call, 1 to 10000; fewer are asked for when they are large.",
     },
     Key {
+        name: "stream.wire",
+        default: "json",
+        help: "In what GetRecords is spoken: `json` or `cbor`. CBOR takes fewer bytes and less CPU, but is unproven on the real service: only tests have answered in it so far. Where it is refused or cannot be read, the worker asks again in JSON and, if that persists, stays with it.",
+    },
+    Key {
         name: "lease.application",
         default: "catchment",
         help: "Application name; also the name of the DynamoDB lease table, as with the KCL.",

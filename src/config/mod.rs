@@ -16,6 +16,7 @@ use crate::delivery::object_key::Template;
 use crate::delivery::settings::{Codec, Format, Settings};
 use crate::stream::pacing;
 use crate::stream::position::InitialPosition;
+use crate::stream::wire::Wire;
 use raw::{Layers, Problem};
 
 /// The validated configuration, by concern.
@@ -54,6 +55,8 @@ pub struct Stream {
     pub pace: pacing::Limits,
     /// Most records per call.
     pub page_records: i32,
+    /// In what GetRecords is spoken.
+    pub wire: Wire,
 }
 
 /// How shards are read.
@@ -265,6 +268,7 @@ impl Reader {
                     },
                 },
                 page_records: self.number("stream.page_records", 1, 10_000),
+                wire: self.choice("stream.wire", &[("json", Wire::Json), ("cbor", Wire::Cbor)]),
             },
             lease: Lease {
                 application,

@@ -88,7 +88,19 @@ impl FanOut {
 
     async fn subscribe(&mut self, means: &Means, shard: &ShardId, resume: &StartAt) -> Option<()> {
         let Means { clock, jitter, metrics, .. } = means;
-        let error = match means.kinesis.subscribe(&self.consumer, shard, resume).await {
+        let subscribing = tokio::select! {
+            biased;
+            reply = means.kinesis.subscribe(&self.consumer, shard, resume) => Some(reply),
+            // The time-outs of the client end with the head of the reply.
+            () = clock.sleep(SILENCE) => None,
+        };
+        let Some(reply) = subscribing else {
+            metrics.add("catchment_subscriptions_total", &["silent"], 1);
+            tracing::warn!(%shard, "no word on a subscription for {SILENCE:?}; polling meanwhile");
+            self.rest(clock, jitter, OCCUPIED);
+            return None;
+        };
+        let error = match reply {
             Ok(subscription) => {
                 metrics.add("catchment_subscriptions_total", &["opened"], 1);
                 self.open = Some(subscription);

@@ -2,13 +2,17 @@
 
 pub mod arena;
 pub mod bound;
+pub mod cbor;
 pub mod deaggregate;
 pub mod fan_out;
+pub mod frames;
+mod layout;
 pub mod pacing;
 pub mod poll;
 pub mod position;
 pub mod probe;
 pub mod scan;
+pub mod wire;
 
 use bytes::Bytes;
 

@@ -217,7 +217,7 @@ impl Reader {
                 true => "catchment_fan_out_events_total",
             };
             self.means.metrics.add(calls, &[result], 1);
-            if page.arena.is_none() && !pushed {
+            if page.arena.is_none() {
                 self.means.metrics.add("catchment_strict_replies_total", &[], 1);
             }
             if let Some(size) = payload.checked_div(page.records.len()) {

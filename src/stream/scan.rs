@@ -11,33 +11,7 @@ use bytes::Bytes;
 
 use crate::ids::SequenceNumber;
 use crate::stream::Record;
-use crate::stream::position::Position;
-use crate::text::Text;
-
-/// A part of a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    start: u32,
-    end: u32,
-}
-
-impl Span {
-    fn range(self) -> std::ops::Range<usize> {
-        self.start as usize..self.end as usize
-    }
-}
-
-/// One record.
-#[derive(Debug)]
-struct Entry {
-    /// The payload, decoded.
-    data: Span,
-    sequence: Span,
-    key: Option<Span>,
-    /// The key was written with escapes.
-    escaped: bool,
-    arrival_ms: Option<i64>,
-}
+use crate::stream::layout::{self, Entry, Span};
 
 /// Where everything in a reply stands.
 #[derive(Debug)]
@@ -120,24 +94,7 @@ impl Layout {
 
     /// The records as slices of the decoded body.
     pub fn records(&self, body: &Bytes) -> Vec<Record> {
-        let record = |entry: &Entry| {
-            let digits = std::str::from_utf8(&body[entry.sequence.range()]).ok()?;
-            Some(Record {
-                position: Position::plain(SequenceNumber::parse(digits).ok()?),
-                arrival_ms: entry.arrival_ms,
-                partition_key: match entry.key {
-                    Some(key) if key.start < key.end => Some(Text::new(body.slice(key.range()))?),
-                    _ => None,
-                },
-                data: body.slice(entry.data.range()),
-            })
-        };
-        let mut records = Vec::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            // Both texts were checked by the scan.
-            records.push(record(entry).unwrap_or_else(|| unreachable!("scanned text changed")));
-        }
-        records
+        layout::records(&self.entries, body)
     }
 }
 

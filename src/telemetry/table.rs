@@ -78,7 +78,13 @@ pub const TABLE: &[Def] = &[
         "catchment_strict_replies_total",
         Kind::Counter,
         &[],
-        "GetRecords replies in a form the fast path does not take; the SDK's parser read them, at three times the CPU. Nothing is lost by it.",
+        "GetRecords replies and fan-out events in a form the fast path does not take; the SDK's parser read them, at three times the CPU. Nothing is lost by it.",
+    ),
+    def(
+        "catchment_wire_fallbacks_total",
+        Kind::Counter,
+        &["reason"],
+        "With stream.wire = cbor: GetRecords calls made again in JSON because the one in CBOR was refused, its reply unreadable, or its arrival times implausible. Nothing is lost by it.",
     ),
     def(
         "catchment_fan_out_events_total",
@@ -332,6 +338,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "invalid",
         ],
     ),
+    ("catchment_wire_fallbacks_total", &["refused", "unreadable", "implausible"]),
     ("catchment_fan_out_events_total", &["records", "empty"]),
     (
         "catchment_subscriptions_total",

@@ -168,11 +168,11 @@ pub async fn prepare_for(
     replay: Option<Arc<Plan>>,
 ) -> Result<Arc<Shared>, StartError> {
     let Node { clock, jitter, tasks } = node.clone();
-    let kinesis = Kinesis::new(clients.kinesis);
     let store = ObjectStore::new(clients.s3);
     // The name of a stream given by its ARN is the last part of it.
     let name = config.stream.name.rsplit('/').next().unwrap_or_default();
     let metrics = Arc::new(Metrics::new(name, config.telemetry.shard_labels));
+    let kinesis = Kinesis::new(clients.kinesis).speaking(config.stream.wire, &metrics);
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table).counting(&metrics);
     let name = &config.stream.name;
     let stream = patiently(&clock, || kinesis.describe(name)).await;

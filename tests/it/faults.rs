@@ -6,6 +6,7 @@ mod kpl;
 mod many;
 mod memory;
 mod table;
+mod wire;
 
 use std::collections::HashMap;
 use std::fs;

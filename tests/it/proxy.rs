@@ -12,6 +12,8 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, Response, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -44,6 +46,13 @@ pub(crate) enum Fault {
     Stale(Arc<Mutex<Option<(HeaderMap, Bytes)>>>),
     /// It is done, and the date of the reply is this many seconds later.
     Later(i64),
+    /// A GetRecords in CBOR is answered in CBOR, for services that speak JSON only.
+    Cbor {
+        /// Parts of a second in which times are told: 1000 is right.
+        unit: f64,
+        /// Half of the answer comes through, then the connection breaks.
+        cut: bool,
+    },
     /// Records before this one are gone from the reply of GetRecords, as if retention had passed
     /// them.
     Trim(SequenceNumber),
@@ -257,6 +266,7 @@ async fn answer(
             reply.headers_mut().insert(header::DATE, date.parse()?);
             Ok(reply)
         }
+        Some(Fault::Cbor { unit, cut }) => in_cbor(upstream, request, &kept, unit, cut).await,
         Some(Fault::Trim(before)) => trim(forward(upstream, request).await?, &before).await,
     }
 }
@@ -311,6 +321,54 @@ async fn forward(upstream: SocketAddr, request: Request<Body>) -> Result<Respons
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::runtime::Handle::current().spawn(connection);
     Ok(send.send_request(request).await?.map(Body::new))
+}
+
+async fn in_cbor(
+    upstream: SocketAddr,
+    request: Request<Body>,
+    body: &[u8],
+    unit: f64,
+    cut: bool,
+) -> Result<Response<Body>, Failed> {
+    let asked: Value = ciborium::from_reader(body)?;
+    let (mut head, _) = request.into_parts();
+    head.headers.insert(header::CONTENT_TYPE, "application/x-amz-json-1.1".parse()?);
+    head.headers.remove(header::CONTENT_LENGTH);
+    let request = Request::from_parts(head, Body::from(asked.to_string()));
+    let (mut head, body) = forward(upstream, request).await?.into_parts();
+    let page: Value = serde_json::from_slice(&to_bytes(body, usize::MAX).await?)?;
+    let mut told = Vec::new();
+    ciborium::into_writer(&cbor(&page, "", unit)?, &mut told)?;
+    head.headers.insert(header::CONTENT_TYPE, "application/x-amz-cbor-1.1".parse()?);
+    head.headers.insert(header::CONTENT_LENGTH, told.len().into());
+    if cut {
+        told.truncate(told.len() / 2);
+        let broken = futures::stream::iter([Ok(Bytes::from(told)), Err(Failed::from("cut"))]);
+        return Ok(Response::from_parts(head, Body::from_stream(broken)));
+    }
+    Ok(Response::from_parts(head, Body::from(told)))
+}
+
+/// A part of a reply, as the other protocol has it.
+fn cbor(value: &Value, name: &str, unit: f64) -> Result<ciborium::Value, Failed> {
+    Ok(match value {
+        Value::String(text) if name == "Data" => ciborium::Value::Bytes(STANDARD.decode(text)?),
+        Value::Number(seconds) if name == "ApproximateArrivalTimestamp" => {
+            let time = seconds.as_f64().unwrap_or_default() * unit;
+            ciborium::Value::Tag(1, Box::new((time.round() as i64).into()))
+        }
+        Value::Array(items) => {
+            let items = items.iter().map(|item| cbor(item, "", unit));
+            ciborium::Value::Array(items.collect::<Result<_, _>>()?)
+        }
+        Value::Object(fields) => {
+            let fields = fields
+                .iter()
+                .map(|(name, value)| Ok((name.as_str().into(), cbor(value, name, unit)?)));
+            ciborium::Value::Map(fields.collect::<Result<_, Failed>>()?)
+        }
+        other => ciborium::Value::serialized(other)?,
+    })
 }
 
 async fn trim(reply: Response<Body>, before: &SequenceNumber) -> Result<Response<Body>, Failed> {

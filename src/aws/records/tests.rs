@@ -18,18 +18,21 @@ use crate::stream::Page;
 
 /// Status, headers, and the frames of a body.
 #[derive(Clone, Debug)]
-struct Canned {
+pub(in crate::aws) struct Canned {
     status: u16,
-    headers: Vec<(&'static str, String)>,
+    pub(in crate::aws) headers: Vec<(&'static str, String)>,
     frames: VecDeque<Vec<u8>>,
+    /// Nothing follows the frames, not even an end.
+    pub(in crate::aws) hangs: bool,
 }
 
 impl Canned {
-    fn of(status: u16, body: &[u8], frame: usize) -> Self {
+    pub(in crate::aws) fn of(status: u16, body: &[u8], frame: usize) -> Self {
         Self {
             status,
             headers: vec![("content-length", body.len().to_string())],
             frames: body.chunks(frame.max(1)).map(<[u8]>::to_vec).collect(),
+            hangs: false,
         }
     }
 }
@@ -43,17 +46,27 @@ impl http_body::Body for Canned {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
         let frame = self.frames.pop_front().map(|frame| Ok(http_body::Frame::data(frame.into())));
+        if frame.is_none() && self.hangs {
+            return std::task::Poll::Pending;
+        }
         std::task::Poll::Ready(frame)
     }
 }
 
 /// Answers in turn, the last one for ever.
 #[derive(Clone, Debug)]
-struct Answers(std::sync::Arc<std::sync::Mutex<VecDeque<Canned>>>);
+pub(in crate::aws) struct Answers {
+    left: std::sync::Arc<std::sync::Mutex<VecDeque<Canned>>>,
+    /// What was asked: content type, signature, body.
+    pub(in crate::aws) asked: std::sync::Arc<std::sync::Mutex<Vec<[Vec<u8>; 3]>>>,
+}
 
 impl HttpConnector for Answers {
-    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
-        let mut answers = self.0.lock().unwrap();
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let header = |name| request.headers().get(name).unwrap_or_default().as_bytes().to_vec();
+        let body = request.body().bytes().unwrap().to_vec();
+        self.asked.lock().unwrap().push([header("content-type"), header("authorization"), body]);
+        let mut answers = self.left.lock().unwrap();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
         let answer = answer.unwrap();
         let mut response = http::Response::builder().status(answer.status);
@@ -78,29 +91,36 @@ impl HttpClient for Answers {
 
 /// A client that gets these answers.
 fn kinesis(answers: Vec<Canned>) -> Kinesis {
-    let answers = Answers(std::sync::Arc::new(std::sync::Mutex::new(answers.into())));
-    Kinesis::new(aws_sdk_kinesis::Client::from_conf(
+    asking(answers).0
+}
+
+/// The same, and what it asks.
+pub(in crate::aws) fn asking(answers: Vec<Canned>) -> (Kinesis, Answers) {
+    let left = std::sync::Arc::new(std::sync::Mutex::new(answers.into()));
+    let answers = Answers { left, asked: std::sync::Arc::default() };
+    let kinesis = Kinesis::new(aws_sdk_kinesis::Client::from_conf(
         aws_sdk_kinesis::Config::builder()
             .behavior_version(behavior())
             .region(Region::new("eu-west-1"))
             .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(SharedHttpClient::new(answers))
+            .http_client(SharedHttpClient::new(answers.clone()))
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .build(),
-    ))
+    ));
+    (kinesis, answers)
 }
 
-fn now<T>(work: impl Future<Output = T>) -> T {
+pub(in crate::aws) fn now<T>(work: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().start_paused(true).build().unwrap().block_on(work)
 }
 
-async fn read(kinesis: &Kinesis) -> Result<Page, crate::fault::CallError> {
+pub(in crate::aws) async fn read(kinesis: &Kinesis) -> Result<Page, crate::fault::CallError> {
     kinesis.get_records("arn:aws:kinesis:eu-west-1:1:stream/s", "iterator", 100).await
 }
 
 /// Everything but how it was read.
-fn shown(page: &Page) -> String {
+pub(in crate::aws) fn shown(page: &Page) -> String {
     let Page { records, arena: _, next, behind_ms, children } = page;
     let sequences: Vec<_> = records.iter().map(|r| r.position.sequence.as_str()).collect();
     format!("{records:?} {sequences:?} {next:?} {behind_ms:?} {children:?}")

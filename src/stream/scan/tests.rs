@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::stream::position::Position;
+use crate::text::Text;
 
 const SEQUENCE: &str = "49590338271490256608559692538361571095921575989136588898";
 
