@@ -93,6 +93,11 @@ impl Subscription {
                 Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => {
                     let scanned = self.take.as_ref().and_then(TakeEvents::next);
                     let (records, arena) = match scanned {
+                        // An event of which nothing was taken, and the records of another: the
+                        // two are out of step, and neither may be believed.
+                        Some(_) if !event.records.is_empty() => {
+                            return Err(malformed("SubscribeToShard", "records of two events"));
+                        }
                         Some(scanned) => (scanned.records, Some(scanned.arena)),
                         None => (records("SubscribeToShard", event.records)?, None),
                     };
