@@ -13,7 +13,9 @@ use catchment::delivery::encode::{Encoder, FRAME};
 use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::{SequenceNumber, ShardId};
 use catchment::stream::Record;
+use catchment::stream::deaggregate::{HashRange, split, split_all};
 use catchment::stream::position::Position;
+use md5::{Digest, Md5};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -48,7 +50,8 @@ fn main() -> Outcome<()> {
         codecs(&format!("one frame, records of {name}"), &records.concat()[..FRAME], effort)?;
     }
     layouts(&events(8192), effort)?;
-    Ok(())
+    aggregates(50, 100, effort)?;
+    aggregates(10, 1000, effort)
 }
 
 /// CPU seconds of this thread so far.
@@ -155,18 +158,8 @@ fn codecs(title: &str, raw: &[u8], effort: Effort) -> Outcome<()> {
 
 /// The encoder: records into objects of 8 MiB of payload, one of them held by an upload.
 fn layouts(records: &[Vec<u8>], effort: Effort) -> Outcome<()> {
-    let records: Vec<Record> = records
-        .iter()
-        .map(|line| {
-            let sequence = "49590338271490256608559692538361571095921575989136588898";
-            Ok(Record {
-                position: Position::plain(SequenceNumber::parse(sequence)?),
-                arrival_ms: Some(1_795_417_509_123),
-                partition_key: Some("7".into()),
-                data: Bytes::copy_from_slice(&line[..line.len() - 1]),
-            })
-        })
-        .collect::<Outcome<_>>()?;
+    let records: Vec<Record> =
+        records.iter().map(|line| record(&line[..line.len() - 1])).collect::<Outcome<_>>()?;
     let bytes = records.iter().map(|record| record.data.len()).sum();
     let mut ways = Vec::new();
     let mut copy = Vec::with_capacity(bytes);
@@ -196,6 +189,81 @@ fn layouts(records: &[Vec<u8>], effort: Effort) -> Outcome<()> {
         }
     }
     compare("the encoder, records of 1 KB, level 1", bytes, "copy", ways, effort)
+}
+
+/// KPL aggregates as a page of 2 MiB holds them: `count` user records of `size` bytes in each.
+fn aggregates(count: usize, size: usize, effort: Effort) -> Outcome<()> {
+    let mut random = fastrand::Rng::with_seed(4);
+    let page = (0..(2 << 20) / (count * size))
+        .map(|_| record(&aggregate(count, size, &mut random)))
+        .collect::<Outcome<Vec<_>>>()?;
+    let page = &page;
+    let users = page.len() * count;
+    // Half of the keys are another shard's.
+    let half = HashRange::parse("0", &(u128::MAX / 2).to_string());
+    let ways = vec![
+        Way::new("MD5 alone, md-5", || {
+            let digests =
+                page.iter().map(|record| Md5::digest(&record.data[4..record.data.len() - 16]));
+            Ok(digests.map(|digest| black_box(digest).len()).sum())
+        }),
+        Way::new("one by one", || {
+            let splits = page.iter().map(|record| split(record.clone(), None));
+            Ok(splits.map(|split| black_box(split).records.len()).sum())
+        }),
+        Way::new("the page", || Ok(black_box(split_all(page.clone(), None)).records.len())),
+        Way::new("one by one, hash keys", || {
+            let splits = page.iter().map(|record| split(record.clone(), half));
+            Ok(splits.map(|split| black_box(split).records.len()).sum())
+        }),
+        Way::new("the page, hash keys", || {
+            Ok(black_box(split_all(page.clone(), half)).records.len())
+        }),
+    ];
+    if split_all(page.clone(), None).records.len() != users {
+        return Err("these are no aggregates".into());
+    }
+    let title = format!("KPL aggregates of {count} x {size} B, per GB of user payload");
+    compare(&title, users * size, "MD5 alone, md-5", ways, effort)
+}
+
+/// An aggregate in which every record has a key of its own.
+fn aggregate(count: usize, size: usize, random: &mut fastrand::Rng) -> Vec<u8> {
+    fn varint(mut value: usize, to: &mut Vec<u8>) {
+        while value >= 0x80 {
+            to.push((value & 0x7f | 0x80) as u8);
+            value >>= 7;
+        }
+        to.push(value as u8);
+    }
+    fn bytes(field: u8, value: &[u8], to: &mut Vec<u8>) {
+        to.push(field << 3 | 2);
+        varint(value.len(), to);
+        to.extend_from_slice(value);
+    }
+    let mut body = Vec::new();
+    for _ in 0..count {
+        bytes(1, format!("{:012x}", random.u64(..1 << 48)).as_bytes(), &mut body);
+    }
+    for index in 0..count {
+        let mut user = vec![1 << 3];
+        varint(index, &mut user);
+        let data: Vec<u8> =
+            std::iter::repeat_with(|| random.alphanumeric() as u8).take(size).collect();
+        bytes(3, &data, &mut user);
+        bytes(3, &user, &mut body);
+    }
+    [&[0xf3, 0x89, 0x9a, 0xc2], body.as_slice(), &Md5::digest(&body)].concat()
+}
+
+fn record(data: &[u8]) -> Outcome<Record> {
+    let sequence = "49590338271490256608559692538361571095921575989136588898";
+    Ok(Record {
+        position: Position::plain(SequenceNumber::parse(sequence)?),
+        arrival_ms: Some(1_795_417_509_123),
+        partition_key: Some("7".into()),
+        data: Bytes::copy_from_slice(data),
+    })
 }
 
 fn settings(format: Format, codec: Codec) -> Settings {

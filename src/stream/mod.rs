@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod bound;
 pub mod deaggregate;
+mod digests;
 pub mod fan_out;
 pub mod pacing;
 pub mod poll;
