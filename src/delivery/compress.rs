@@ -1,7 +1,7 @@
 //! ◆ One frame of an object into one whole gzip member or zstd frame.
 //!
-//! Which libraries, and why: `docs/adr/0001-compression.md`. A compressor holds up to a megabyte
-//! of tables, so a thread has one of a kind for all its objects.
+//! Which libraries, and why: `docs/adr/0001-compression.md`. A compressor holds large tables, so a
+//! thread has one of a kind for all its objects.
 
 use std::cell::RefCell;
 use std::io;
