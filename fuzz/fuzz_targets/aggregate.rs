@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use catchment::ids::SequenceNumber;
 use catchment::stream::Record;
-use catchment::stream::deaggregate::{HashRange, split};
+use catchment::stream::deaggregate::{HashRange, split, split_all};
 use catchment::stream::position::Position;
 use libfuzzer_sys::fuzz_target;
 use md5::{Digest, Md5};
@@ -30,7 +30,11 @@ fuzz_target!(|input: &[u8]| {
         data: data.clone(),
     };
     let range = (mode & 2 == 0).then(|| HashRange::parse("0", "170141183460469231731687303715884105727")).flatten();
+    let page = split_all(vec![record.clone(), record.clone()], range);
     let split = split(record, range);
+    // Its digest was computed beside another one, or alone.
+    assert!(page.aggregates == 2 * u64::from(split.aggregate));
+    assert!(page.foreign == 2 * split.foreign && page.records.len() == 2 * split.records.len());
     if !split.aggregate {
         assert!(split.records.len() == 1 && split.records[0].data == data && split.foreign == 0);
         return;

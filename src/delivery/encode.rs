@@ -5,13 +5,11 @@
 //! compressed bytes plus one frame, not the records, and one compressor serves every open object
 //! of a thread.
 
-use std::cell::RefCell;
-
-use base64::display::Base64Display;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::delivery::buffers::{self, Lent};
+use crate::delivery::compress;
 use crate::delivery::settings::{Codec, Format, Settings};
 use crate::ids::ShardId;
 use crate::stream::Record;
@@ -77,7 +75,8 @@ pub struct Encoder {
     records: u64,
 }
 
-/// A record with everything known about it, as envelope lines and dead letters carry it.
+/// What is known about a record, as envelope lines and dead letters carry it; `data` in base64
+/// comes last, and is written without serde, which would go through `Display` for it.
 #[derive(Serialize)]
 struct Line<'a> {
     stream: &'a str,
@@ -90,15 +89,6 @@ struct Line<'a> {
     kind: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
-    data: Base64<'a>,
-}
-
-struct Base64<'a>(&'a [u8]);
-
-impl Serialize for Base64<'_> {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&Base64Display::new(self.0, &STANDARD))
-    }
 }
 
 impl Encoder {
@@ -153,6 +143,8 @@ impl Encoder {
         shard: &ShardId,
         reject: Option<&Reject>,
     ) -> Result<(), EncodeError> {
+        let base64 = if self.format == Format::Envelope { record.data.len() / 3 + 512 } else { 2 };
+        self.reserve(record.data.len() + base64);
         match self.format {
             Format::Raw => self.open.extend_from_slice(&record.data),
             Format::Ndjson => {
@@ -175,10 +167,12 @@ impl Encoder {
                     partition_key: record.partition_key.as_deref(),
                     kind: reject.map(|r| r.kind),
                     reason: reject.map(|r| r.reason.as_str()),
-                    data: Base64(&record.data),
                 };
                 serde_json::to_writer(&mut self.open, &line).map_err(std::io::Error::from)?;
-                self.open.push(b'\n');
+                self.open.pop();
+                self.open.extend_from_slice(b",\"data\":\"");
+                base64_simd::STANDARD.encode_append(&record.data, &mut self.open);
+                self.open.extend_from_slice(b"\"}\n");
             }
         }
         self.records += 1;
@@ -202,54 +196,56 @@ impl Encoder {
         if !self.open.is_empty() || self.frames.is_empty() {
             self.close_frame()?;
         }
-        Ok(Body { chunks: self.frames })
+        Ok(Body { chunks: std::mem::take(&mut self.frames) })
+    }
+
+    /// Room for `more` bytes behind what is there.
+    fn reserve(&mut self, more: usize) {
+        let need = self.open.len() + more;
+        if need <= self.open.capacity() {
+            return;
+        }
+        let long = need > FRAME / 2 || (self.codec == Codec::None && !self.frames.is_empty());
+        if !long || need > buffers::SIZE {
+            // Small objects grow by doubling; a record that is longer than a frame, to fit.
+            self.open.reserve(more);
+            return;
+        }
+        let mut larger = buffers::take();
+        larger.extend_from_slice(&self.open);
+        buffers::give(std::mem::replace(&mut self.open, larger));
     }
 
     fn close_frame(&mut self) -> Result<(), EncodeError> {
         let frame = match self.codec {
-            Codec::None => {
+            // Handed over as it is. A long record's buffer, or that of a small object, is its own.
+            Codec::None if self.open.capacity() != buffers::SIZE => {
                 let mut raw = std::mem::take(&mut self.open);
                 raw.shrink_to_fit();
-                raw
+                raw.into()
             }
-            Codec::Gzip => gzip(&self.open, self.level)?,
-            Codec::Zstd => zstd(&self.open, self.level)?,
+            Codec::None if self.open.len() >= FRAME => {
+                Bytes::from_owner(Lent(std::mem::take(&mut self.open)))
+            }
+            // The end of a large object: its buffer is worth more than this.
+            Codec::None => Bytes::copy_from_slice(&self.open),
+            Codec::Gzip => compress::gzip(self.level, &self.open)?,
+            Codec::Zstd => compress::zstd(self.level, &self.open)?,
         };
-        if self.codec != Codec::None {
-            self.open.clear();
+        self.frames.push(frame);
+        if self.open.capacity() > buffers::SIZE {
+            // What one long record needed is not kept for the rest of the object.
+            self.open = Vec::new();
         }
-        self.frames.push(frame.into());
+        self.open.clear();
         Ok(())
     }
 }
 
-fn gzip(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
-    use std::io::Write;
-    let level = flate2::Compression::new(u32::try_from(level).unwrap_or(1));
-    let mut out = flate2::write::GzEncoder::new(Vec::with_capacity(raw.len() / 3 + 64), level);
-    out.write_all(raw)?;
-    let mut out = out.finish()?;
-    out.shrink_to_fit();
-    Ok(out)
-}
-
-fn zstd(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
-    thread_local! {
-        // A compressor holds more than a megabyte of tables: one per thread, not one per object.
-        static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> =
-            const { RefCell::new(None) };
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        buffers::give(std::mem::take(&mut self.open));
     }
-    COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.as_ref().is_none_or(|(at, _)| *at != level) {
-            *slot = Some((level, zstd::bulk::Compressor::new(level)?));
-        }
-        let Some((_, compressor)) = slot else {
-            return Err(std::io::ErrorKind::Other.into());
-        };
-        let mut out = compressor.compress(raw)?;
-        out.shrink_to_fit();
-        Ok(out)
-    })
 }
 
 #[cfg(test)]
@@ -325,6 +321,39 @@ mod tests {
             serde_json::from_slice(&encoder.finish().unwrap().concat()).unwrap();
         assert_eq!(line["kind"], "invalid-json");
         assert_eq!(line["partition_key"], "k");
+    }
+
+    #[test]
+    fn an_open_object_holds_one_frame_and_what_is_compressed() {
+        let shard = ShardId::new("shardId-0");
+        for codec in [Codec::None, Codec::Gzip, Codec::Zstd] {
+            let settings = Settings { codec, level: 1, ..Settings::sample() };
+            let mut encoder = Encoder::archive(&settings);
+            let mut pushed = 0;
+            for size in [100, 900 * 1024, 1000, 12 * FRAME, 1000, FRAME, FRAME, 3].repeat(3) {
+                encoder.push(&record(&vec![b'x'; size]), "s", &shard, None).unwrap();
+                pushed += size + 1;
+                let frames = encoder.frames.iter().map(Bytes::len).sum::<usize>();
+                assert!(encoder.open.len() < FRAME);
+                assert!(encoder.memory() <= frames + buffers::SIZE, "{codec:?} after {size}");
+                assert!(codec == Codec::None || frames <= pushed / 50);
+            }
+            let body = encoder.finish().unwrap().concat();
+            assert_eq!(decode(codec, &body).len(), pushed);
+        }
+    }
+
+    #[test]
+    fn uncompressed_frames_are_handed_over_and_not_copied() {
+        let settings = Settings { codec: Codec::None, ..Settings::sample() };
+        let mut encoder = Encoder::archive(&settings);
+        let line = record(&[b'x'; 1023]);
+        let mut laid_out = std::ptr::null();
+        while encoder.frames.is_empty() {
+            laid_out = encoder.open.as_ptr();
+            encoder.push(&line, "s", &ShardId::new("shardId-0"), None).unwrap();
+        }
+        assert_eq!(encoder.frames[0].as_ptr(), laid_out);
     }
 
     proptest! {

@@ -2,6 +2,8 @@
 
 pub mod batch;
 pub mod budget;
+mod buffers;
+mod compress;
 pub mod decode;
 pub mod encode;
 pub mod field;

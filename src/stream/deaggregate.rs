@@ -9,10 +9,8 @@
 //! shard (after a reshard), records are filtered one by one; and an aggregate that breaks off in
 //! the middle is delivered whole, as it came, instead of in part.
 
-use bytes::Bytes;
-use md5::{Digest, Md5};
-
 use crate::stream::Record;
+use crate::stream::digests::digests;
 use crate::stream::position::Position;
 use crate::text::Text;
 
@@ -30,6 +28,10 @@ impl HashRange {
     /// Reads the decimal bounds of a shard or lease.
     pub fn parse(first: &str, last: &str) -> Option<Self> {
         Some(Self { first: first.parse().ok()?, last: last.parse().ok()? })
+    }
+
+    fn is_everything(&self) -> bool {
+        (self.first, self.last) == (0, u128::MAX)
     }
 
     fn holds(&self, key: u128) -> bool {
@@ -53,103 +55,168 @@ pub fn may_be_aggregate(data: &[u8]) -> bool {
     data.starts_with(&MAGIC)
 }
 
-/// Splits a record. `range` is that of the shard it was read from; `None` keeps every record.
-pub fn split(record: Record, range: Option<HashRange>) -> Split {
-    let Some(users) = parse(&record.data) else {
-        return Split { records: vec![record], foreign: 0, aggregate: false };
-    };
-    let mut split = Split { aggregate: true, ..Split::default() };
-    for (sub, user) in (0_u64..).zip(users) {
-        // The hash is only worth computing where a reshard may have moved records.
-        if range.is_some_and(|range| !range.holds(user.hash_key())) {
-            split.foreign += 1;
-            continue;
-        }
-        split.records.push(Record {
-            position: Position { sequence: record.position.sequence.clone(), sub },
-            arrival_ms: record.arrival_ms,
-            partition_key: Text::new(record.data.slice_ref(user.partition_key.as_bytes())),
-            data: record.data.slice(user.start..user.start + user.length),
-        });
-    }
-    split
+/// The user records of many Kinesis records.
+#[derive(Debug, Default)]
+pub struct Splits {
+    /// In order, with their sub-sequence numbers.
+    pub records: Vec<Record>,
+    /// Records left out because another shard delivers them.
+    pub foreign: u64,
+    /// How many were aggregates.
+    pub aggregates: u64,
 }
 
-/// One user record inside an aggregate.
-struct User<'a> {
-    partition_key: &'a str,
-    explicit_hash_key: Option<u128>,
+/// Splits a record. `range` is that of the shard it was read from; `None` keeps every record.
+pub fn split(record: Record, range: Option<HashRange>) -> Split {
+    let all = split_all(vec![record], range);
+    Split { records: all.records, foreign: all.foreign, aggregate: all.aggregates == 1 }
+}
+
+/// Splits the records of a page: the same as one by one, for less.
+pub fn split_all(records: Vec<Record>, range: Option<HashRange>) -> Splits {
+    let claims = records.iter().filter_map(|record| Some(claim(&record.data)?.0));
+    let mut found = digests(&claims.collect::<Vec<_>>()).into_iter();
+    let range = range.filter(|range| !range.is_everything());
+    let mut all = Splits { records: Vec::with_capacity(records.len()), ..Splits::default() };
+    let mut contents = Contents::default();
+    for record in records {
+        let sound = match claim(&record.data) {
+            Some((body, digest)) if found.next().is_some_and(|d| d == *digest) => Some(body),
+            _ => None,
+        };
+        match sound.and_then(|body| contents.read(body)) {
+            Some(()) => {
+                all.aggregates += 1;
+                all.foreign += contents.take(&record, range, &mut all.records);
+            }
+            None => all.records.push(record),
+        }
+    }
+    all
+}
+
+/// Body and digest of what looks like an aggregate.
+fn claim(data: &[u8]) -> Option<(&[u8], &[u8; DIGEST])> {
+    data.strip_prefix(&MAGIC)?.split_last_chunk().filter(|(body, _)| !body.is_empty())
+}
+
+/// Where things stand in the body of an aggregate; used again for the next.
+#[derive(Default)]
+struct Contents {
+    keys: Vec<Place>,
+    hash_keys: Vec<u128>,
+    records: Vec<Place>,
+    users: Vec<User>,
+}
+
+/// A part of the body.
+#[derive(Clone, Copy)]
+struct Place {
     start: usize,
     length: usize,
 }
 
-impl User<'_> {
-    /// Explicit hash key, else the MD5 of the partition key as an unsigned number.
-    fn hash_key(&self) -> u128 {
-        self.explicit_hash_key
-            .unwrap_or_else(|| u128::from_be_bytes(Md5::digest(self.partition_key).into()))
+impl Place {
+    fn of(self, body: &[u8]) -> &[u8] {
+        &body[self.start..self.start + self.length]
     }
 }
 
-/// The user records of an aggregate; `None` if it is none.
-fn parse(data: &Bytes) -> Option<Vec<User<'_>>> {
-    if data.len() <= MAGIC.len() + DIGEST || !may_be_aggregate(data) {
-        return None;
-    }
-    let body = &data[MAGIC.len()..data.len() - DIGEST];
-    if Md5::digest(body).as_slice() != &data[data.len() - DIGEST..] {
-        return None;
-    }
-    let (mut keys, mut hash_keys, mut records) = (Vec::new(), Vec::new(), Vec::new());
-    let mut fields = Fields { body, at: 0 };
-    while let Some(field) = fields.next()? {
-        match field {
-            (1, Value::Bytes { start, length }) => {
-                keys.push(std::str::from_utf8(&body[start..start + length]).ok()?);
+/// One user record inside an aggregate.
+struct User {
+    /// Index of its partition key.
+    key: usize,
+    explicit_hash_key: Option<u128>,
+    data: Place,
+}
+
+impl Contents {
+    /// `None` if this is not the body of an aggregate.
+    fn read(&mut self, body: &[u8]) -> Option<()> {
+        let Self { keys, hash_keys, records, users } = self;
+        keys.clear();
+        hash_keys.clear();
+        records.clear();
+        users.clear();
+        let mut fields = Fields { body, at: 0 };
+        while let Some(field) = fields.next()? {
+            match field {
+                (1, Value::Bytes(key)) => {
+                    std::str::from_utf8(key.of(body)).ok()?;
+                    keys.push(key);
+                }
+                (2, Value::Bytes(hash_key)) => {
+                    let text = std::str::from_utf8(hash_key.of(body)).ok()?;
+                    hash_keys.push(text.parse().ok()?);
+                }
+                (3, Value::Bytes(record)) => records.push(record),
+                _ => {}
             }
-            (2, Value::Bytes { start, length }) => {
-                let text = std::str::from_utf8(&body[start..start + length]).ok()?;
-                hash_keys.push(text.parse::<u128>().ok()?);
-            }
-            (3, Value::Bytes { start, length }) => records.push((start, length)),
-            _ => {}
         }
-    }
-    // The tables may stand behind the records that point into them.
-    records
-        .into_iter()
-        .map(|(start, length)| {
-            let mut key = None;
-            let mut hash_key = None;
-            let mut payload = None;
-            let mut fields = Fields { body: &body[..start + length], at: start };
+        // The tables may stand behind the records that point into them.
+        for record in records {
+            let (mut key, mut explicit_hash_key, mut data) = (None, None, None);
+            let mut fields =
+                Fields { body: &body[..record.start + record.length], at: record.start };
             while let Some(field) = fields.next()? {
                 match field {
                     (1, Value::Number(index)) => {
-                        key = Some(*keys.get(usize::try_from(index).ok()?)?)
+                        key = usize::try_from(index).ok().filter(|index| *index < keys.len());
+                        key?;
                     }
                     (2, Value::Number(index)) => {
-                        hash_key = Some(*hash_keys.get(usize::try_from(index).ok()?)?);
+                        explicit_hash_key = Some(*hash_keys.get(usize::try_from(index).ok()?)?);
                     }
-                    (3, Value::Bytes { start, length }) => payload = Some((start, length)),
+                    (3, Value::Bytes(place)) => data = Some(place),
                     _ => {}
                 }
             }
-            let (start, length) = payload?;
-            Some(User {
-                partition_key: key?,
-                explicit_hash_key: hash_key,
-                start: MAGIC.len() + start,
-                length,
-            })
-        })
-        .collect()
+            users.push(User { key: key?, explicit_hash_key, data: data? });
+        }
+        Some(())
+    }
+
+    /// Adds the user records of `aggregate`, whose body was read last, that are in `range`; how
+    /// many are not.
+    fn take(&self, aggregate: &Record, range: Option<HashRange>, to: &mut Vec<Record>) -> u64 {
+        let slice = |Place { start, length }| {
+            let start = MAGIC.len() + start;
+            aggregate.data.slice(start..start + length)
+        };
+        // A hash is the MD5 of a partition key as an unsigned number, unless it is explicit. It is
+        // only worth computing where a reshard may have moved records.
+        let hashes = match range {
+            Some(_) if self.users.iter().any(|user| user.explicit_hash_key.is_none()) => {
+                let body = &aggregate.data[MAGIC.len()..];
+                digests(&self.keys.iter().map(|key| key.of(body)).collect::<Vec<_>>())
+            }
+            _ => Vec::new(),
+        };
+        to.reserve(self.users.len());
+        let mut foreign = 0;
+        for (sub, user) in (0..).zip(&self.users) {
+            let hash = |user: &User| {
+                user.explicit_hash_key.unwrap_or_else(|| u128::from_be_bytes(hashes[user.key]))
+            };
+            if range.is_some_and(|range| !range.holds(hash(user))) {
+                foreign += 1;
+                continue;
+            }
+            to.push(Record {
+                position: Position { sequence: aggregate.position.sequence.clone(), sub },
+                arrival_ms: aggregate.arrival_ms,
+                partition_key: Text::new(slice(self.keys[user.key])),
+                data: slice(user.data),
+            });
+        }
+        foreign
+    }
 }
 
 /// A protobuf field, without copying.
 enum Value {
     Number(u64),
-    Bytes { start: usize, length: usize },
+    Bytes(Place),
 }
 
 /// Walks the fields of a message in `body` from `at` to its end.
@@ -182,7 +249,7 @@ impl Fields<'_> {
     fn skip(&mut self, length: usize) -> Option<Value> {
         let start = self.at;
         self.at = start.checked_add(length).filter(|end| *end <= self.body.len())?;
-        Some(Value::Bytes { start, length })
+        Some(Value::Bytes(Place { start, length }))
     }
 
     fn varint(&mut self) -> Option<u64> {
@@ -201,6 +268,8 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use md5::{Digest, Md5};
     use proptest::prelude::*;
 
     use super::*;
@@ -310,6 +379,39 @@ mod tests {
     }
 
     proptest! {
+        /// The digests of a page are computed side by side, those of a record alone.
+        #[test]
+        fn a_page_is_split_like_its_records(
+            records in prop::collection::vec(prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..90),
+                prop::collection::vec(("[a-z]{1,9}", any::<Option<u128>>(), "[a-z]{0,80}"), 0..9)
+                    .prop_map(|users| {
+                        let users: Vec<_> =
+                            users.iter().map(|(k, h, d)| (k.as_str(), *h, d.as_bytes())).collect();
+                        aggregate(&users)
+                    }),
+            ], 0..9),
+            broken in any::<prop::sample::Index>(),
+            range in any::<Option<u128>>(),
+        ) {
+            let mut records: Vec<_> = records.iter().map(|data| record(data)).collect();
+            if !records.is_empty() {
+                let at = broken.index(records.len());
+                let record = &mut records[at];
+                let mut data = record.data.to_vec();
+                data.iter_mut().next_back().into_iter().for_each(|byte| *byte ^= 1);
+                record.data = data.into();
+            }
+            let range = range.map(|last| HashRange { first: 0, last });
+            let page = split_all(records.clone(), range);
+            let alone: Vec<_> = records.into_iter().map(|record| split(record, range)).collect();
+            prop_assert_eq!(page.aggregates, alone.iter().filter(|s| s.aggregate).count() as u64);
+            prop_assert_eq!(page.foreign, alone.iter().map(|s| s.foreign).sum::<u64>());
+            let alone: Vec<_> = alone.iter().flat_map(|s| &s.records).collect();
+            let same = format!("{:?}", page.records) == format!("{alone:?}");
+            prop_assert!(same, "other records");
+        }
+
         #[test]
         fn hostile_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut data = MAGIC.to_vec();

@@ -4,6 +4,7 @@ pub mod arena;
 pub mod bound;
 pub mod cbor;
 pub mod deaggregate;
+mod digests;
 pub mod fan_out;
 pub mod frames;
 mod layout;

@@ -12,7 +12,7 @@ use crate::delivery::budget::{Budget, Permit};
 use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
 use crate::stream::bound::Bound;
-use crate::stream::deaggregate::{HashRange, may_be_aggregate, split};
+use crate::stream::deaggregate::{HashRange, may_be_aggregate, split_all};
 use crate::stream::fan_out::FanOut;
 use crate::stream::pacing::{Limits, Pacing};
 use crate::stream::position::{Position, StartAt, may_have_lost};
@@ -307,17 +307,11 @@ impl Reader {
             records.retain(|r| self.wanted(&r.position));
             return records.into();
         }
-        let (mut aggregates, mut foreign) = (0, 0);
-        let mut users = VecDeque::with_capacity(records.len());
-        for record in records {
-            let split = split(record, self.range.hash_range);
-            aggregates += u64::from(split.aggregate);
-            foreign += split.foreign;
-            users.extend(split.records.into_iter().filter(|r| self.wanted(&r.position)));
-        }
-        self.means.metrics.add("catchment_aggregates_total", &[], aggregates);
-        self.means.metrics.add("catchment_foreign_records_total", &[], foreign);
-        users
+        let mut all = split_all(records, self.range.hash_range);
+        self.means.metrics.add("catchment_aggregates_total", &[], all.aggregates);
+        self.means.metrics.add("catchment_foreign_records_total", &[], all.foreign);
+        all.records.retain(|r| self.wanted(&r.position));
+        all.records.into()
     }
 
     fn wanted(&self, position: &Position) -> bool {
