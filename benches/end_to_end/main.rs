@@ -116,7 +116,8 @@ impl Bench {
     async fn serve(&self, port: u16, shards: u64, size: usize) -> Outcome<()> {
         let backlog = Backlog::new(shards, 1 << 40, size, self.clock.wall());
         let front = Front::start(Some(backlog), self.services, port, &self.clock)?;
-        println!("http://{}", front.address);
+        let this = std::env::current_exe()?;
+        println!("http://{} {} {}", front.address, this.display(), process::BIN);
         tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
         Ok(())
     }

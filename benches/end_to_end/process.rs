@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::Outcome;
 
-const BIN: &str = env!("CARGO_BIN_EXE_catchment");
+pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_catchment");
 /// Ticks of /proc/PID/stat per second; the same on every Linux.
 const TICKS: f64 = 100.0;
 
@@ -70,9 +70,17 @@ impl Process {
     }
 }
 
+/// Without settings that happen to be in our environment.
+fn plain(mut command: Command) -> Command {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CATCHMENT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// `catchment local` without workers.
 pub(crate) fn services(data: &Path, shards: usize) -> Outcome<(Process, SocketAddr)> {
-    let mut child = Command::new(BIN)
+    let mut child = plain(Command::new(BIN))
         .args(["local", "--workers", "0", "--shards", &shards.to_string(), "--data-dir"])
         .arg(data)
         .stdout(Stdio::piped())
@@ -116,9 +124,9 @@ pub(crate) fn worker(
         Some(core) => {
             let mut command = Command::new("taskset");
             command.args(["-c", &core.to_string(), BIN]);
-            command
+            plain(command)
         }
-        None => Command::new(BIN),
+        None => plain(Command::new(BIN)),
     };
     command.args(["run", "--stream", stream, "--bucket", "archive"]);
     command.args(["--set", "aws.path_style=true", "--set", "telemetry.listen=off"]);
@@ -131,7 +139,8 @@ pub(crate) fn worker(
 
 /// This program again, in another role.
 pub(crate) fn role(name: &str, address: SocketAddr, arguments: &[String]) -> Outcome<Process> {
-    let mut command = Command::new(std::env::current_exe()?);
+    // Not by its path: a build may have replaced it.
+    let mut command = Command::new("/proc/self/exe");
     command.args(["--role", name, "--endpoint", &address.to_string()]).args(arguments);
     Process::start(&mut command)
 }
