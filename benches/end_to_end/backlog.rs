@@ -13,11 +13,15 @@ const RING: u64 = 4000;
 /// The service's iterators have about this length.
 const ITERATOR: usize = 220;
 
-/// A stream of closed shards with records, each with an empty open child; or of empty open shards.
+/// As `records`: shards that never end.
+pub(crate) const FOREVER: u64 = 1 << 40;
+
+/// A stream of closed shards with records, each with an empty open child; or of open shards, empty
+/// or without end.
 pub(crate) struct Backlog {
     /// Shards with records; their children follow.
     pub(crate) shards: u64,
-    /// Records in each; 0 for a stream that stands still.
+    /// Records in each; 0 for a stream that stands still, or [`FOREVER`].
     pub(crate) records: u64,
     /// Payload of a record, bytes.
     pub(crate) size: u64,
@@ -54,7 +58,11 @@ impl Backlog {
 
     /// Shards in all.
     pub(crate) fn all(&self) -> u64 {
-        if self.records > 0 { 2 * self.shards } else { self.shards }
+        if self.closes() { 2 * self.shards } else { self.shards }
+    }
+
+    fn closes(&self) -> bool {
+        0 < self.records && self.records < FOREVER
     }
 
     fn holds(&self, shard: u64) -> u64 {
@@ -81,14 +89,16 @@ impl Backlog {
             let (start, child) = (u128::from(shard % self.shards) * each, shard >= self.shards);
             let comma = if shard == from { "" } else { "," };
             let _ = write!(body, "{comma}{{\"ShardId\":\"{}\",\"HashKeyRange\":{{", id(shard));
-            let last = start + (each - 1);
+            // The last one has what a division leaves.
+            let highest = shard % self.shards == self.shards - 1;
+            let last = if highest { u128::MAX } else { start + (each - 1) };
             let _ = write!(
                 body,
                 "\"StartingHashKey\":\"{start}\",\"EndingHashKey\":\"{last}\"}},\
                  \"SequenceNumberRange\":{{\"StartingSequenceNumber\":\"{FIXED}{:0INDEX$}\"",
                 0
             );
-            if self.records > 0 && !child {
+            if self.closes() && !child {
                 let last = self.records + 1;
                 let _ = write!(body, ",\"EndingSequenceNumber\":\"{FIXED}{last:0INDEX$}\"");
             }
@@ -128,7 +138,7 @@ impl Backlog {
         let left = self.holds(shard).saturating_sub(end);
         let behind = if left == 0 { 0 } else { 1000 + left };
         body.extend_from_slice(format!("{{\"MillisBehindLatest\":{behind},").as_bytes());
-        if self.records == 0 || shard >= self.shards || left > 0 {
+        if !self.closes() || shard >= self.shards || left > 0 {
             let next = iterator(shard, end);
             body.extend_from_slice(format!("\"NextShardIterator\":\"{next}\",").as_bytes());
         } else {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use catchment::clock::Clock;
 
-use backlog::Backlog;
+use backlog::{Backlog, FOREVER};
 use front::Front;
 use process::Process;
 use report::Report;
@@ -114,7 +114,7 @@ impl Bench {
 
     /// A backlog without end, for programs that others start, until standard input is closed.
     async fn serve(&self, port: u16, shards: u64, size: usize) -> Outcome<()> {
-        let backlog = Backlog::new(shards, 1 << 40, size, self.clock.wall());
+        let backlog = Backlog::new(shards, FOREVER, size, self.clock.wall());
         let front = Front::start(Some(backlog), self.services, port, &self.clock)?;
         let this = std::env::current_exe()?;
         println!("http://{} {} {}", front.address, this.display(), process::BIN);
