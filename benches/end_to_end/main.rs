@@ -112,9 +112,11 @@ impl Bench {
         Ok(())
     }
 
-    /// A backlog without end, for programs that others start, until standard input is closed.
+    /// A backlog without end, or idle shards with a size of 0, for programs that others start, until
+    /// standard input is closed.
     async fn serve(&self, port: u16, shards: u64, size: usize) -> Outcome<()> {
-        let backlog = Backlog::new(shards, FOREVER, size, self.clock.wall());
+        let records = if size == 0 { 0 } else { FOREVER };
+        let backlog = Backlog::new(shards, records, size, self.clock.wall());
         let front = Front::start(Some(backlog), self.services, port, &self.clock)?;
         let this = std::env::current_exe()?;
         println!("http://{} {} {}", front.address, this.display(), process::BIN);
