@@ -140,7 +140,7 @@ def install():
 
 
 def programs(server, python, have, size, tag):
-    """Name, command, environment, and how much it reads of what is read by the others."""
+    """Name, command, environment, and how much it reads: more, where it costs less."""
     address = server.endpoint.removeprefix("http://")
     aws = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": "local",
            "AWS_SECRET_ACCESS_KEY": "local-secret", "AWS_REGION": "us-east-1",
@@ -153,13 +153,13 @@ def programs(server, python, have, size, tag):
                     "stream.bytes_per_second=0B", "stream.calls_per_second=1000"):
         worker += ["--set", setting]
     role = [server.bench, "--endpoint", address, "--role"]
-    yield "Catchment's reader", [*role, "reader"], aws, 1.0
-    yield "Catchment, the whole worker to S3", worker, {**aws, "CATCHMENT_LOG": "error"}, 1.0
-    yield "plain AWS SDK for Rust, read only", [*role, "sdk"], aws, 1.0
+    yield "Catchment's reader", [*role, "reader"], aws, 4.0
+    yield "Catchment, the whole worker to S3", worker, {**aws, "CATCHMENT_LOG": "error"}, 2.0
+    yield "plain AWS SDK for Rust, read only", [*role, "sdk"], aws, 2.0
     if have["kcl-rs"]:
-        yield "kcl-rs 0.1.4, read and checkpoint", [python, "-c", KCL_RS], aws, 0.5
+        yield "kcl-rs 0.1.4, read and checkpoint", [python, "-c", KCL_RS], aws, 1.0
     if have["boto3"]:
-        yield "boto3 1.44.5, read only", [python, "-c", BOTO3], aws, 0.2
+        yield "boto3 1.44.5, read only", [python, "-c", BOTO3], aws, 0.5
 
 
 def table(size, rounds, payload, python, have):
