@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures::FutureExt;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A boxed task.
@@ -84,7 +85,8 @@ impl Tasks {
         task: impl Future<Output = T> + Send + 'static,
     ) -> Handle<T> {
         let handle = match &self.wrap {
-            None => tokio::spawn(async move { Some(task.await) }),
+            // An async block would hold the task twice: as what it captured and as what it awaits.
+            None => tokio::spawn(task.map(Some)),
             Some(wrap) => {
                 let (send, receive) = tokio::sync::oneshot::channel();
                 let wrapped = wrap(

@@ -272,7 +272,7 @@ impl Reader {
             && !is_near(self.through_ms, clock.wall(), self.means.retention_ms)
         {
             let asked_ms = clock.wall();
-            if let Some(page) = push.next(&self.means, &self.shard, &self.resume).await {
+            if let Some(page) = Box::pin(push.next(&self.means, &self.shard, &self.resume)).await {
                 if let Some(permit) = self.means.budget.try_acquire(page.memory()) {
                     self.asked_ms = Some(asked_ms);
                     return Ok(Received { page, permit, asked_ms, pushed: true });
@@ -382,11 +382,12 @@ impl Reader {
         };
         let iterator = match self.iterator.take() {
             Some(iterator) => iterator,
-            None => kinesis.iterator(arn, &self.shard, start).await?,
+            None => Box::pin(kinesis.iterator(arn, &self.shard, start)).await?,
         };
         // Kept for the retry: a failed call does not use an iterator up.
         self.iterator = Some(iterator.clone());
-        kinesis.get_records(arn, &iterator, limit).await
+        // A shard waits most of the time; a call in its future would hold its kilobytes all along.
+        Box::pin(kinesis.get_records(arn, &iterator, limit)).await
     }
 
     /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.

@@ -87,9 +87,11 @@ impl From<UploadError> for Stop {
 pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToken) -> Ended {
     let shard = lease.shard.clone();
     tracing::info!(%shard, "shard taken");
-    let mut pipeline = match Pipeline::new(Arc::clone(&shared), Arc::clone(&lease)).await {
+    // What is rare is boxed: an owned shard holds the memory of the largest state of this future.
+    let begun = Box::pin(Pipeline::new(Arc::clone(&shared), Arc::clone(&lease))).await;
+    let mut pipeline = match begun {
         Ok(pipeline) => pipeline,
-        Err(stop) => return end(&shared, &lease, stop).await,
+        Err(stop) => return Box::pin(end(&shared, &lease, stop)).await,
     };
     let wanted = lease.wanted.clone();
     let patience = shared.clock.clone();
@@ -107,14 +109,14 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
             // Of a finished shard too: a dead name in the table misleads people and the KCL.
             if matches!(ended, Ended::Released | Ended::Finished) {
                 if matches!(ended, Ended::Released) {
-                    lease.go_back().await;
+                    Box::pin(lease.go_back()).await;
                 }
-                lease.release().await;
+                Box::pin(lease.release()).await;
             }
             tracing::info!(%shard, ?ended, "shard done");
             ended
         }
-        Err(stop) => end(&shared, &lease, stop).await,
+        Err(stop) => Box::pin(end(&shared, &lease, stop)).await,
     }
 }
 
@@ -384,15 +386,17 @@ impl Pipeline {
             }
             Fetched::End { children, beginning } => {
                 self.began(beginning);
-                self.lost_tail().await?;
-                self.shard_end(children).await
+                Box::pin(self.lost_tail()).await?;
+                Box::pin(self.shard_end(children)).await
             }
             Fetched::Bound(beginning) => {
                 self.began(beginning);
-                self.lost_tail().await?;
-                self.over().await
+                Box::pin(self.lost_tail()).await?;
+                Box::pin(self.over()).await
             }
-            Fetched::Failed(error) if error.fault == Fault::NotFound => self.gone(error).await,
+            Fetched::Failed(error) if error.fault == Fault::NotFound => {
+                Box::pin(self.gone(error)).await
+            }
             Fetched::Failed(error) => Err(error.into()),
         }
     }

@@ -1,0 +1,109 @@
+//! Programs to compare with, each in a process of its own.
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use catchment::aws::clients::Clients;
+use catchment::aws::kinesis::Kinesis;
+use catchment::clock::{Clock, Jitter};
+use catchment::config::Aws;
+use catchment::delivery::budget::Budget;
+use catchment::ids::ShardId;
+use catchment::stream::pacing::Limits;
+use catchment::stream::poll::{self, Means, Range};
+use catchment::stream::position::StartAt;
+use catchment::telemetry::metrics::Metrics;
+use tokio::sync::mpsc;
+
+use crate::Outcome;
+
+const ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/events";
+
+pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcome<()> {
+    let aws = Aws {
+        path_style: true,
+        attempt_timeout: Duration::from_secs(30),
+        operation_timeout: Duration::from_secs(60),
+        upload_timeout: Duration::from_secs(60),
+    };
+    let clients = Clients::at(&format!("http://{endpoint}"), "us-east-1", &aws);
+    match role {
+        // As fast as it goes, one after the other.
+        "sdk" => sdk(&clients.kinesis, 0, None).await,
+        // A task for each shard that polls once a second, and nothing else.
+        "sdk-idle" => {
+            let each = (0..shards).map(|shard| {
+                let client = clients.kinesis.clone();
+                spawn(async move { sdk(&client, shard, Some(shards)).await.is_ok() })
+            });
+            futures::future::join_all(each).await;
+            Ok(())
+        }
+        "reader" => reader(&clients.kinesis).await,
+        other => Err(format!("{other}: no such role").into()),
+    }
+}
+
+async fn sdk(client: &aws_sdk_kinesis::Client, shard: u64, idle: Option<u64>) -> Outcome<()> {
+    let clock = Clock::system();
+    let mut iterator = format!("{shard}.0.");
+    if let Some(shards) = idle {
+        clock.sleep(Duration::from_secs_f64(shard as f64 / shards as f64)).await;
+    }
+    loop {
+        let call = client.get_records().stream_arn(ARN).shard_iterator(&iterator).limit(10_000);
+        let reply = call.send().await?;
+        for record in reply.records() {
+            black_box((record.data().as_ref().len(), record.sequence_number()));
+        }
+        iterator = reply.next_shard_iterator.ok_or("the end of a shard without end")?;
+        if idle.is_some() {
+            clock.sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// The reader of a shard as the worker runs it.
+async fn reader(client: &aws_sdk_kinesis::Client) -> Outcome<()> {
+    let means = Means {
+        kinesis: Kinesis::new(client.clone()),
+        arn: ARN.into(),
+        consumer: None,
+        retention_ms: 86_400_000,
+        pace: Limits {
+            idle: Duration::ZERO,
+            calls_per_second: 1e9,
+            bytes_per_second: f64::INFINITY,
+        },
+        page_records: 10_000,
+        budget: Budget::new(256 << 20),
+        clock: Clock::system(),
+        jitter: Jitter::system(),
+        metrics: Arc::new(Metrics::new("bench", true)),
+    };
+    let range = Range {
+        start: StartAt::TrimHorizon,
+        after: None,
+        until: None,
+        bound: None,
+        deaggregate: true,
+        hash_range: None,
+    };
+    let (send, mut pages) = mpsc::channel(1);
+    let consume = async {
+        while let Some(page) = pages.recv().await {
+            drop(black_box(page))
+        }
+    };
+    futures::join!(consume, poll::read(means, ShardId::new("shardId-000000000000"), range, send));
+    Err("the reader gave up".into())
+}
+
+#[expect(clippy::disallowed_methods, reason = "no part of the program under test")]
+fn spawn<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(work)
+}
