@@ -44,7 +44,7 @@ impl Backlog {
                  \"{:012x}\",\"SequenceNumber\":\"{FIXED}",
                 now_ms / 1000,
                 n % 1000,
-                STANDARD.encode(line(&mut random, size)),
+                STANDARD.encode(line(&mut random, n, size)),
                 random.u64(..) >> 16,
             );
             index_at = text.len();
@@ -181,10 +181,19 @@ fn iterator(shard: u64, index: u64) -> String {
     text
 }
 
+/// Fields of a record by which it can be partitioned: `of_10` has ten values, and so on.
+pub(crate) const PARTITIONS: [u64; 5] = [1, 10, 100, 500, 2000];
+/// Records that are long enough have them.
+const FIELDS: usize = 300;
+
 /// A JSON event of exactly this size: ids that do not compress, and words and numbers that do.
-fn line(random: &mut fastrand::Rng, size: usize) -> String {
+fn line(random: &mut fastrand::Rng, number: u64, size: usize) -> String {
     let words = ["red", "large", "shirt", "winter", "sale", "cotton", "delivery", "express"];
-    let mut line = format!("{{\"id\":\"{:016x}\",\"tags\":[", random.u64(..));
+    let mut line = format!("{{\"id\":\"{:016x}\",", random.u64(..));
+    for values in PARTITIONS.iter().filter(|_| size >= FIELDS) {
+        let _ = write!(line, "\"of_{values}\":{},", number % values);
+    }
+    line.push_str("\"tags\":[");
     while line.len() + 40 < size {
         let word = words[random.usize(0..words.len())];
         let value = random.u16(..);

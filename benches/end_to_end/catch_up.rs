@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::backlog::Backlog;
+use crate::backlog::{Backlog, PARTITIONS};
 use crate::report::Report;
 use crate::{Bench, Outcome, median, process};
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(bench: &Bench, report: &mut Report) -> Outcome<()> {
     for round in 0..if bench.quick { 1 } else { 3 } {
         eprintln!("catch-up: round {}", round + 1);
         number += 1;
-        runs.push(Box::pin(replay(bench, number, 8, whole, &WAYS[2])).await?);
+        runs.push(Box::pin(replay(bench, number, 8, whole, &WAYS[2], &[])).await?);
     }
     let of = |get: fn(&Figures) -> f64| median(&mut runs.iter().map(get).collect::<Vec<_>>());
     let mut text = String::from(
@@ -71,7 +71,7 @@ pub(crate) async fn run(bench: &Bench, report: &mut Report) -> Outcome<()> {
         eprintln!("runtimes: round {}", round + 1);
         for (way, figures) in ways.iter().zip(&mut all) {
             number += 1;
-            figures.push(Box::pin(replay(bench, number, 16, part, way)).await?);
+            figures.push(Box::pin(replay(bench, number, 16, part, way, &[])).await?);
         }
     }
     let mut text = String::from(
@@ -96,6 +96,46 @@ pub(crate) async fn run(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
+/// The same with objects by a field of the record; none: by the time of arrival.
+pub(crate) async fn partitions(bench: &Bench, report: &mut Report) -> Outcome<()> {
+    let (payload, rounds) = if bench.quick { (16_000_000, 1) } else { (500_000_000, 5) };
+    let counts: Vec<u64> = [0].into_iter().chain(PARTITIONS).collect();
+    let counts = if bench.quick { &counts[..3] } else { &counts[..] };
+    let mut all = vec![Vec::new(); counts.len()];
+    for round in 0..rounds {
+        eprintln!("partitions: round {}", round + 1);
+        for (slot, (count, figures)) in counts.iter().zip(&mut all).enumerate() {
+            let mut more = vec!["delivery.partitions=2000".to_owned()];
+            if *count > 0 {
+                more.push(format!("delivery.prefix=!{{stream}}/of=!{{field:of_{count}}}/"));
+            }
+            let number = 1000 + round * counts.len() + slot;
+            figures.push(Box::pin(replay(bench, number, 4, payload, &WAYS[2], &more)).await?);
+        }
+    }
+    let mut text = String::from(
+        "| partitions in a batch | CPU s/GB | by none | MB/s on one core | objects | peak RSS, MiB |\n\
+         |---:|---:|---:|---:|---:|---:|\n",
+    );
+    for (count, figures) in counts.iter().zip(&all) {
+        let of =
+            |get: fn(&Figures) -> f64| median(&mut figures.iter().map(get).collect::<Vec<_>>());
+        let each = figures.iter().zip(&all[0]).map(|(a, b)| a.cost / b.cost);
+        let _ = writeln!(
+            text,
+            "| {} | {:.2} | {:.2} | {:.0} | {} | {:.0} |",
+            if *count == 0 { "by time of arrival".to_owned() } else { count.to_string() },
+            of(|f| f.cost),
+            median(&mut each.collect::<Vec<_>>()),
+            of(|f| f.rate),
+            figures.last().map_or(0, |f| f.objects),
+            of(|f| f.peak) / 1048576.0,
+        );
+    }
+    report.part("partitions", &text);
+    Ok(())
+}
+
 /// Closed shards, so that the end is sharp: their children are read when everything is committed.
 async fn replay(
     bench: &Bench,
@@ -103,6 +143,7 @@ async fn replay(
     shards: u64,
     payload: u64,
     way: &Way,
+    more: &[String],
 ) -> Outcome<Figures> {
     let records = payload / SIZE / shards;
     let backlog = Backlog::new(shards, records, SIZE as usize, bench.clock.wall());
@@ -113,6 +154,7 @@ async fn replay(
         "stream.bytes_per_second=0B".into(),
         "stream.calls_per_second=1000".into(),
     ];
+    settings.extend_from_slice(more);
     settings.extend(way.threads.map(|threads| format!("runtime.threads={threads}")));
     let start = |core: &Option<usize>| process::worker("events", front.address, &settings, *core);
     let mut workers = way.cores.iter().map(start).collect::<Outcome<Vec<_>>>()?;

@@ -83,6 +83,9 @@ async fn run(options: &Options) -> Outcome<()> {
     if wanted("catch-up") {
         catch_up::run(&bench, &mut report).await?;
     }
+    if wanted("partitions") {
+        catch_up::partitions(&bench, &mut report).await?;
+    }
     if wanted("idle") {
         idle::run(&bench, &mut report).await?;
     }
@@ -143,7 +146,7 @@ fn options() -> Outcome<Options> {
             "--size" => options.size = value()?.parse()?,
             other => {
                 return Err(format!(
-                    "{other}: --quick, --write, --only latency|catch-up|idle, or \
+                    "{other}: --quick, --write, --only latency|catch-up|partitions|idle, or \
                      --serve PORT [--shards N] [--size BYTES] is expected"
                 )
                 .into());
