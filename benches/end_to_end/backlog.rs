@@ -8,8 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 /// Digits of a sequence number: what stands before the index of the record, and the index.
 const FIXED: &str = "495903382714902566085596925383615710";
 const INDEX: usize = 20;
-/// Different records, which then repeat.
-const RING: u64 = 4000;
+/// Different records, which then repeat: not within a frame, also of one partition of many, where
+/// they would compress too well.
+const RING: u64 = 24_000;
 /// The service's iterators have about this length.
 const ITERATOR: usize = 220;
 
