@@ -180,7 +180,7 @@ pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadSc
         "arn:{partition}:dynamodb:{region}:{account}:table/{}{replays}",
         config.lease.table
     );
-    let bucket = format!("arn:{partition}:s3:::{}", config.delivery.bucket);
+    let bucket = format!("arn:{partition}:s3:::{}", config.delivery.settings.bucket);
     // Kinesis ends the ARN of a consumer with the time of its registration.
     let consumer = match config.stream.consumer.as_str() {
         arn if arn.starts_with("arn:") => arn.to_owned(),
@@ -285,7 +285,7 @@ pub fn places(config: &Config) -> Vec<String> {
 /// Where objects go: the fixed beginnings of the templates, each once.
 fn prefixes(config: &Config, scope: &Scope) -> Vec<String> {
     let stream = config.stream.name.rsplit('/').next().unwrap_or_default();
-    let delivery = &config.delivery;
+    let delivery = &config.delivery.settings;
     let templates = [&delivery.prefix].into_iter().chain(&scope.also_prefixes);
     let mut found: Vec<String> = Vec::new();
     let uploads = delivery.uploads.then(|| KEY_PREFIX.to_owned());

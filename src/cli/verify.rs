@@ -84,7 +84,7 @@ async fn verify(mut config: Config, clients: Clients, options: &Options) -> Resu
     let kinesis = Kinesis::new(clients.kinesis);
     let stream = kinesis.describe(&config.stream.name).await.map_err(fail)?;
     let recipe = config.delivery.recipe(&stream.name).map_err(|e| Failure::new(2, e))?;
-    let (recipe, bucket) = (Arc::new(recipe), config.delivery.bucket.clone());
+    let (recipe, bucket) = (Arc::new(recipe), config.delivery.settings.bucket.clone());
     let (objects, store) = (Objects::new(clients.s3.clone()), ObjectStore::new(clients.s3));
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
     let table = leases::of_stream(&table, &stream, &config)

@@ -105,28 +105,9 @@ pub enum OnGap {
 /// Writing.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Destination bucket.
-    pub bucket: String,
-    /// Layout of archive objects; the stream name is filled in at start.
-    pub format: Format,
-    /// Compression.
-    pub codec: Codec,
-    /// Its level.
-    pub level: i32,
-    /// Archive key template.
-    pub prefix: String,
-    /// The field that holds a record's time; empty for the time of arrival.
-    pub time_field: String,
-    /// Partitions of a batch after which records spill; 0 to cut the batch instead.
-    pub spill: u32,
-    /// Dead-letter key template.
-    pub errors: String,
-    /// Recognise upload events.
-    pub uploads: bool,
-    /// Take KPL aggregates apart.
-    pub deaggregate: bool,
-    /// In front of the keys of uploads; no key of the configuration, a replay sets it.
-    pub uploads_prefix: String,
+    /// What decides which objects records become; the name of the stream is filled in at start. A
+    /// replay puts its own here.
+    pub settings: Settings,
     /// When to cut.
     pub limits: Limits,
     /// Announced batches per shard.
@@ -147,23 +128,8 @@ impl Delivery {
     /// # Errors
     /// Only for templates that [`Config::from_layers`] would have refused.
     pub fn recipe(&self, stream: &str) -> Result<Recipe, crate::delivery::object_key::BadTemplate> {
-        let settings = Settings {
-            encoder: 0,
-            bucket: self.bucket.clone(),
-            stream: stream.to_owned(),
-            format: self.format,
-            codec: self.codec,
-            level: self.level,
-            prefix: self.prefix.clone(),
-            errors: self.errors.clone(),
-            uploads: self.uploads,
-            deaggregate: self.deaggregate,
-            uploads_prefix: self.uploads_prefix.clone(),
-            time_field: self.time_field.clone(),
-            spill: self.spill,
-        }
-        .versioned();
-        Recipe::new(Arc::new(settings))
+        let settings = Settings { stream: stream.to_owned(), ..self.settings.clone() };
+        Recipe::new(Arc::new(settings.versioned()))
     }
 }
 
@@ -284,17 +250,18 @@ impl Reader {
                 max: self.number("lease.max", 1, 100_000),
             },
             delivery: Delivery {
-                bucket: self.bucket(),
-                format: self.parse("delivery.format", Format::Ndjson),
-                codec,
-                level,
-                prefix: self.template("delivery.prefix", false),
-                time_field: self.field("delivery.time_field"),
-                spill: if spills { partitions } else { 0 },
-                errors: self.template("delivery.errors", true),
-                uploads: self.parse("delivery.uploads", true),
-                deaggregate: self.parse("delivery.deaggregate", true),
-                uploads_prefix: String::new(),
+                settings: Settings {
+                    format: self.parse("delivery.format", Format::Ndjson),
+                    codec,
+                    level,
+                    prefix: self.template("delivery.prefix", false),
+                    time_field: self.field("delivery.time_field"),
+                    spill: if spills { partitions } else { 0 },
+                    errors: self.template("delivery.errors", true),
+                    uploads: self.parse("delivery.uploads", true),
+                    deaggregate: self.parse("delivery.deaggregate", true),
+                    ..Settings::new(&self.bucket(), "")
+                },
                 limits,
                 pipeline: self.number("delivery.pipeline", 1, 8),
                 uploads_in_flight: self.number("delivery.uploads_in_flight", 1, 1024),

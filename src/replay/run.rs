@@ -18,16 +18,7 @@ pub fn configure(config: &mut crate::config::Config, plan: &Plan, table: &str) {
     if let Some((arn, _)) = plan.stream.rsplit_once('@') {
         config.stream.name = arn.to_owned();
     }
-    let delivery = &mut config.delivery;
-    delivery.bucket.clone_from(&settings.bucket);
-    delivery.prefix.clone_from(&settings.prefix);
-    delivery.errors.clone_from(&settings.errors);
-    delivery.uploads_prefix.clone_from(&settings.uploads_prefix);
-    delivery.time_field.clone_from(&settings.time_field);
-    delivery.spill = settings.spill;
-    (delivery.format, delivery.codec, delivery.level) =
-        (settings.format, settings.codec, settings.level);
-    (delivery.uploads, delivery.deaggregate) = (settings.uploads, settings.deaggregate);
+    config.delivery.settings.clone_from(settings);
 }
 
 /// Looks at the table until everything is delivered; then asks the worker to stop. Returns the last

@@ -193,7 +193,7 @@ pub async fn prepare_for(
         None => consumer::find(&clock, &kinesis, &stream, &config.stream).await?,
         Some(_) => None,
     };
-    let bucket = &config.delivery.bucket;
+    let bucket = &config.delivery.settings.bucket;
     patiently(&clock, || store.check_bucket(bucket)).await.map_err(|error| match error {
         StartError::Unavailable(source, _) if !source.fault.is_passing() => {
             StartError::Bucket { bucket: bucket.clone(), source }
@@ -216,7 +216,7 @@ pub async fn prepare_for(
     board.update(|b| {
         b.start_ignored = overruled;
         b.table = table.name().to_owned();
-        b.bucket.clone_from(&config.delivery.bucket);
+        b.bucket.clone_from(&config.delivery.settings.bucket);
         b.retention_ms = stream.retention_ms;
         b.started_ms = clock.wall();
     });

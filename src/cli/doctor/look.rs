@@ -307,7 +307,7 @@ impl Doctor<'_> {
     }
 
     async fn bucket(&self) -> Vec<Finding> {
-        let bucket = &self.config.delivery.bucket;
+        let bucket = &self.config.delivery.settings.bucket;
         let missing = "create it, or correct delivery.bucket or AWS_REGION";
         if let Err(error) = self.store.check_bucket(bucket).await {
             let unseen = error.fault != Fault::Denied;

@@ -143,7 +143,7 @@ async fn with_services(
 ) -> Result<(), Failure> {
     let clients = Clients::at(&services.endpoint(), REGION, &config.aws);
     let producer = Producer::new(clients.kinesis.clone());
-    let bucket = &config.delivery.bucket;
+    let bucket = &config.delivery.settings.bucket;
     let stream = &config.stream.name;
     let fail = |e: crate::fault::CallError| Failure::new(1, e);
     Objects::new(clients.s3.clone()).create_bucket(bucket).await.map_err(fail)?;
@@ -194,7 +194,7 @@ async fn front_door(
     services: &Services,
 ) -> Result<FrontDoor, Failure> {
     let endpoint = services.endpoint();
-    let (stream, bucket) = (&config.stream.name, &config.delivery.bucket);
+    let (stream, bucket) = (&config.stream.name, &config.delivery.settings.bucket);
     let wanted = FrontDoorOptions {
         gateway_port: options.api_port.unwrap_or(3000),
         ..FrontDoorOptions::new(&endpoint, &endpoint, stream, bucket)
@@ -313,7 +313,7 @@ fn introduce(
         let _ = writeln!(out, "export {name}='{value}'");
     }
     let _ = out.flush();
-    let (stream, bucket) = (&config.stream.name, &config.delivery.bucket);
+    let (stream, bucket) = (&config.stream.name, &config.delivery.settings.bucket);
     let status = match config.telemetry.listen {
         Some(address) if options.workers > 0 => {
             format!("  curl -s http://{address}/status\n  curl -s http://{address}/metrics\n")

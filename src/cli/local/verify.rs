@@ -43,7 +43,7 @@ pub(super) async fn verify(
     sent: &Sent,
     seconds: f64,
 ) -> Result<Report, VerifyError> {
-    let bucket = &config.delivery.bucket;
+    let bucket = &config.delivery.settings.bucket;
     let mut found: HashMap<Print, u32> = HashMap::with_capacity(sent.payloads.len());
     let (mut count, mut stored) = (0, 0);
     for (key, size) in objects.list(bucket, "").await? {
@@ -52,16 +52,19 @@ pub(super) async fn verify(
         stored += size;
         let bad = |reason: String| VerifyError::Object { key: key.clone(), reason };
         // Gap reports and uploads are not compressed, whatever the archive is.
-        let compressed = key.ends_with(config.delivery.codec.extension());
-        let codec = if compressed { config.delivery.codec } else { Codec::None };
+        let compressed = key.ends_with(config.delivery.settings.codec.extension());
+        let codec = if compressed { config.delivery.settings.codec } else { Codec::None };
         let raw = decompress(codec, &body).map_err(|e| bad(e.to_string()))?;
         let mut add = |payload: &[u8]| *found.entry(print(payload)).or_default() += 1;
         if key.ends_with(".gap.json") {
             continue;
         }
         // Dead letters are envelope lines, whatever the archive's format.
-        let format =
-            if is_dead_letter(config, &key) { Format::Envelope } else { config.delivery.format };
+        let format = if is_dead_letter(config, &key) {
+            Format::Envelope
+        } else {
+            config.delivery.settings.format
+        };
         match payloads(format, &raw).map_err(bad)? {
             Some(payloads) => payloads.iter().for_each(|p| add(p)),
             None => raw_records(sent, &key, &raw).map_err(bad)?.into_iter().for_each(add),
@@ -88,7 +91,7 @@ pub(super) async fn verify(
 }
 
 fn is_dead_letter(config: &Config, key: &str) -> bool {
-    let fixed = config.delivery.errors.split("!{").next().unwrap_or_default();
+    let fixed = config.delivery.settings.errors.split("!{").next().unwrap_or_default();
     !fixed.is_empty() && key.starts_with(fixed)
 }
 
