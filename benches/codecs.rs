@@ -2,11 +2,13 @@
 //! aggregates cost. `benches/README.md` tells how to read it.
 #![expect(clippy::print_stdout, reason = "tables are the result")]
 
+#[path = "shared/measure.rs"]
+mod measure;
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io::Write as _;
-use std::time::Duration;
 
 use bytes::Bytes;
 use catchment::delivery::encode::{Encoder, FRAME};
@@ -16,6 +18,8 @@ use catchment::stream::Record;
 use catchment::stream::deaggregate::{HashRange, split, split_all};
 use catchment::stream::position::Position;
 use md5::{Digest, Md5};
+
+use measure::{cpu, median};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -52,20 +56,6 @@ fn main() -> Outcome<()> {
     layouts(&events(8192), effort)?;
     aggregates(50, 100, effort)?;
     aggregates(10, 1000, effort)
-}
-
-/// CPU seconds of this thread so far.
-fn cpu() -> Outcome<f64> {
-    // The kernel counts when a thread is taken off its core, else only with its clock.
-    std::thread::sleep(Duration::from_micros(50));
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanos: f64 = stat.split_whitespace().next().ok_or("unexpected schedstat")?.parse()?;
-    Ok(nanos / 1e9)
-}
-
-fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
 }
 
 /// Every way in turns, so that what disturbs the machine disturbs all; ratios are those of a

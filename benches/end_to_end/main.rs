@@ -8,6 +8,8 @@ mod front;
 mod idle;
 mod latency;
 mod process;
+#[path = "../shared/reader.rs"]
+mod reader;
 mod report;
 mod roles;
 

@@ -7,17 +7,14 @@ use std::time::Duration;
 
 use catchment::aws::clients::Clients;
 use catchment::aws::kinesis::Kinesis;
-use catchment::clock::{Clock, Jitter};
+use catchment::clock::Clock;
 use catchment::config::Aws;
-use catchment::delivery::budget::Budget;
 use catchment::ids::ShardId;
-use catchment::stream::pacing::Limits;
-use catchment::stream::poll::{self, Means, Range};
-use catchment::stream::position::StartAt;
+use catchment::stream::poll;
 use catchment::telemetry::metrics::Metrics;
 use tokio::sync::mpsc;
 
-use crate::Outcome;
+use crate::{Outcome, reader};
 
 const ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/events";
 
@@ -67,37 +64,16 @@ async fn sdk(client: &aws_sdk_kinesis::Client, shard: u64, idle: Option<u64>) ->
 
 /// The reader of a shard as the worker runs it.
 async fn reader(client: &aws_sdk_kinesis::Client) -> Outcome<()> {
-    let means = Means {
-        kinesis: Kinesis::new(client.clone()),
-        arn: ARN.into(),
-        consumer: None,
-        retention_ms: 86_400_000,
-        pace: Limits {
-            idle: Duration::ZERO,
-            calls_per_second: 1e9,
-            bytes_per_second: f64::INFINITY,
-        },
-        page_records: 10_000,
-        budget: Budget::new(256 << 20),
-        clock: Clock::system(),
-        jitter: Jitter::system(),
-        metrics: Arc::new(Metrics::new("bench", true)),
-    };
-    let range = Range {
-        start: StartAt::TrimHorizon,
-        after: None,
-        until: None,
-        bound: None,
-        deaggregate: true,
-        hash_range: None,
-    };
+    let metrics = Arc::new(Metrics::new("bench", true));
+    let means = reader::means(Kinesis::new(client.clone()), ARN, metrics);
     let (send, mut pages) = mpsc::channel(1);
     let consume = async {
         while let Some(page) = pages.recv().await {
             drop(black_box(page))
         }
     };
-    futures::join!(consume, poll::read(means, ShardId::new("shardId-000000000000"), range, send));
+    let shard = ShardId::new("shardId-000000000000");
+    futures::join!(consume, poll::read(means, shard, reader::whole(), send));
     Err("the reader gave up".into())
 }
 

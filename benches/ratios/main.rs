@@ -5,6 +5,10 @@
 mod cbor;
 mod events;
 mod floor;
+#[path = "../shared/measure.rs"]
+mod measure;
+#[path = "../shared/reader.rs"]
+mod reader;
 mod server;
 
 use std::collections::VecDeque;
@@ -21,21 +25,18 @@ use tokio::sync::mpsc;
 use catchment::aws::clients::Clients;
 use catchment::aws::kinesis::Kinesis;
 use catchment::aws::s3::ObjectStore;
-use catchment::clock::{Clock, Jitter};
 use catchment::config::Aws;
 use catchment::delivery::batch::{Kind, Limits, Object, Open, Recipe};
-use catchment::delivery::budget::Budget;
 use catchment::delivery::encode::{Body, FRAME};
 use catchment::delivery::settings::Settings;
 use catchment::ids::ShardId;
-use catchment::stream::pacing;
-use catchment::stream::poll::{self, Fetched, Means, Range};
-use catchment::stream::position::StartAt;
+use catchment::stream::poll::{self, Fetched};
 use catchment::stream::wire::Wire;
 use catchment::telemetry::metrics::Metrics;
 
 use events::{events, reply};
 use floor::{Http, Pieces};
+use measure::{cpu, median};
 use server::Server;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -180,18 +181,6 @@ fn main() -> Outcome<()> {
         }
         Ok(())
     })
-}
-
-/// CPU seconds of this thread so far: the kernel's count in nanoseconds, not of ticks.
-fn cpu() -> Outcome<f64> {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanos: f64 = stat.split_whitespace().next().ok_or("unexpected schedstat")?.parse()?;
-    Ok(nanos / 1e9)
-}
-
-fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
 }
 
 struct Bench {
@@ -388,31 +377,9 @@ impl Bench {
     /// The reader of a shard as the worker runs it; and its batches and uploads.
     async fn catchment(&self, payload: u64, deliver: bool, wire: Wire) -> Outcome<u64> {
         let metrics = Arc::new(Metrics::new("bench", true));
-        let means = Means {
-            kinesis: Kinesis::new(self.clients.kinesis.clone()).speaking(wire, &metrics),
-            arn: ARN.into(),
-            consumer: None,
-            retention_ms: 86_400_000,
-            pace: pacing::Limits {
-                idle: Duration::ZERO,
-                calls_per_second: 1e9,
-                bytes_per_second: f64::INFINITY,
-            },
-            page_records: 10_000,
-            budget: Budget::new(256 << 20),
-            clock: Clock::system(),
-            jitter: Jitter::system(),
-            metrics: Arc::clone(&metrics),
-        };
+        let kinesis = Kinesis::new(self.clients.kinesis.clone()).speaking(wire, &metrics);
+        let means = reader::means(kinesis, ARN, Arc::clone(&metrics));
         let shard = ShardId::new("shardId-000000000000");
-        let range = Range {
-            start: StartAt::TrimHorizon,
-            after: None,
-            until: None,
-            bound: None,
-            deaggregate: true,
-            hash_range: None,
-        };
         let (send, mut pages) = mpsc::channel(1);
         let consume = async {
             let store = ObjectStore::new(self.clients.s3.clone());
@@ -443,7 +410,7 @@ impl Bench {
             drop(pages);
             Outcome::Ok(all)
         };
-        let reading = poll::read(means, shard.clone(), range, send);
+        let reading = poll::read(means, shard.clone(), reader::whole(), send);
         let (done, ()) = futures::join!(consume, reading);
         let told = metrics.render();
         let mut fallbacks =

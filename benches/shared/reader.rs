@@ -1,0 +1,44 @@
+//! The reader of a shard as the worker runs it, without limits to its pace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catchment::aws::kinesis::Kinesis;
+use catchment::clock::{Clock, Jitter};
+use catchment::delivery::budget::Budget;
+use catchment::stream::pacing::Limits;
+use catchment::stream::poll::{Means, Range};
+use catchment::stream::position::StartAt;
+use catchment::telemetry::metrics::Metrics;
+
+/// What it reads by.
+pub(crate) fn means(kinesis: Kinesis, arn: &str, metrics: Arc<Metrics>) -> Means {
+    Means {
+        kinesis,
+        arn: arn.into(),
+        consumer: None,
+        retention_ms: 86_400_000,
+        pace: Limits {
+            idle: Duration::ZERO,
+            calls_per_second: 1e9,
+            bytes_per_second: f64::INFINITY,
+        },
+        page_records: 10_000,
+        budget: Budget::new(256 << 20),
+        clock: Clock::system(),
+        jitter: Jitter::system(),
+        metrics,
+    }
+}
+
+/// From the beginning of the shard, all of it.
+pub(crate) fn whole() -> Range {
+    Range {
+        start: StartAt::TrimHorizon,
+        after: None,
+        until: None,
+        bound: None,
+        deaggregate: true,
+        hash_range: None,
+    }
+}
