@@ -11,6 +11,7 @@ use std::hint::black_box;
 use std::io::Write as _;
 
 use bytes::Bytes;
+use catchment::delivery::blocks::Blocks;
 use catchment::delivery::encode::{Encoder, FRAME};
 use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::{SequenceNumber, ShardId};
@@ -167,11 +168,12 @@ fn layouts(records: &[Vec<u8>], effort: Effort) -> Outcome<()> {
             let shard = ShardId::new("shardId-000000000000");
             let mut uploading = None;
             ways.push(Way::new(format!("{format}, {name}"), move || {
+                let mut blocks = Blocks::default();
                 let mut encoder = Encoder::archive(&settings);
                 for record in from {
-                    encoder.push(record, "events", &shard, None)?;
+                    encoder.push(record, "events", &shard, None, &mut blocks)?;
                 }
-                let body = encoder.finish()?;
+                let body = encoder.finish(&mut blocks)?;
                 let length = body.len();
                 drop(uploading.replace(body));
                 Ok(length)

@@ -19,6 +19,7 @@ use catchment::clock::{Clock, Jitter};
 use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
 use catchment::delivery::batch::{Limits, Open, Recipe};
+use catchment::delivery::blocks::Blocks;
 use catchment::delivery::encode::Encoder;
 use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::{SequenceNumber, ShardId};
@@ -200,23 +201,24 @@ fn settings(format: Format, codec: Codec, level: i32) -> Settings {
 fn encode(page: &[Record], settings: &Settings, total: u64) -> Outcome<u64> {
     let shard = ShardId::new("shardId-000000000000");
     let (mut all, mut object) = (0, 0);
+    let mut blocks = Blocks::default();
     let mut encoder = Encoder::archive(settings);
     while all < total {
         for record in page {
             Encoder::accepts(settings.format, record).map_err(|reject| reject.reason)?;
-            encoder.push(record, &settings.stream, &shard, None)?;
+            encoder.push(record, &settings.stream, &shard, None, &mut blocks)?;
             object += record.data.len() as u64;
         }
         if object >= 64 << 20 {
             all += std::mem::take(&mut object);
             std::hint::black_box(
-                std::mem::replace(&mut encoder, Encoder::archive(settings)).finish()?,
+                std::mem::replace(&mut encoder, Encoder::archive(settings)).finish(&mut blocks)?,
             );
         } else if all + object >= total {
             all += std::mem::take(&mut object);
         }
     }
-    std::hint::black_box(encoder.finish()?);
+    std::hint::black_box(encoder.finish(&mut blocks)?);
     Ok(all)
 }
 

@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::checkpoint::intent::Intent;
+use crate::delivery::blocks::Blocks;
 use crate::delivery::encode::{Body, EncodeError, Encoder};
 use crate::delivery::field::Path;
 use crate::delivery::object_key::{BadTemplate, Template, object_name};
@@ -164,8 +165,9 @@ pub struct Object {
     pub accepted_ms: Option<i64>,
 }
 
-/// What an object holds in memory besides its bytes: key, metadata, and its share of the batch.
-const BESIDES: usize = 1024;
+/// What an object holds in memory besides its bytes, about: key, metadata, and its entries in the
+/// batch's tables. Of thousands of small objects it is as much as the bytes.
+const BESIDES: usize = 2048;
 
 impl Object {
     /// Memory held, bytes.
@@ -263,6 +265,7 @@ pub struct Open {
     records: u64,
     bytes: u64,
     partitions: Partitions,
+    blocks: Blocks,
     dead: BTreeMap<&'static str, (Encoder, u64)>,
     uploads: Vec<Object>,
 }
@@ -294,6 +297,7 @@ impl Open {
             last: None,
             records: 0,
             bytes: 0,
+            blocks: Blocks::default(),
             dead: BTreeMap::new(),
             uploads: Vec::new(),
         }
@@ -317,7 +321,8 @@ impl Open {
         let archive = self.partitions.iter().map(|p| &p.encoder);
         let encoders = archive.chain(self.dead.values().map(|(encoder, _)| encoder));
         let uploads = self.uploads.iter().map(Object::memory).sum::<usize>();
-        encoders.map(|encoder| encoder.memory() + BESIDES).sum::<usize>() + uploads
+        let encoders = encoders.map(|encoder| encoder.memory() + BESIDES).sum::<usize>();
+        encoders + self.blocks.memory() + uploads
     }
 
     /// Takes records from the front of `queue` until it is empty or the batch is full.
@@ -371,7 +376,7 @@ impl Open {
                 let limit = frame(self.partitions.len());
                 let Partition { encoder, records, .. } = self.partitions.of(&record);
                 encoder.limit(limit);
-                encoder.push(&record, &settings.stream, &self.shard, None)?;
+                encoder.push(&record, &settings.stream, &self.shard, None, &mut self.blocks)?;
                 *records += 1;
             }
             Route::Dead(reject) => {
@@ -379,7 +384,8 @@ impl Open {
                     .dead
                     .entry(reject.kind)
                     .or_insert_with(|| (Encoder::dead_letters(&settings), 0));
-                encoder.push(&record, &settings.stream, &self.shard, Some(&reject))?;
+                let shard = &self.shard;
+                encoder.push(&record, &settings.stream, shard, Some(&reject), &mut self.blocks)?;
                 *count += 1;
             }
         }
@@ -418,7 +424,7 @@ impl Open {
     ///
     /// # Errors
     /// [`EncodeError`]
-    pub fn seal_as(self, first: Position, last: Position) -> Result<Sealed, EncodeError> {
+    pub fn seal_as(mut self, first: Position, last: Position) -> Result<Sealed, EncodeError> {
         let settings = Arc::clone(&self.recipe.settings);
         let dead: Vec<_> = self.dead.iter().map(|(kind, (_, n))| (*kind, *n)).collect();
         let name = object_name(&settings.stream, &self.shard, &first, &last);
@@ -453,13 +459,19 @@ impl Open {
         for Partition { prefix, encoder, records } in self.partitions.into_sorted() {
             let key = format!("{prefix}{name}.{}{codec}", settings.format.extension());
             let content_type = settings.format.content_type();
-            objects.push(object(key, Kind::Archive, encoder.finish()?, content_type, records));
+            objects.push(object(
+                key,
+                Kind::Archive,
+                encoder.finish(&mut self.blocks)?,
+                content_type,
+                records,
+            ));
         }
         for (kind, (encoder, records)) in self.dead {
             let prefix =
                 self.recipe.errors.render(self.stamp_ms, &settings.stream, &self.shard, kind);
             let key = format!("{prefix}{name}.ndjson{codec}");
-            let body = encoder.finish()?;
+            let body = encoder.finish(&mut self.blocks)?;
             objects.push(object(key, Kind::DeadLetter, body, "application/x-ndjson", records));
         }
         for mut upload in self.uploads {

@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::io;
 
-use bytes::Bytes;
 use libdeflater::CompressionLvl;
 
 use crate::delivery::encode::FRAME;
@@ -15,6 +14,24 @@ use crate::delivery::settings::Codec;
 /// A thread keeps room for the result up to this size, bytes: a frame, and then some. Frames are
 /// longer where a long record ends them.
 const KEEP: usize = FRAME + FRAME / 4;
+
+/// `raw` as a frame of this codec. What is to be kept of it, `keep` copies: a result that is cut to
+/// its length where it was made leaves a hole behind it.
+///
+/// # Errors
+/// Out of memory, or a broken build.
+pub(crate) fn frame<T>(
+    codec: Codec,
+    level: i32,
+    raw: &[u8],
+    keep: impl FnOnce(&[u8]) -> T,
+) -> io::Result<T> {
+    match codec {
+        Codec::None => Ok(keep(raw)),
+        Codec::Gzip => gzip(level, raw, keep),
+        Codec::Zstd => zstd(level, raw, keep),
+    }
+}
 
 struct Gzip {
     level: i32,
@@ -26,13 +43,11 @@ struct Gzip {
 struct Zstd {
     level: i32,
     compressor: zstd::bulk::Compressor<'static>,
+    room: Vec<u8>,
 }
 
-/// `raw` as a gzip member, at a level of 1 to 9; others are taken for the nearest of these.
-///
-/// # Errors
-/// A broken build.
-pub(crate) fn gzip(level: i32, raw: &[u8]) -> io::Result<Bytes> {
+/// At a level of 1 to 9; others are taken for the nearest of these.
+fn gzip<T>(level: i32, raw: &[u8], keep: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
     thread_local! {
         static GZIP: RefCell<Option<Gzip>> = const { RefCell::new(None) };
     }
@@ -57,32 +72,36 @@ pub(crate) fn gzip(level: i32, raw: &[u8]) -> io::Result<Bytes> {
             .compressor
             .gzip_compress(raw, &mut gzip.room)
             .map_err(|error| broken(error.to_string()))?;
-        let member = Bytes::copy_from_slice(&gzip.room[..length]);
+        let kept = keep(&gzip.room[..length]);
         if gzip.room.len() > KEEP {
             gzip.room = Vec::new();
         }
         *slot = Some(gzip);
-        Ok(member)
+        Ok(kept)
     })
 }
 
-/// `raw` as a zstd frame.
-///
-/// # Errors
-/// Out of memory, or a broken build.
-pub(crate) fn zstd(level: i32, raw: &[u8]) -> io::Result<Bytes> {
+fn zstd<T>(level: i32, raw: &[u8], keep: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
     thread_local! {
         static ZSTD: RefCell<Option<Zstd>> = const { RefCell::new(None) };
     }
     ZSTD.with_borrow_mut(|slot| {
         let mut zstd = match slot.take() {
             Some(zstd) if zstd.level == level => zstd,
-            _ => Zstd { level, compressor: zstd::bulk::Compressor::new(level)? },
+            _ => {
+                let compressor = zstd::bulk::Compressor::new(level)?;
+                Zstd { level, compressor, room: Vec::new() }
+            }
         };
-        let mut frame = zstd.compressor.compress(raw)?;
-        frame.shrink_to_fit();
+        zstd.room.clear();
+        zstd.room.reserve_exact(zstd::zstd_safe::compress_bound(raw.len()));
+        zstd.compressor.compress_to_buffer(raw, &mut zstd.room)?;
+        let kept = keep(&zstd.room);
+        if zstd.room.capacity() > KEEP {
+            zstd.room = Vec::new();
+        }
         *slot = Some(zstd);
-        Ok(frame.into())
+        Ok(kept)
     })
 }
 
@@ -92,6 +111,10 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    fn gzip(level: i32, raw: &[u8]) -> Vec<u8> {
+        super::gzip(level, raw, <[u8]>::to_vec).unwrap()
+    }
 
     fn inflate(members: &[u8]) -> Vec<u8> {
         let mut raw = Vec::new();
@@ -105,12 +128,12 @@ mod tests {
             |n: u32| format!("{{\"id\":{},\"n\":{}}}\n", n.wrapping_mul(2_654_435_761), n / 7);
         let raw = (0..9000).map(text).collect::<String>().into_bytes();
         for level in [i32::MIN, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, i32::MAX] {
-            let members = [gzip(level, &raw).unwrap(), gzip(level, b"").unwrap()].concat();
+            let members = [gzip(level, &raw), gzip(level, b"")].concat();
             assert!(members.len() < raw.len());
             assert_eq!(inflate(&members), raw, "level {level}");
         }
-        assert_eq!(gzip(0, &raw).unwrap(), gzip(1, &raw).unwrap());
-        assert!(gzip(9, &raw).unwrap().len() < gzip(1, &raw).unwrap().len());
+        assert_eq!(gzip(0, &raw), gzip(1, &raw));
+        assert!(gzip(9, &raw).len() < gzip(1, &raw).len());
     }
 
     #[test]
@@ -119,8 +142,7 @@ mod tests {
         // Longer than what a thread keeps room for, and nothing that compresses; and nothing.
         let mut random = fastrand::Rng::with_seed(1);
         let long: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(KEEP + 1).collect();
-        let members: Vec<Bytes> =
-            [&b""[..], b"one\n", &long, b""].map(|raw| gzip(1, raw).unwrap()).into();
+        let members = [&b""[..], b"one\n", &long, b""].map(|raw| gzip(1, raw));
         std::fs::write(file.path(), members.concat()).unwrap();
         let done = Command::new("gzip")
             .args(["-dc"])
@@ -130,6 +152,6 @@ mod tests {
             .expect("the program `gzip` is needed for this test");
         assert!(done.status.success());
         assert!(done.stdout == [b"one\n", &long[..]].concat(), "other bytes come back");
-        assert_eq!(inflate(&gzip(1, b"").unwrap()), b"");
+        assert_eq!(inflate(&gzip(1, b"")), b"");
     }
 }

@@ -3,11 +3,13 @@
 //! Records are laid out as they arrive and compressed in frames of [`FRAME`] bytes at most, each a complete
 //! gzip member or zstd frame (both formats allow a file to hold several). So an open batch holds
 //! compressed bytes plus one frame, not the records, and one compressor serves every open object
-//! of a thread.
+//! of a thread. Of many open objects the frames are smaller, and what they hold stands in the
+//! blocks of their batch (`delivery/blocks.rs`).
 
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::delivery::blocks::{Blocks, Chain};
 use crate::delivery::buffers::{self, Lent};
 use crate::delivery::compress;
 use crate::delivery::settings::{Codec, Format, Settings};
@@ -70,9 +72,13 @@ pub struct Encoder {
     codec: Codec,
     level: i32,
     limit: usize,
+    records: u64,
+    /// The frame that takes records.
     open: Vec<u8>,
     frames: Vec<Bytes>,
-    records: u64,
+    /// The same of one object of many, behind `frames`: raw, and finished.
+    small: Chain,
+    packed: Chain,
 }
 
 /// What is known about a record, as envelope lines and dead letters carry it; `data` in base64
@@ -108,9 +114,11 @@ impl Encoder {
             codec: settings.codec,
             level: settings.level,
             limit: FRAME,
+            records: 0,
             open: Vec::new(),
             frames: Vec::new(),
-            records: 0,
+            small: Chain::default(),
+            packed: Chain::default(),
         }
     }
 
@@ -132,7 +140,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Appends a record.
+    /// Appends a record. `blocks`: those of the batch, always the same.
     ///
     /// # Errors
     /// [`EncodeError`]
@@ -142,20 +150,52 @@ impl Encoder {
         stream: &str,
         shard: &ShardId,
         reject: Option<&Reject>,
+        blocks: &mut Blocks,
     ) -> Result<(), EncodeError> {
-        let base64 = if self.format == Format::Envelope { record.data.len() / 3 + 512 } else { 2 };
-        self.reserve(record.data.len() + base64);
+        if self.is_small() {
+            let mut line = blocks.scratch();
+            self.lay_out(record, stream, shard, reject, &mut line)?;
+            blocks.append(&mut self.small, &line);
+            blocks.give_back(line);
+        } else {
+            let base64 =
+                if self.format == Format::Envelope { record.data.len() / 3 + 512 } else { 2 };
+            self.reserve(record.data.len() + base64);
+            let mut open = std::mem::take(&mut self.open);
+            let laid_out = self.lay_out(record, stream, shard, reject, &mut open);
+            self.open = open;
+            laid_out?;
+        }
+        self.records += 1;
+        let full = self.open.len().max(self.small.len()) >= self.limit;
+        if full { self.close_frame(blocks) } else { Ok(()) }
+    }
+
+    /// Does what comes next go into blocks?
+    fn is_small(&self) -> bool {
+        self.limit < FRAME && self.open.is_empty()
+    }
+
+    /// One record behind what is there.
+    fn lay_out(
+        &self,
+        record: &Record,
+        stream: &str,
+        shard: &ShardId,
+        reject: Option<&Reject>,
+        to: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
         match self.format {
-            Format::Raw => self.open.extend_from_slice(&record.data),
+            Format::Raw => to.extend_from_slice(&record.data),
             Format::Ndjson => {
-                self.open.extend_from_slice(&record.data);
+                to.extend_from_slice(&record.data);
                 if !record.data.ends_with(b"\n") {
-                    self.open.push(b'\n');
+                    to.push(b'\n');
                 }
             }
             Format::JsonArray => {
-                self.open.push(if self.records == 0 { b'[' } else { b',' });
-                self.open.extend_from_slice(&record.data);
+                to.push(if self.records == 0 { b'[' } else { b',' });
+                to.extend_from_slice(&record.data);
             }
             Format::Envelope => {
                 let line = Line {
@@ -168,35 +208,50 @@ impl Encoder {
                     kind: reject.map(|r| r.kind),
                     reason: reject.map(|r| r.reason.as_str()),
                 };
-                serde_json::to_writer(&mut self.open, &line).map_err(std::io::Error::from)?;
-                self.open.pop();
-                self.open.extend_from_slice(b",\"data\":\"");
-                base64_simd::STANDARD.encode_append(&record.data, &mut self.open);
-                self.open.extend_from_slice(b"\"}\n");
+                serde_json::to_writer(&mut *to, &line).map_err(std::io::Error::from)?;
+                to.pop();
+                to.extend_from_slice(b",\"data\":\"");
+                base64_simd::STANDARD.encode_append(&record.data, to);
+                to.extend_from_slice(b"\"}\n");
             }
         }
-        self.records += 1;
-        if self.open.len() >= self.limit { self.close_frame() } else { Ok(()) }
+        Ok(())
     }
 
-    /// Memory held, bytes.
+    /// Memory held besides the blocks, bytes: that of finishing what stands in them included, for
+    /// half of its size if it is still to be compressed.
     pub fn memory(&self) -> usize {
-        self.open.capacity() + self.frames.iter().map(Bytes::len).sum::<usize>()
+        let small = self.small.len();
+        let finishing = if self.codec == Codec::None { small } else { small / 2 };
+        let frames = self.frames.iter().map(Bytes::len).sum::<usize>();
+        self.open.capacity() + frames + self.packed.len() + finishing
     }
 
     /// The finished object.
     ///
     /// # Errors
     /// [`EncodeError`]
-    pub fn finish(mut self) -> Result<Body, EncodeError> {
+    pub fn finish(mut self, blocks: &mut Blocks) -> Result<Body, EncodeError> {
         if self.format == Format::JsonArray {
-            self.open.extend_from_slice(if self.records == 0 { b"[]" } else { b"]" });
+            let end: &[u8] = if self.records == 0 { b"[]" } else { b"]" };
+            if self.is_small() {
+                blocks.append(&mut self.small, end);
+            } else {
+                self.open.extend_from_slice(end);
+            }
         }
         // An object with no bytes at all is still a valid file of its codec.
-        if !self.open.is_empty() || self.frames.is_empty() {
-            self.close_frame()?;
+        let none = self.frames.is_empty() && self.packed.is_empty();
+        if none || !self.open.is_empty() || !self.small.is_empty() {
+            self.close_frame(blocks)?;
         }
-        Ok(Body { chunks: std::mem::take(&mut self.frames) })
+        let mut chunks = std::mem::take(&mut self.frames);
+        for chain in [&mut self.packed, &mut self.small] {
+            if !chain.is_empty() {
+                chunks.push(blocks.finish(chain));
+            }
+        }
+        Ok(Body { chunks })
     }
 
     /// Room for `more` bytes behind what is there.
@@ -216,7 +271,10 @@ impl Encoder {
         buffers::give(std::mem::replace(&mut self.open, larger));
     }
 
-    fn close_frame(&mut self) -> Result<(), EncodeError> {
+    fn close_frame(&mut self, blocks: &mut Blocks) -> Result<(), EncodeError> {
+        if self.is_small() {
+            return self.close_small(blocks);
+        }
         let frame = match self.codec {
             // Handed over as it is. A long record's buffer, or that of a small object, is its own.
             Codec::None if self.open.capacity() != buffers::SIZE => {
@@ -227,10 +285,8 @@ impl Encoder {
             Codec::None if self.open.len() >= FRAME => {
                 Bytes::from_owner(Lent(std::mem::take(&mut self.open)))
             }
-            // The end of a large object: its buffer is worth more than this.
-            Codec::None => Bytes::copy_from_slice(&self.open),
-            Codec::Gzip => compress::gzip(self.level, &self.open)?,
-            Codec::Zstd => compress::zstd(self.level, &self.open)?,
+            // Of the end of a large object, the buffer is worth more than a copy.
+            codec => compress::frame(codec, self.level, &self.open, Bytes::copy_from_slice)?,
         };
         self.frames.push(frame);
         if self.open.capacity() > buffers::SIZE {
@@ -238,6 +294,20 @@ impl Encoder {
             self.open = Vec::new();
         }
         self.open.clear();
+        Ok(())
+    }
+
+    fn close_small(&mut self, blocks: &mut Blocks) -> Result<(), EncodeError> {
+        if self.codec == Codec::None {
+            // It stands where it is to stand.
+            return Ok(());
+        }
+        let mut raw = blocks.scratch();
+        blocks.take(&mut self.small, &mut raw);
+        compress::frame(self.codec, self.level, &raw, |frame| {
+            blocks.append(&mut self.packed, frame);
+        })?;
+        blocks.give_back(raw);
         Ok(())
     }
 }
@@ -268,12 +338,26 @@ mod tests {
     }
 
     fn encode(format: Format, codec: Codec, records: &[&[u8]]) -> Vec<u8> {
+        encode_as(format, codec, records, |_| FRAME)
+    }
+
+    /// With the limit of a frame before each record.
+    fn encode_as(
+        format: Format,
+        codec: Codec,
+        records: &[&[u8]],
+        limit: impl Fn(usize) -> usize,
+    ) -> Vec<u8> {
         let settings = Settings { format, codec, level: 1, ..Settings::sample() };
+        let mut blocks = Blocks::default();
         let mut encoder = Encoder::archive(&settings);
-        for data in records {
-            encoder.push(&record(data), "s", &ShardId::new("shardId-0"), None).unwrap();
+        for (at, data) in records.iter().enumerate() {
+            encoder.limit(limit(at));
+            encoder
+                .push(&record(data), "s", &ShardId::new("shardId-0"), None, &mut blocks)
+                .unwrap();
         }
-        let body = encoder.finish().unwrap();
+        let body = encoder.finish(&mut blocks).unwrap();
         assert_eq!(body.len(), body.concat().len());
         decode(codec, &body.concat())
     }
@@ -312,13 +396,14 @@ mod tests {
 
     #[test]
     fn dead_letters_carry_their_reason() {
+        let mut blocks = Blocks::default();
         let mut encoder = Encoder::dead_letters(&Settings::sample());
         let reject = Reject { kind: "invalid-json", reason: "eof".into() };
         let mut keyed = record(b"x");
         keyed.partition_key = Some("k".into());
-        encoder.push(&keyed, "s", &ShardId::new("shardId-0"), Some(&reject)).unwrap();
+        encoder.push(&keyed, "s", &ShardId::new("shardId-0"), Some(&reject), &mut blocks).unwrap();
         let line: serde_json::Value =
-            serde_json::from_slice(&encoder.finish().unwrap().concat()).unwrap();
+            serde_json::from_slice(&encoder.finish(&mut blocks).unwrap().concat()).unwrap();
         assert_eq!(line["kind"], "invalid-json");
         assert_eq!(line["partition_key"], "k");
     }
@@ -326,19 +411,20 @@ mod tests {
     #[test]
     fn an_open_object_holds_one_frame_and_what_is_compressed() {
         let shard = ShardId::new("shardId-0");
+        let mut blocks = Blocks::default();
         for codec in [Codec::None, Codec::Gzip, Codec::Zstd] {
             let settings = Settings { codec, level: 1, ..Settings::sample() };
             let mut encoder = Encoder::archive(&settings);
             let mut pushed = 0;
             for size in [100, 900 * 1024, 1000, 12 * FRAME, 1000, FRAME, FRAME, 3].repeat(3) {
-                encoder.push(&record(&vec![b'x'; size]), "s", &shard, None).unwrap();
+                encoder.push(&record(&vec![b'x'; size]), "s", &shard, None, &mut blocks).unwrap();
                 pushed += size + 1;
                 let frames = encoder.frames.iter().map(Bytes::len).sum::<usize>();
                 assert!(encoder.open.len() < FRAME);
                 assert!(encoder.memory() <= frames + buffers::SIZE, "{codec:?} after {size}");
                 assert!(codec == Codec::None || frames <= pushed / 50);
             }
-            let body = encoder.finish().unwrap().concat();
+            let body = encoder.finish(&mut blocks).unwrap().concat();
             assert_eq!(decode(codec, &body).len(), pushed);
         }
     }
@@ -346,17 +432,57 @@ mod tests {
     #[test]
     fn uncompressed_frames_are_handed_over_and_not_copied() {
         let settings = Settings { codec: Codec::None, ..Settings::sample() };
+        let mut blocks = Blocks::default();
         let mut encoder = Encoder::archive(&settings);
         let line = record(&[b'x'; 1023]);
         let mut laid_out = std::ptr::null();
         while encoder.frames.is_empty() {
             laid_out = encoder.open.as_ptr();
-            encoder.push(&line, "s", &ShardId::new("shardId-0"), None).unwrap();
+            encoder.push(&line, "s", &ShardId::new("shardId-0"), None, &mut blocks).unwrap();
         }
         assert_eq!(encoder.frames[0].as_ptr(), laid_out);
     }
 
+    #[test]
+    fn one_of_many_objects_stands_in_blocks() {
+        let shard = ShardId::new("shardId-0");
+        for codec in [Codec::None, Codec::Gzip, Codec::Zstd] {
+            let settings = Settings { codec, level: 1, ..Settings::sample() };
+            let mut blocks = Blocks::default();
+            let mut encoder = Encoder::archive(&settings);
+            encoder.limit(16 * 1024);
+            for _ in 0..1000 {
+                encoder.push(&record(&[b'x'; 999]), "s", &shard, None, &mut blocks).unwrap();
+                assert!(codec == Codec::None || encoder.small.len() < 16 * 1024);
+            }
+            // No allocation but the blocks; what finishing will take is known before.
+            assert_eq!((encoder.open.capacity(), encoder.frames.len()), (0, 0));
+            let known = encoder.memory();
+            let body = encoder.finish(&mut blocks).unwrap();
+            assert_eq!(body.chunks.len(), 1);
+            assert!(body.len() <= known);
+            assert_eq!(decode(codec, &body.concat()).len(), 1_000_000);
+        }
+    }
+
     proptest! {
+        /// Wherever frames end, and in the middle of an object as well.
+        #[test]
+        fn every_byte_survives_every_limit(
+            records in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..40),
+            begins in 0..40_usize,
+            limit in 1..4000_usize,
+        ) {
+            let all: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+            let at = |record| if record < begins { FRAME } else { limit };
+            for codec in [Codec::None, Codec::Gzip, Codec::Zstd] {
+                prop_assert_eq!(encode_as(Format::Raw, codec, &all, at), all.concat());
+                let array = encode_as(Format::JsonArray, codec, &all, at);
+                let whole = [b"[", all.join(&b","[..]).as_slice(), b"]"].concat();
+                prop_assert_eq!(array, whole);
+            }
+        }
+
         #[test]
         fn every_byte_survives_every_codec(
             records in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..40),

@@ -1,6 +1,7 @@
 //! From records to durable objects.
 
 pub mod batch;
+pub mod blocks;
 pub mod budget;
 mod buffers;
 mod compress;

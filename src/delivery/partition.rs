@@ -28,7 +28,7 @@ pub const MAX_VALUE: usize = 100;
 /// Raw bytes that all partitions of a batch together hold uncompressed, about.
 const RAW: usize = 8 * FRAME;
 /// Smallest frame worth compressing by itself.
-const SMALLEST: usize = 32 * 1024;
+const SMALLEST: usize = 16 * 1024;
 
 /// Ends a part of a slot; escaped values cannot hold it.
 const END: char = '/';
