@@ -28,7 +28,10 @@ pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcom
     let clients = Clients::at(&format!("http://{endpoint}"), "us-east-1", &aws);
     match role {
         // As fast as it goes, one after the other.
-        "sdk" => sdk(&clients.kinesis, 0, None).await,
+        "sdk" => {
+            let client = clients.kinesis;
+            on_a_worker(async move { told(sdk(&client, 0, None).await) }).await
+        }
         // A task for each shard that polls once a second, and nothing else.
         "sdk-idle" => {
             let each = (0..shards).map(|shard| {
@@ -38,9 +41,25 @@ pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcom
             futures::future::join_all(each).await;
             Ok(())
         }
-        "reader" => reader(&clients.kinesis).await,
+        "reader" => {
+            let client = clients.kinesis;
+            on_a_worker(async move { told(reader(&client).await) }).await
+        }
         other => Err(format!("{other}: no such role").into()),
     }
+}
+
+/// Where the connections are driven too, as in the worker: what the main thread runs is woken across
+/// threads for each piece of a reply.
+async fn on_a_worker(
+    work: impl Future<Output = Result<(), String>> + Send + 'static,
+) -> Outcome<()> {
+    Ok(spawn(work).await??)
+}
+
+/// An error that can go to another thread.
+fn told(outcome: Outcome<()>) -> Result<(), String> {
+    outcome.map_err(|error| error.to_string())
 }
 
 async fn sdk(client: &aws_sdk_kinesis::Client, shard: u64, idle: Option<u64>) -> Outcome<()> {
