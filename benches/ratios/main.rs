@@ -401,7 +401,7 @@ impl Bench {
                         && let Some(sealed) = std::mem::replace(&mut batch, new()).seal()?
                     {
                         for object in &sealed.objects {
-                            store.put(object, usize::MAX).await?;
+                            store.put(object).await?;
                         }
                     }
                 }
@@ -450,7 +450,7 @@ impl Bench {
                 .await?;
                 let between = cpu()?;
                 for _ in 0..times {
-                    store.put(&object, usize::MAX).await?;
+                    store.put(&object).await?;
                 }
                 if round > 0 {
                     ratios.push((cpu()? - between) / (between - before));
