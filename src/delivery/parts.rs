@@ -223,7 +223,7 @@ mod tests {
                     }
                     Step::Complete(id, list) => {
                         let id = id.parse::<usize>().unwrap();
-                        prop_assert!(list.iter().map(|p| p.number).eq(1..));
+                        prop_assert!((1..).zip(list).all(|(number, part)| part.number == number));
                         break (id, list.len());
                     }
                 }

@@ -82,7 +82,7 @@ impl World {
             trace,
             options,
             rng: fastrand::Rng::with_seed(seed ^ 0x0044_4444),
-            aborts: fastrand::Rng::with_seed(seed ^ 0x4142_4f52_54),
+            aborts: fastrand::Rng::with_seed(seed ^ 0x0041_424f_5254),
             keys: BTreeMap::new(),
             earlier: BTreeMap::new(),
         }
