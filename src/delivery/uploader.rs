@@ -189,11 +189,10 @@ impl<'a> Sending<'a> {
             };
             self.failed(&error);
             let now = shared.clock.now();
-            // A part more than before: the store can be reached.
+            // Further than ever: the store can be reached. A number of times, at most.
             let parts = self.parts.as_ref().map_or(0, Parts::done);
-            if parts > std::mem::replace(&mut done, parts) {
-                since = now;
-                pauses = self::pauses();
+            if parts > done {
+                (since, done, pauses) = (now, parts, self::pauses());
             }
             let waited = now - since;
             if waited > shared.config.delivery.upload_deadline {
