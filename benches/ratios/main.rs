@@ -411,7 +411,7 @@ impl Bench {
                         && let Some(sealed) = std::mem::replace(&mut batch, new()).seal()?
                     {
                         for object in &sealed.objects {
-                            store.put(object, usize::MAX).await?;
+                            store.put(object).await?;
                         }
                     }
                 }
@@ -460,7 +460,7 @@ impl Bench {
                 .await?;
                 let between = cpu()?;
                 for _ in 0..times {
-                    store.put(&object, usize::MAX).await?;
+                    store.put(&object).await?;
                 }
                 if round > 0 {
                     ratios.push((cpu()? - between) / (between - before));

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadError;
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
@@ -20,6 +19,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::aws::fault::describe;
 use crate::delivery::batch::Object;
 use crate::delivery::encode::Body;
+use crate::delivery::parts::Stored;
 use crate::fault::{CallError, Fault};
 use crate::mutant::{self, Mutant};
 
@@ -102,18 +102,14 @@ impl ObjectStore {
         Ok(self.metadata(bucket, key).await?.is_some())
     }
 
-    /// Puts an object unless its key exists (`If-None-Match: *`), in one piece or, above
-    /// `part_bytes`, in parts.
+    /// Puts an object in one piece, unless its key exists (`If-None-Match: *`).
     ///
     /// Integrity is a CRC-32 computed here and verified by the store; the payload is not hashed a
     /// second time for the signature, TLS protects it on the way.
     ///
     /// # Errors
     /// [`CallError`]; the object is then absent, or whole if the reply was lost.
-    pub async fn put(&self, object: &Object, part_bytes: usize) -> Result<Put, CallError> {
-        if object.body.len() > part_bytes {
-            return self.put_parts(object, part_bytes).await;
-        }
+    pub async fn put(&self, object: &Object) -> Result<Put, CallError> {
         let mut call = self
             .client
             .put_object()
@@ -136,7 +132,11 @@ impl ObjectStore {
         }
     }
 
-    async fn put_parts(&self, object: &Object, part_bytes: usize) -> Result<Put, CallError> {
+    /// Begins an upload in parts of an object; returns its id. The object's body is not looked at.
+    ///
+    /// # Errors
+    /// [`CallError`]; an upload may be left behind if the reply was lost.
+    pub async fn begin_parts(&self, object: &Object) -> Result<String, CallError> {
         let mut call = self
             .client
             .create_multipart_upload()
@@ -148,52 +148,57 @@ impl ObjectStore {
             call = call.metadata(name, value);
         }
         let reply = call.send().await.map_err(|e| describe("CreateMultipartUpload", &e))?;
-        let id = reply.upload_id().unwrap_or_default().to_owned();
-        let result = self.send_parts(object, part_bytes, &id).await;
-        if !matches!(result, Ok(Put::Created)) {
-            // Best effort: the bucket's lifecycle rule removes what this misses.
-            let abort = self.client.abort_multipart_upload();
-            if let Err(error) =
-                abort.bucket(&object.bucket).key(&object.key).upload_id(&id).send().await
-            {
-                tracing::debug!(key = object.key, %error, "an unfinished upload was left behind");
-            }
-        }
-        result
+        Ok(reply.upload_id().unwrap_or_default().to_owned())
     }
 
-    async fn send_parts(
+    /// Stores one part of an upload, in place of what was sent under its number before.
+    ///
+    /// # Errors
+    /// [`CallError`]; see [`is_gone`].
+    pub async fn put_part(
         &self,
         object: &Object,
-        part_bytes: usize,
         id: &str,
+        number: i32,
+        part: &Body,
+    ) -> Result<Stored, CallError> {
+        let crc32 = crc32(part);
+        let reply = self
+            .client
+            .upload_part()
+            .bucket(&object.bucket)
+            .key(&object.key)
+            .upload_id(id)
+            .part_number(number)
+            .checksum_crc32(&crc32)
+            .content_length(i64::try_from(part.len()).unwrap_or(i64::MAX))
+            .body(stream(part))
+            .customize()
+            .disable_payload_signing()
+            .send()
+            .await
+            .map_err(|e| describe("UploadPart", &e))?;
+        Ok(Stored { number, etag: reply.e_tag, crc32 })
+    }
+
+    /// Makes the object of its parts, unless its key exists.
+    ///
+    /// # Errors
+    /// [`CallError`]; see [`is_gone`].
+    pub async fn join_parts(
+        &self,
+        object: &Object,
+        id: &str,
+        parts: &[Stored],
     ) -> Result<Put, CallError> {
-        let mut done = CompletedMultipartUpload::builder();
-        for (number, part) in (1_i32..).zip(parts(&object.body, part_bytes)) {
-            let crc = crc32(&part);
-            let reply = self
-                .client
-                .upload_part()
-                .bucket(&object.bucket)
-                .key(&object.key)
-                .upload_id(id)
-                .part_number(number)
-                .checksum_crc32(&crc)
-                .content_length(i64::try_from(part.len()).unwrap_or(i64::MAX))
-                .body(stream(&part))
-                .customize()
-                .disable_payload_signing()
-                .send()
-                .await
-                .map_err(|e| describe("UploadPart", &e))?;
-            done = done.parts(
-                CompletedPart::builder()
-                    .part_number(number)
-                    .set_e_tag(reply.e_tag)
-                    .checksum_crc32(crc)
-                    .build(),
-            );
-        }
+        let parts = parts.iter().map(|part| {
+            CompletedPart::builder()
+                .part_number(part.number)
+                .set_e_tag(part.etag.clone())
+                .checksum_crc32(&part.crc32)
+                .build()
+        });
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
         let reply = self
             .client
             .complete_multipart_upload()
@@ -201,25 +206,30 @@ impl ObjectStore {
             .key(&object.key)
             .upload_id(id)
             .if_none_match("*")
-            .multipart_upload(done.build())
+            .multipart_upload(parts)
             .send()
             .await;
         match reply {
             Ok(_) => Ok(Put::Created),
-            Err(error) => {
-                if taken(&error).is_some() {
-                    return Ok(Put::Existed);
-                }
-                let told =
-                    describe::<CompleteMultipartUploadError>("CompleteMultipartUpload", &error);
-                // The SDK's own retry after a lost reply finds the upload gone: it succeeded.
-                if told.code == "NoSuchUpload" && self.exists(&object.bucket, &object.key).await? {
-                    return Ok(Put::Created);
-                }
-                Err(told)
-            }
+            Err(error) if taken(&error).is_some() => Ok(Put::Existed),
+            Err(error) => Err(describe("CompleteMultipartUpload", &error)),
         }
     }
+
+    /// Ends an upload and frees its parts. Best effort: the bucket's lifecycle rule removes what
+    /// this misses.
+    pub async fn abort_parts(&self, object: &Object, id: &str) {
+        let call = self.client.abort_multipart_upload().bucket(&object.bucket).key(&object.key);
+        if let Err(error) = call.upload_id(id).send().await {
+            tracing::debug!(key = object.key, %error, "an unfinished upload was left behind");
+        }
+    }
+}
+
+/// The upload, or a part of it as we know it, is not there any more: it was aborted, by a lifecycle
+/// rule or by somebody, or it has become the object and the reply was lost.
+pub fn is_gone(error: &CallError) -> bool {
+    matches!(error.code.as_str(), "NoSuchUpload" | "InvalidPart")
 }
 
 /// 412: the key exists.
@@ -235,27 +245,6 @@ fn crc32(body: &Body) -> String {
         crc.update(chunk);
     }
     STANDARD.encode(crc.finalize().to_be_bytes())
-}
-
-/// Splits a body into parts of about `size` bytes (each but the last at least that long), without
-/// copying.
-fn parts(body: &Body, size: usize) -> Vec<Body> {
-    let mut parts = vec![Body::default()];
-    for chunk in &body.chunks {
-        let mut rest = chunk.clone();
-        while !rest.is_empty() {
-            let open = match parts.last_mut() {
-                Some(part) if part.len() < size => part,
-                _ => {
-                    parts.push(Body::default());
-                    continue;
-                }
-            };
-            let room = size - open.len();
-            open.chunks.push(rest.split_to(room.min(rest.len())));
-        }
-    }
-    parts
 }
 
 fn stream(body: &Body) -> ByteStream {
@@ -293,20 +282,5 @@ impl HttpBody for Chunks {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_keep_every_byte_in_order() {
-        let all: Vec<u8> = (0..=255).cycle().take(1000).collect();
-        let body = Body { chunks: all.chunks(70).map(Bytes::copy_from_slice).collect() };
-        let parts = parts(&body, 300);
-        assert_eq!(parts.iter().map(Body::len).collect::<Vec<_>>(), [300, 300, 300, 100]);
-        let joined: Vec<u8> = parts.iter().flat_map(|p| p.concat().to_vec()).collect();
-        assert_eq!(joined, all);
     }
 }

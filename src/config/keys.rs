@@ -184,12 +184,12 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "delivery.multipart_bytes",
         default: "32MiB",
-        help: "Objects larger than this go up in parts of this size; at least 5MiB.",
+        help: "Objects larger than this, uploaded files excepted, go up in parts of this size; at least 5MiB.",
     },
     Key {
         name: "delivery.upload_deadline",
         default: "5m",
-        help: "Give a shard up for another worker to try when an object cannot be stored for this long.",
+        help: "Give a shard up for another worker to try when an object, or the next part of one, cannot be stored for this long.",
     },
     Key {
         name: "delivery.on_gap",

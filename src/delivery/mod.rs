@@ -10,6 +10,7 @@ pub mod encode;
 pub mod field;
 pub mod object_key;
 pub mod partition;
+pub mod parts;
 pub mod route;
 pub mod settings;
 pub mod uploader;

@@ -78,7 +78,9 @@ impl From<UploadError> for Stop {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::Lost => Self::Lost,
-            deadline @ UploadError::Deadline { .. } => Self::Upload(Box::new(deadline)),
+            error @ (UploadError::Deadline { .. } | UploadError::Gone { .. }) => {
+                Self::Upload(Box::new(error))
+            }
         }
     }
 }
@@ -138,10 +140,10 @@ async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
     ended
 }
 
-/// A cut batch on its way.
+/// A cut batch that is not announced yet.
 struct Batch {
-    objects: Arc<Vec<Object>>,
-    _permit: Permit,
+    objects: Vec<Object>,
+    permit: Permit,
 }
 
 type Write = Pin<Box<dyn Future<Output = Result<Change, Lost>> + Send>>;
@@ -151,7 +153,7 @@ struct Pipeline {
     shared: Arc<Shared>,
     lease: Arc<Owned>,
     ledger: Ledger,
-    /// Announced or waiting batches by the end of their range.
+    /// Batches that wait to be announced, by the end of their range; then their upload has them.
     batches: BTreeMap<Position, Batch>,
     uploads: FuturesUnordered<Upload>,
     write: Option<Write>,
@@ -223,7 +225,7 @@ impl Pipeline {
                 break;
             };
             let lost = self.lease.lost.clone();
-            let Recovered { objects, permit: _permit, gap } = tokio::select! {
+            let Recovered { objects, permit, gap } = tokio::select! {
                 biased;
                 () = lost.cancelled() => return Err(Stop::Lost),
                 recovered =
@@ -233,7 +235,7 @@ impl Pipeline {
             if let Some(gap) = gap {
                 self.gap(&gap)?;
             }
-            upload(&self.shared, &self.lease, &objects).await?;
+            upload(&self.shared, &self.lease, objects, permit).await?;
             self.ledger.durable(&intent.last);
             if let Some(change) = self.ledger.next() {
                 self.lease.progress(&change.from, &change.to).await?;
@@ -326,9 +328,8 @@ impl Pipeline {
             }
             Some(durable) = self.uploads.next(), if !self.uploads.is_empty() => {
                 let last = durable?;
+                // The upload gave its memory back to the budget: before the commit.
                 self.ledger.durable(&last);
-                // Its memory goes back to the budget here, before the commit.
-                self.batches.remove(&last);
                 self.moved();
             }
             () = drain.cancelled(), if !self.draining => self.drain().await?,
@@ -468,10 +469,10 @@ impl Pipeline {
             self.shared.metrics.add("catchment_records_misplaced_total", &[reason], count);
         }
         if mutant::is(Mutant::PutBeforeIntent) {
-            upload(&self.shared, &self.lease, &objects).await?;
+            let twice = self.shared.budget.overdraw(0);
+            Box::pin(upload(&self.shared, &self.lease, objects.clone(), twice)).await?;
         }
-        let batch = Batch { objects: Arc::new(objects), _permit: permit };
-        self.batches.insert(intent.last.clone(), batch);
+        self.batches.insert(intent.last.clone(), Batch { objects, permit });
         self.ledger.cut(intent);
         self.undelivered();
         Ok(())
@@ -509,8 +510,8 @@ impl Pipeline {
             }
         });
         for last in self.ledger.written(change) {
-            if let Some(batch) = self.batches.get(&last) {
-                let upload = self.upload(Arc::clone(&batch.objects), last);
+            if let Some(batch) = self.batches.remove(&last) {
+                let upload = self.upload(batch, last);
                 self.uploads.push(upload);
             }
         }
@@ -518,11 +519,11 @@ impl Pipeline {
         self.undelivered();
     }
 
-    fn upload(&self, objects: Arc<Vec<Object>>, last: Position) -> Upload {
+    fn upload(&self, Batch { objects, permit }: Batch, last: Position) -> Upload {
         let (shared, lease) = (Arc::clone(&self.shared), Arc::clone(&self.lease));
         let tasks = self.shared.tasks.clone();
         Box::pin(async move {
-            let work = async move { upload(&shared, &lease, &objects).await };
+            let work = async move { upload(&shared, &lease, objects, permit).await };
             tasks.spawn("upload", work).await??;
             Ok(last)
         })

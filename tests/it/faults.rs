@@ -5,6 +5,7 @@ mod fan_out;
 mod kpl;
 mod many;
 mod memory;
+mod parts;
 mod table;
 mod wire;
 

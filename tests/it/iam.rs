@@ -133,12 +133,13 @@ fn a_worker_and_its_operator_use_what_they_are_granted() {
             // Cut by size, however slow the machine; the rest follows when it drains.
             .args(["--set", "delivery.batch_age=10m", "--set", "delivery.compression=none"])
             .args(["--set", "stream.bytes_per_second=0B"])
+            .args(["--set", "delivery.upload_deadline=1s"])
             .envs(environment.iter().cloned())
             .stderr(std::process::Stdio::null())
             .spawn();
         Running { child: child.unwrap(), environment: Vec::new() }
     };
-    // An object in parts that cannot be completed at first is aborted and put again.
+    // An object in parts that cannot be completed is given up, aborted, and put again.
     let rule = Rule::new("S3.CompleteMultipartUpload", Fault::Refuse(403, "AccessDenied"));
     let rule = proxy.add(rule);
     let file = dir.path().join("input");
@@ -149,7 +150,7 @@ fn a_worker_and_its_operator_use_what_they_are_granted() {
     );
     assert!(sent.status.success(), "{}", stderr(&sent));
     let mut running = worker();
-    eventually("an upload in parts was refused and aborted", || {
+    eventually("an upload in parts was refused, given up and aborted", || {
         (rule.hits() > 0 && proxy.calls("S3.AbortMultipartUpload") > 0).then_some(())
     });
     proxy.heal();

@@ -61,6 +61,8 @@ pub(crate) enum Fault {
 /// A request comes in or is answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Moment {
+    /// Path and query.
+    pub(crate) target: String,
     pub(crate) body: Bytes,
     pub(crate) answered: bool,
 }
@@ -222,7 +224,8 @@ async fn answer(
     match fault {
         None | Some(Fault::Pass) => forward(upstream, request).await,
         Some(Fault::Record(log)) => {
-            let moment = |answered| Moment { body: kept.clone(), answered };
+            let target = request.uri().to_string();
+            let moment = |answered| Moment { target: target.clone(), body: kept.clone(), answered };
             log.lock().unwrap().push(moment(false));
             let reply = forward(upstream, request).await;
             log.lock().unwrap().push(moment(true));

@@ -125,6 +125,7 @@ impl Fleet {
             stale_ms: rng.u64(0..3_000),
             stale: if rng.bool() { 0 } else { rng.u32(1..500) },
             min_part: (rng.u32(0..3) == 0).then_some(100),
+            aborts: fastrand::Rng::with_seed(seed ^ 0x4142_5254).u32(0..4) * 50,
         };
         let share = |rng: &mut fastrand::Rng| if rng.bool() { 0 } else { rng.u32(20..400) };
         fleet.load = Load {

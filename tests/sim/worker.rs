@@ -182,8 +182,19 @@ pub fn fleet_watched(fleet: &Fleet, probe: impl Fn()) -> Outcome {
 /// "Sometimes" events that only the whole trace shows.
 fn seen_in_the_trace(report: &mut Report) {
     let mut wrote = std::collections::BTreeSet::new();
+    let mut parts = std::collections::BTreeMap::new();
     for effect in &report.effects {
         let name = match (effect.op.as_str(), effect.status) {
+            ("UploadPart", 200) => {
+                // The upload and its part stand in the query. The SDK tries for ten seconds.
+                let first = *parts.entry(&effect.what).or_insert(effect.at);
+                if effect.fault != "duplicate" && effect.at > first + 10_000 {
+                    "multipart upload resumed"
+                } else {
+                    continue;
+                }
+            }
+            ("UploadPart" | "CompleteMultipartUpload", 404) => "multipart upload gone",
             ("UpdateItem", 200) => {
                 wrote.insert((&effect.node, &effect.what));
                 continue;

@@ -155,6 +155,9 @@ const SOMETIMES: &[&str] = &[
     "lease taken with intents pending",
     "merge",
     "multipart upload",
+    "multipart upload aborted",
+    "multipart upload gone",
+    "multipart upload resumed",
     #[cfg(feature = "mutants")]
     "older build",
     "one survives",

@@ -96,7 +96,8 @@ impl Pipeline {
         let stamp = self.shared.stream.created_ms;
         let report =
             gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
-        upload(&self.shared, &self.lease, &[report]).await?;
+        let permit = self.shared.budget.overdraw(report.memory());
+        upload(&self.shared, &self.lease, vec![report], permit).await?;
         self.suspect = false;
         Ok(())
     }

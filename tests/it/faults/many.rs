@@ -50,7 +50,7 @@ fn five_thousand_shards_get_their_leases_parents_first() {
     let (mut open, mut peak) = (0_usize, 0);
     let mut done: BTreeSet<String> = BTreeSet::new();
     let mut children = 0;
-    for Moment { body, answered } in log.lock().unwrap().iter() {
+    for Moment { body, answered, .. } in log.lock().unwrap().iter() {
         let body: Value = serde_json::from_slice(body).unwrap();
         let key = body["Item"]["leaseKey"]["S"].as_str().unwrap().to_owned();
         if *answered {

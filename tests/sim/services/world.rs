@@ -10,7 +10,7 @@ use super::dynamodb::{Dynamo, DynamoDb, table_name};
 use super::kinesis::{Kinesis, KinesisOptions};
 use super::objects::{Objects, SharedObjects};
 use super::s3::{S3, S3Wire, bucket_and_key, decode_body, operation as s3_operation};
-use super::{Backend, Request, Response, Service, error_code, operation};
+use super::{Backend, Request, Response, Service, error_code, operation, query};
 use crate::effects::{Effect, Event, Fnv, Moment, Observer, Trace, canonical};
 
 /// How the services misbehave on their own, without the network's help.
@@ -23,6 +23,8 @@ pub struct WorldOptions {
     pub stale: u32,
     /// The least size of a part of a multipart upload; 5 MiB in the service.
     pub min_part: Option<usize>,
+    /// How many requests to a multipart upload find it aborted, in a thousand.
+    pub aborts: u32,
 }
 
 /// The services of a run.
@@ -35,6 +37,8 @@ pub struct World {
     trace: Trace,
     options: WorldOptions,
     rng: fastrand::Rng,
+    /// For [`WorldOptions::aborts`]: the other draws stay what they were.
+    aborts: fastrand::Rng,
     /// The HASH key of each table.
     keys: BTreeMap<String, String>,
     /// The image before the last change of an item, and when it changed.
@@ -78,14 +82,15 @@ impl World {
             trace,
             options,
             rng: fastrand::Rng::with_seed(seed ^ 0x0044_4444),
+            aborts: fastrand::Rng::with_seed(seed ^ 0x0041_424f_5254),
             keys: BTreeMap::new(),
             earlier: BTreeMap::new(),
         }
     }
 
-    /// The virtual clock never fails twice: stale reads end with the other faults.
+    /// The virtual clock never fails twice: stale reads and aborts end with the other faults.
     pub fn heal(&mut self) {
-        self.options.stale = 0;
+        (self.options.stale, self.options.aborts) = (0, 0);
     }
 
     /// Applies a request and leaves its effect in the trace.
@@ -230,9 +235,22 @@ impl World {
         super::json_response(200, &answer)
     }
 
+    /// A lifecycle rule, or somebody who tidies up, ends the upload that the request names.
+    fn abort(&mut self, request: &Request) {
+        let open = matches!(s3_operation(request), "UploadPart" | "CompleteMultipartUpload");
+        if !open || self.options.aborts == 0 || self.aborts.u32(0..1000) >= self.options.aborts {
+            return;
+        }
+        let id = query(request).get("uploadId").cloned().unwrap_or_default();
+        if self.objects.lock().unwrap().uploads.remove(&id).is_some() {
+            self.trace.sometimes("multipart upload aborted");
+        }
+    }
+
     fn apply_s3(&mut self, moment: &Moment, now: Now, request: &Request) -> (Response, String) {
         let (bucket, key) = bucket_and_key(request);
         let existing = self.objects.lock().unwrap().get(&bucket, &key).cloned();
+        self.abort(request);
         let response = self.s3.call(request, now.wall_ms);
         let body = decode_body(request).map(|(body, _)| body).unwrap_or_default();
         let condition = request.headers().get("if-none-match").map(|_| " create-only");
