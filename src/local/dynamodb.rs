@@ -23,17 +23,17 @@ impl Tables {
     /// Opens the file, or memory. The file is SQLite in WAL mode with full synchronisation: an
     /// acknowledged write survives a kill.
     pub(super) fn open(file: Option<&Path>, tasks: &Tasks) -> Result<Self, LocalError> {
+        let failed = |error: DynoxideError| LocalError::Tables {
+            path: file.map(Path::to_owned).unwrap_or_default(),
+            reason: error.to_string(),
+        };
         let database = match file {
             None => Database::memory(),
             Some(path) => Database::new(&path.to_string_lossy()),
         };
-        Ok(Self {
-            database: database.map_err(|e| LocalError::Tables {
-                path: file.map(Path::to_owned).unwrap_or_default(),
-                reason: e.to_string(),
-            })?,
-            tasks: tasks.clone(),
-        })
+        let database = database.map_err(failed)?;
+        remove_halves(&database).map_err(failed)?;
+        Ok(Self { database, tasks: tasks.clone() })
     }
 
     /// Deletes items past their time to live.
@@ -62,6 +62,40 @@ impl Tables {
             ),
         };
         (status, [("content-type", CONTENT_TYPE)], body).into_response()
+    }
+}
+
+/// Removes tables that a kill in the middle of CreateTable or DeleteTable left behind: described, and
+/// without a place for items. Nobody was told that they are there, or that they are not gone.
+fn remove_halves(database: &Database) -> Result<(), DynoxideError> {
+    let mut from: Option<String> = None;
+    loop {
+        let request = serde_json::json!({ "ExclusiveStartTableName": from });
+        let page = database.list_tables(parse(request.to_string().as_bytes())?)?;
+        for name in &page.table_names {
+            let request = serde_json::json!({ "TableName": name });
+            let described = database.describe_table(parse(request.to_string().as_bytes())?)?;
+            let described = serde_json::to_value(&described)
+                .map_err(|e| DynoxideError::InternalServerError(e.to_string()))?;
+            let indexes = described["Table"]["GlobalSecondaryIndexes"].as_array();
+            let indexes = indexes.into_iter().flatten().map(|index| Some(&index["IndexName"]));
+            for index in std::iter::once(None).chain(indexes) {
+                let mut look = serde_json::json!({ "TableName": name, "Limit": 1 });
+                if let Some(index) = index {
+                    look["IndexName"] = index.clone();
+                }
+                let found = database.scan(parse(look.to_string().as_bytes())?);
+                if found.is_err_and(|error| error.to_string().contains("no such table")) {
+                    tracing::warn!(table = name, "half of a table was left by a kill; removed");
+                    database.delete_table(parse(request.to_string().as_bytes())?)?;
+                    break;
+                }
+            }
+        }
+        from = page.last_evaluated_table_name;
+        if from.is_none() {
+            return Ok(());
+        }
     }
 }
 
@@ -130,4 +164,58 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, DynoxideError
             DynoxideError::SerializationException(bare.to_owned())
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn ask(tables: &Tables, operation: &str, body: Value) -> Result<Value, String> {
+        let reply = run(&tables.database, operation, body.to_string().as_bytes());
+        reply.map(|text| serde_json::from_str(&text).unwrap()).map_err(|error| error.to_string())
+    }
+
+    fn create(tables: &Tables, name: &str) {
+        let table = json!({
+            "TableName": name, "BillingMode": "PAY_PER_REQUEST",
+            "AttributeDefinitions": [
+                { "AttributeName": "k", "AttributeType": "S" },
+                { "AttributeName": "o", "AttributeType": "S" },
+            ],
+            "KeySchema": [{ "AttributeName": "k", "KeyType": "HASH" }],
+            "GlobalSecondaryIndexes": [{
+                "IndexName": "by-o", "Projection": { "ProjectionType": "ALL" },
+                "KeySchema": [{ "AttributeName": "o", "KeyType": "HASH" }],
+            }],
+        });
+        ask(tables, "CreateTable", table).unwrap();
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_table_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tables.db");
+        let open = || Tables::open(Some(&file), &Tasks::pooled(1)).unwrap();
+        let tables = open();
+        ["whole", "items", "index"].iter().for_each(|name| create(&tables, name));
+        let item = json!({ "TableName": "whole", "Item": { "k": { "S": "1" } } });
+        ask(&tables, "PutItem", item).unwrap();
+        drop(tables);
+        // As the engine creates a table: its description, its items, its indexes, one by one.
+        let engine = rusqlite::Connection::open(&file).unwrap();
+        engine.execute_batch("DROP TABLE items; DROP TABLE \"index::gsi::by-o\"").unwrap();
+        drop(engine);
+        let tables = open();
+        let listed = ask(&tables, "ListTables", json!({})).unwrap();
+        assert_eq!(listed["TableNames"], json!(["whole"]));
+        for name in ["items", "index"] {
+            create(&tables, name);
+            let all = ask(&tables, "Scan", json!({ "TableName": name })).unwrap();
+            assert_eq!(all["Count"], 0);
+        }
+        let all = ask(&tables, "Scan", json!({ "TableName": "whole" })).unwrap();
+        assert_eq!(all["Count"], 1);
+    }
 }
