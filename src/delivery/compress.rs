@@ -15,8 +15,7 @@ use crate::delivery::settings::Codec;
 /// longer where a long record ends them.
 const KEEP: usize = FRAME + FRAME / 4;
 
-/// `raw` as a frame of this codec. What is to be kept of it, `keep` copies: a result that is cut to
-/// its length where it was made leaves a hole behind it.
+/// `raw` as a frame of this codec. What is to be kept of it, `keep` copies.
 ///
 /// # Errors
 /// Out of memory, or a broken build.
