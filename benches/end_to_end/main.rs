@@ -24,7 +24,7 @@ use front::Front;
 use process::Process;
 use report::Report;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// After this long without what is waited for, something is broken.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -30,7 +30,7 @@ pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcom
         // As fast as it goes, one after the other.
         "sdk" => {
             let client = clients.kinesis;
-            on_a_worker(async move { told(sdk(&client, 0, None).await) }).await
+            on_a_worker(async move { sdk(&client, 0, None).await }).await
         }
         // A task for each shard that polls once a second, and nothing else.
         "sdk-idle" => {
@@ -43,7 +43,7 @@ pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcom
         }
         "reader" => {
             let client = clients.kinesis;
-            on_a_worker(async move { told(reader(&client).await) }).await
+            on_a_worker(async move { reader(&client).await }).await
         }
         other => Err(format!("{other}: no such role").into()),
     }
@@ -51,15 +51,8 @@ pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcom
 
 /// Where the connections are driven too, as in the worker: what the main thread runs is woken across
 /// threads for each piece of a reply.
-async fn on_a_worker(
-    work: impl Future<Output = Result<(), String>> + Send + 'static,
-) -> Outcome<()> {
-    Ok(spawn(work).await??)
-}
-
-/// An error that can go to another thread.
-fn told(outcome: Outcome<()>) -> Result<(), String> {
-    outcome.map_err(|error| error.to_string())
+async fn on_a_worker(work: impl Future<Output = Outcome<()>> + Send + 'static) -> Outcome<()> {
+    spawn(work).await?
 }
 
 async fn sdk(client: &aws_sdk_kinesis::Client, shard: u64, idle: Option<u64>) -> Outcome<()> {

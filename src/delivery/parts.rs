@@ -106,7 +106,7 @@ impl Parts {
     /// The next part is stored. Returns how many bytes are held no more.
     pub fn stored(&mut self, part: Stored) -> usize {
         self.stored.push(part);
-        let (before, mut left) = (self.memory(), self.size);
+        let (mut gone, mut left) = (0, self.size);
         while let Some(chunk) = self.held.front() {
             let rest = chunk.len() - self.offset;
             if rest > left {
@@ -116,9 +116,10 @@ impl Parts {
             left -= rest;
             self.offset = 0;
             self.freed = true;
+            gone += chunk.len();
             self.held.pop_front();
         }
-        before - self.memory()
+        gone
     }
 
     /// The store has forgotten the upload and its parts: can all of them be sent again? Then the
