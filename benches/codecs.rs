@@ -10,14 +10,12 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io::Write as _;
 
-use bytes::Bytes;
 use catchment::delivery::blocks::Blocks;
 use catchment::delivery::encode::{Encoder, FRAME};
 use catchment::delivery::settings::{Codec, Format, Settings};
-use catchment::ids::{SequenceNumber, ShardId};
-use catchment::stream::Record;
-use catchment::stream::deaggregate::{HashRange, split, split_all};
-use catchment::stream::position::Position;
+use catchment::ids::ShardId;
+use catchment::stream::deaggregate::{HashRange, split};
+use catchment::stream::{Record, Records};
 use md5::{Digest, Md5};
 
 use measure::{cpu, median};
@@ -149,16 +147,16 @@ fn codecs(title: &str, raw: &[u8], effort: Effort) -> Outcome<()> {
 
 /// The encoder: records into objects of 8 MiB of payload, one of them held by an upload.
 fn layouts(records: &[Vec<u8>], effort: Effort) -> Outcome<()> {
-    let records: Vec<Record> =
-        records.iter().map(|line| record(&line[..line.len() - 1])).collect::<Outcome<_>>()?;
-    let bytes = records.iter().map(|record| record.data.len()).sum();
+    let lines = records.iter().map(|line| record(&line[..line.len() - 1]));
+    let records: Records = lines.collect::<Outcome<_>>()?;
+    let bytes = records.payload();
     let mut ways = Vec::new();
     let mut copy = Vec::with_capacity(bytes);
     let from = &records;
     ways.push(Way::new("copy", move || {
         copy.clear();
-        for record in from {
-            copy.extend_from_slice(&record.data);
+        for record in from.iter() {
+            copy.extend_from_slice(record.data);
         }
         Ok(copy.len())
     }));
@@ -170,7 +168,7 @@ fn layouts(records: &[Vec<u8>], effort: Effort) -> Outcome<()> {
             ways.push(Way::new(format!("{format}, {name}"), move || {
                 let mut blocks = Blocks::default();
                 let mut encoder = Encoder::archive(&settings);
-                for record in from {
+                for record in from.iter() {
                     encoder.push(record, "events", &shard, None, &mut blocks)?;
                 }
                 let body = encoder.finish(&mut blocks)?;
@@ -186,10 +184,12 @@ fn layouts(records: &[Vec<u8>], effort: Effort) -> Outcome<()> {
 /// KPL aggregates as a page of 2 MiB holds them: `count` user records of `size` bytes in each.
 fn aggregates(count: usize, size: usize, effort: Effort) -> Outcome<()> {
     let mut random = fastrand::Rng::with_seed(4);
-    let page = (0..(2 << 20) / (count * size))
-        .map(|_| record(&aggregate(count, size, &mut random)))
-        .collect::<Outcome<Vec<_>>>()?;
-    let page = &page;
+    let aggregates: Vec<_> =
+        (0..(2 << 20) / (count * size)).map(|_| aggregate(count, size, &mut random)).collect();
+    let alone = |data: &Vec<u8>| Outcome::Ok(Records::from_iter([record(data)?]));
+    let each = aggregates.iter().map(alone).collect::<Outcome<Vec<_>>>()?;
+    let page: Records = each.iter().flat_map(Records::iter).collect();
+    let (page, each) = (&page, &each);
     let users = page.len() * count;
     // Half of the keys are another shard's.
     let half = HashRange::parse("0", &(u128::MAX / 2).to_string());
@@ -200,19 +200,17 @@ fn aggregates(count: usize, size: usize, effort: Effort) -> Outcome<()> {
             Ok(digests.map(|digest| black_box(digest).len()).sum())
         }),
         Way::new("one by one", || {
-            let splits = page.iter().map(|record| split(record.clone(), None));
+            let splits = each.iter().map(|record| split(record, None));
             Ok(splits.map(|split| black_box(split).records.len()).sum())
         }),
-        Way::new("the page", || Ok(black_box(split_all(page.clone(), None)).records.len())),
+        Way::new("the page", || Ok(black_box(split(page, None)).records.len())),
         Way::new("one by one, hash keys", || {
-            let splits = page.iter().map(|record| split(record.clone(), half));
+            let splits = each.iter().map(|record| split(record, half));
             Ok(splits.map(|split| black_box(split).records.len()).sum())
         }),
-        Way::new("the page, hash keys", || {
-            Ok(black_box(split_all(page.clone(), half)).records.len())
-        }),
+        Way::new("the page, hash keys", || Ok(black_box(split(page, half)).records.len())),
     ];
-    if split_all(page.clone(), None).records.len() != users {
+    if split(page, None).records.len() != users {
         return Err("these are no aggregates".into());
     }
     let title = format!("KPL aggregates of {count} x {size} B, per GB of user payload");
@@ -248,14 +246,9 @@ fn aggregate(count: usize, size: usize, random: &mut fastrand::Rng) -> Vec<u8> {
     [&[0xf3, 0x89, 0x9a, 0xc2], body.as_slice(), &Md5::digest(&body)].concat()
 }
 
-fn record(data: &[u8]) -> Outcome<Record> {
+fn record(data: &[u8]) -> Outcome<Record<'_>> {
     let sequence = "49590338271490256608559692538361571095921575989136588898";
-    Ok(Record {
-        position: Position::plain(SequenceNumber::parse(sequence)?),
-        arrival_ms: Some(1_795_417_509_123),
-        partition_key: Some("7".into()),
-        data: Bytes::copy_from_slice(data),
-    })
+    Ok(Record::new(sequence, Some(1_795_417_509_123), Some("7"), data)?)
 }
 
 fn settings(format: Format, codec: Codec) -> Settings {

@@ -2,7 +2,6 @@
 //! services. `benches/README.md` tells how to read it.
 #![expect(clippy::print_stdout, reason = "a table is the result")]
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -22,11 +21,10 @@ use catchment::delivery::batch::{Limits, Open, Recipe};
 use catchment::delivery::blocks::Blocks;
 use catchment::delivery::encode::Encoder;
 use catchment::delivery::settings::{Codec, Format, Settings};
-use catchment::ids::{SequenceNumber, ShardId};
+use catchment::ids::ShardId;
 use catchment::local::{Options, Services};
 use catchment::shutdown::Shutdown;
-use catchment::stream::Record;
-use catchment::stream::position::Position;
+use catchment::stream::{Record, Records};
 use catchment::task::Tasks;
 use catchment::worker::{Node, prepare, supervisor};
 
@@ -142,16 +140,16 @@ impl Meter {
 
 /// Records of about 1 KB, the same in every run: JSON with ids that do not compress, and words,
 /// names and numbers that do.
-fn page() -> Vec<Record> {
+fn page() -> Records {
     page_of(PAGE, 100_000)
 }
 
 /// The same, so many records of so many users.
-fn page_of(records: usize, users: u32) -> Vec<Record> {
+fn page_of(records: usize, users: u32) -> Records {
     let mut random = fastrand::Rng::with_seed(1);
     let events = ["page_view", "add_to_cart", "checkout", "search", "login"];
     let words = ["red", "large", "shirt", "winter", "sale", "cotton", "delivery", "express"];
-    (0..records)
+    let lines: Vec<_> = (0..records)
         .map(|n| {
             let mut line = format!(
                 "{{\"id\":\"{:032x}\",\"session\":\"{:016x}\",\"user\":{},\"event\":\"{}\",\
@@ -174,16 +172,14 @@ fn page_of(records: usize, users: u32) -> Vec<Record> {
             }
             line.push_str("0]}");
             let sequence = format!("4959033827149025660855969253836157109592157598913{n:07}");
-            Record {
-                position: Position::plain(
-                    SequenceNumber::parse(&sequence).unwrap_or_else(|e| unreachable!("{e}")),
-                ),
-                arrival_ms: Some(1_795_417_509_123 + n as i64),
-                partition_key: Some(n.to_string().into()),
-                data: Bytes::from(line),
-            }
+            (sequence, Some(1_795_417_509_123 + n as i64), n.to_string(), line)
         })
-        .collect()
+        .collect();
+    fn record((sequence, at, key, line): &(String, Option<i64>, String, String)) -> Record<'_> {
+        let record = Record::new(sequence, *at, Some(key), line.as_bytes());
+        record.unwrap_or_else(|e| unreachable!("{e}"))
+    }
+    lines.iter().map(record).collect()
 }
 
 fn settings(format: Format, codec: Codec, level: i32) -> Settings {
@@ -198,13 +194,13 @@ fn settings(format: Format, codec: Codec, level: i32) -> Settings {
 }
 
 /// Layout and compression of objects of 64 MiB.
-fn encode(page: &[Record], settings: &Settings, total: u64) -> Outcome<u64> {
+fn encode(page: &Records, settings: &Settings, total: u64) -> Outcome<u64> {
     let shard = ShardId::new("shardId-000000000000");
     let (mut all, mut object) = (0, 0);
     let mut blocks = Blocks::default();
     let mut encoder = Encoder::archive(settings);
     while all < total {
-        for record in page {
+        for record in page.iter() {
             Encoder::accepts(settings.format, record).map_err(|reject| reject.reason)?;
             encoder.push(record, &settings.stream, &shard, None, &mut blocks)?;
             object += record.data.len() as u64;
@@ -267,7 +263,7 @@ struct Batches {
 }
 
 /// From records in memory to sealed batches: routing, key, encoding, intent.
-fn batches(page: &[Record], settings: Settings, total: u64) -> Outcome<Batches> {
+fn batches(page: &Records, settings: Settings, total: u64) -> Outcome<Batches> {
     let recipe = Arc::new(Recipe::new(Arc::new(settings))?);
     let limits = Limits { bytes: 64 << 20, ..Limits::NONE };
     let open = || Open::new(recipe.clone(), ShardId::new("shardId-000000000000"), 0, None);
@@ -277,8 +273,8 @@ fn batches(page: &[Record], settings: Settings, total: u64) -> Outcome<Batches> 
         Ok(objects.map(|object| object.body.len() as u64).sum())
     };
     while made.bytes < total {
-        let mut queue: VecDeque<Record> = page.iter().cloned().collect();
-        made.bytes += page.iter().map(|r| r.data.len() as u64).sum::<u64>();
+        let mut queue = page.clone();
+        made.bytes += page.payload() as u64;
         while !queue.is_empty() {
             let full = batch.fill(&mut queue, &limits)?.is_some();
             made.held = made.held.max(batch.memory());
@@ -302,7 +298,7 @@ impl Drop for Scratch {
 
 /// Sends through the embedded stream, then starts a worker that delivers all of it; the cost of
 /// each. Producer, emulators and worker share the process, so their CPU cannot be told apart.
-async fn pipe(meter: &Meter, page: &[Record], codec: &str, total: u64) -> Outcome<(Cost, Cost)> {
+async fn pipe(meter: &Meter, page: &Records, codec: &str, total: u64) -> Outcome<(Cost, Cost)> {
     let jitter = Jitter::system();
     let scratch = Scratch(std::env::temp_dir().join(format!("catchment-bench-{}", jitter.uuid())));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -362,23 +358,24 @@ async fn pipe(meter: &Meter, page: &[Record], codec: &str, total: u64) -> Outcom
     Ok((sent, delivered))
 }
 
-async fn send(producer: &Producer, page: &[Record], total: u64) -> Outcome<(u64, u64)> {
+async fn send(producer: &Producer, page: &Records, total: u64) -> Outcome<(u64, u64)> {
     let (mut records, mut bytes) = (0, 0);
+    let page: Vec<_> = page.iter().map(|r| Bytes::copy_from_slice(r.data)).collect();
     let calls = page.chunks(500).cycle().take_while(|chunk| {
         let more = bytes < total;
         if more {
             records += chunk.len() as u64;
-            bytes += chunk.iter().map(|r| r.data.len() as u64).sum::<u64>();
+            bytes += chunk.iter().map(|data| data.len() as u64).sum::<u64>();
         }
         more
     });
-    let calls: Vec<&[Record]> = calls.collect();
+    let calls: Vec<&[Bytes]> = calls.collect();
     let mut running = futures::stream::iter(calls.into_iter().enumerate())
         .map(|(turn, chunk)| async move {
             let outgoing: Vec<Outgoing> = chunk
                 .iter()
                 .enumerate()
-                .map(|(n, r)| Outgoing { key: format!("{turn}:{n}"), data: r.data.clone() })
+                .map(|(n, data)| Outgoing { key: format!("{turn}:{n}"), data: data.clone() })
                 .collect();
             producer.put("bench", &outgoing).await
         })

@@ -112,13 +112,26 @@ impl SequenceNumber {
     }
 
     fn digits(&self) -> &[u8] {
-        let text = match &self.0 {
+        significant(match &self.0 {
             Digits::InPlace { length, text } => &text[..usize::from(*length)],
             Digits::Shared(text) => text.as_bytes(),
-        };
-        let zeros = text.iter().take_while(|b| **b == b'0').count();
-        &text[zeros..]
+        })
     }
+
+    /// By value with another number, in digits.
+    pub fn cmp_digits(&self, digits: &[u8]) -> Ordering {
+        by_value(self.digits(), significant(digits))
+    }
+}
+
+/// Without zeros in front.
+fn significant(digits: &[u8]) -> &[u8] {
+    let zeros = digits.iter().take_while(|b| **b == b'0').count();
+    &digits[zeros..]
+}
+
+fn by_value(a: &[u8], b: &[u8]) -> Ordering {
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
 impl Serialize for SequenceNumber {
@@ -155,8 +168,7 @@ impl PartialOrd for SequenceNumber {
 
 impl Ord for SequenceNumber {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (a, b) = (self.digits(), other.digits());
-        a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+        by_value(self.digits(), other.digits())
     }
 }
 

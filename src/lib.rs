@@ -38,7 +38,6 @@ pub mod mutant;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;
-pub mod text;
 pub mod upload;
 
 #[cfg(feature = "local")]

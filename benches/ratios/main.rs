@@ -396,7 +396,7 @@ impl Bench {
                 let Some(Fetched::Page { mut records, permit, .. }) = pages.recv().await else {
                     return Err("the reader gave up".into());
                 };
-                all += records.iter().map(|r| r.data.len() as u64).sum::<u64>();
+                all += records.payload() as u64;
                 if !deliver {
                     black_box(&records);
                     continue;

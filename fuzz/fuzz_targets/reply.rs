@@ -70,8 +70,8 @@ fn world() -> &'static World {
 }
 
 fn shown(page: &Page) -> String {
-    let Page { records, arena: _, next, behind_ms, children } = page;
-    let sequences: Vec<_> = records.iter().map(|r| r.position.sequence.as_str()).collect();
+    let Page { records, strict: _, next, behind_ms, children } = page;
+    let sequences: Vec<_> = records.iter().map(|r| r.sequence()).collect();
     format!("{records:?} {sequences:?} {next:?} {behind_ms:?} {children:?}")
 }
 

@@ -188,8 +188,8 @@ impl Events {
         let rest = layout.rest(&arena.bytes()[payload.clone()]);
         let rest = prelude.with_payload(arena.bytes(), &rest);
         let held = arena.capacity();
-        let records = layout.records(&arena.freeze().slice(payload));
-        self.take.push(Some(Scanned { records, arena: held, cbor: false }));
+        let records = layout.records(arena.freeze().slice(payload), held);
+        self.take.push(Some(Scanned { records, cbor: false }));
         Ok(rest.into())
     }
 }

@@ -92,18 +92,19 @@ impl Subscription {
                 None => return Ok(None),
                 Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => {
                     let scanned = self.take.as_ref().and_then(TakeEvents::next);
-                    let (records, arena) = match scanned {
+                    let strict = scanned.is_none();
+                    let records = match scanned {
                         // An event of which nothing was taken, and the records of another: the
                         // two are out of step, and neither may be believed.
                         Some(_) if !event.records.is_empty() => {
                             return Err(malformed("SubscribeToShard", "records of two events"));
                         }
-                        Some(scanned) => (scanned.records, Some(scanned.arena)),
-                        None => (records("SubscribeToShard", event.records)?, None),
+                        Some(scanned) => scanned.records,
+                        None => records("SubscribeToShard", &event.records)?,
                     };
                     return Ok(Some(Page {
                         records,
-                        arena,
+                        strict,
                         next: Some(event.continuation_sequence_number).filter(|n| !n.is_empty()),
                         behind_ms: Some(event.millis_behind_latest),
                         children: child_shards(event.child_shards),

@@ -10,14 +10,13 @@ use crate::aws::fault::describe;
 use crate::aws::records::{Scanned, TakeRecords};
 use crate::aws::wire::{Cbor, Failed};
 use crate::fault::{CallError, Fault};
-use crate::ids::{SequenceNumber, ShardId};
+use crate::ids::{BadSequenceNumber, ShardId};
 use crate::stream::arena::Arenas;
 use crate::stream::cbor;
-use crate::stream::position::{Position, StartAt};
+use crate::stream::position::StartAt;
 use crate::stream::wire::Wire;
-use crate::stream::{Page, Record, ShardInfo, StreamInfo};
+use crate::stream::{Page, Record, Records, ShardInfo, StreamInfo};
 use crate::telemetry::metrics::Metrics;
-use crate::text::Text;
 
 /// Kinesis, as a client sees it.
 #[derive(Clone, Debug)]
@@ -165,13 +164,13 @@ impl Kinesis {
 
 /// A reply to GetRecords; `scanned`: its records, if it has none itself.
 fn page(reply: GetRecordsOutput, scanned: Option<Scanned>) -> Result<Page, CallError> {
-    let (records, arena) = match scanned {
-        Some(scanned) => (scanned.records, Some(scanned.arena)),
-        None => (records("GetRecords", reply.records)?, None),
-    };
+    let strict = scanned.is_none();
     Ok(Page {
-        records,
-        arena,
+        records: match scanned {
+            Some(scanned) => scanned.records,
+            None => records("GetRecords", &reply.records)?,
+        },
+        strict,
         next: reply.next_shard_iterator,
         behind_ms: reply.millis_behind_latest,
         children: child_shards(reply.child_shards),
@@ -214,19 +213,15 @@ pub(super) fn child_shards(children: Option<Vec<types::ChildShard>>) -> Vec<Shar
 
 pub(super) fn records(
     operation: &'static str,
-    records: Vec<types::Record>,
-) -> Result<Vec<Record>, CallError> {
-    let ours = |record: types::Record| {
-        let sequence = SequenceNumber::parse(&record.sequence_number)
-            .map_err(|e| malformed(operation, &e.to_string()))?;
-        Ok(Record {
-            position: Position::plain(sequence),
-            arrival_ms: record.approximate_arrival_timestamp.as_ref().map(millis),
-            partition_key: record.partition_key.filter(|key| !key.is_empty()).map(Text::from),
-            data: record.data.into_inner().into(),
-        })
-    };
-    records.into_iter().map(ours).collect()
+    records: &[types::Record],
+) -> Result<Records, CallError> {
+    fn ours(record: &types::Record) -> Result<Record<'_>, BadSequenceNumber> {
+        let arrival_ms = record.approximate_arrival_timestamp.as_ref().map(millis);
+        let key = record.partition_key.as_deref().filter(|key| !key.is_empty());
+        Record::new(&record.sequence_number, arrival_ms, key, record.data.as_ref())
+    }
+    let records = records.iter().map(ours).collect::<Result<_, _>>();
+    records.map_err(|e| malformed(operation, &e.to_string()))
 }
 
 /// Milliseconds, rounded: the SDK reads fractional seconds through floating point, so .024 s may

@@ -27,7 +27,7 @@ use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use crate::stream::Record;
+use crate::stream::Records;
 use crate::stream::arena::{Arena, Arenas};
 use crate::stream::cbor::{self, Unreadable};
 use crate::stream::scan;
@@ -36,9 +36,7 @@ use crate::stream::scan;
 #[derive(Debug)]
 pub(super) struct Scanned {
     /// In order.
-    pub(super) records: Vec<Record>,
-    /// Size of the buffer they are slices of, bytes.
-    pub(super) arena: usize,
+    pub(super) records: Records,
     /// The reply was in CBOR.
     pub(super) cbor: bool,
 }
@@ -186,8 +184,8 @@ impl Absorbing {
         let Some(layout) = scan::take(arena.bytes())? else { return Ok(arena.freeze()) };
         let rest = layout.rest(arena.bytes());
         let held = arena.capacity();
-        let records = layout.records(&arena.freeze());
-        self.take.put(Some(Ok(Scanned { records, arena: held, cbor: false })));
+        let records = layout.records(arena.freeze(), held);
+        self.take.put(Some(Ok(Scanned { records, cbor: false })));
         Ok(rest.into())
     }
 
@@ -197,10 +195,10 @@ impl Absorbing {
             return json.map_or_else(|| arena.freeze(), Bytes::from);
         }
         let (outcome, rest) = match cbor::take(arena.bytes()) {
-            Ok(layout) => {
-                let held = arena.capacity();
-                let records = layout.records(&arena.freeze());
-                (Ok(Scanned { records, arena: held, cbor: true }), layout.into_rest())
+            Ok(mut layout) => {
+                let (held, rest) = (arena.capacity(), layout.take_rest());
+                let records = layout.records(arena.freeze(), held);
+                (Ok(Scanned { records, cbor: true }), rest)
             }
             Err(unreadable) => (Err(unreadable), b"{\"Records\":[]}".to_vec()),
         };

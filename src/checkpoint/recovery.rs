@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::checkpoint::intent::Intent;
-use crate::delivery::batch::{Gap, Kind, Object, Open, Recipe, gap_report};
+use crate::delivery::batch::{Gap, Kind, Limits, Object, Open, Recipe, gap_report};
 use crate::delivery::budget::Permit;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::object_key::BadTemplate;
@@ -96,10 +96,9 @@ pub async fn recover(
     let mut tips = 0;
     while let Some(fetched) = receive.recv().await {
         match fetched {
-            Fetched::Page { records, behind_ms, .. } => {
+            Fetched::Page { mut records, behind_ms, .. } => {
                 tips = if records.is_empty() && behind_ms == Some(0) { tips + 1 } else { 0 };
-                let work =
-                    move || records.into_iter().try_for_each(|r| open.push(r)).map(|()| open);
+                let work = move || open.fill(&mut records, &Limits::NONE).map(|_| open);
                 open = shared.tasks.compute(work).await??;
                 permit.resize(open.memory().max(room));
                 if tips >= TIPS || mutant::is(Mutant::OnePage) {

@@ -244,14 +244,14 @@ async fn known(
         while let Some(iterator) = next.take() {
             let page = kinesis.get_records(&stream.arn, &iterator, 10_000).await?;
             let tip = page.records.is_empty() && page.behind_ms.unwrap_or(0) == 0;
-            for record in page.records {
-                let line = record.partition_key.as_deref().and_then(|key| {
+            for record in page.records.iter() {
+                let line = record.partition_key().and_then(|key| {
                     let (input, number) = key.split_once(':')?;
                     if input == id { number.parse::<u64>().ok() } else { None }
                 });
                 lines.extend(line);
-                let (length, payload) = (record.data.len(), print(&record.data));
-                sent.note(shard.id.clone(), record.position.sequence, length, payload);
+                let (length, payload) = (record.data.len(), print(record.data));
+                sent.note(shard.id.clone(), record.position().sequence, length, payload);
             }
             next = page.next.filter(|_| !tip);
         }

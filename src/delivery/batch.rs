@@ -3,7 +3,7 @@
 //! The objects of a batch depend on its records, their settings and the batch's time stamp, and on
 //! nothing else: two workers that are given the same range arrive at the same objects.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use crate::delivery::partition::{Partition, Partitions, frame};
 use crate::delivery::route::{Route, route};
 use crate::delivery::settings::Settings;
 use crate::ids::ShardId;
-use crate::stream::Record;
 use crate::stream::position::{Checkpoint, Position};
+use crate::stream::{Record, Records};
 use crate::upload::event::{self, Envelope};
 
 /// Settings with their templates parsed: what encoding needs at hand.
@@ -331,23 +331,31 @@ impl Open {
     /// [`EncodeError`]
     pub fn fill(
         &mut self,
-        queue: &mut VecDeque<Record>,
+        queue: &mut Records,
         limits: &Limits,
     ) -> Result<Option<Cause>, EncodeError> {
-        while let Some(record) = queue.pop_front() {
-            if self.is_full(limits) && !self.has_room(&record) {
-                queue.push_front(record);
-                return Ok(Some(Cause::Partitions));
+        let (mut taken, mut cause) = (0_usize, None);
+        for record in queue.iter() {
+            if self.is_full(limits) && !self.has_room(record) {
+                cause = Some(Cause::Partitions);
+                break;
             }
-            self.push(record)?;
+            self.add(record)?;
+            taken += 1;
             if self.bytes >= limits.bytes {
-                return Ok(Some(Cause::Size));
+                cause = Some(Cause::Size);
+                break;
             }
             if self.records >= limits.records {
-                return Ok(Some(Cause::Count));
+                cause = Some(Cause::Count);
+                break;
             }
         }
-        Ok(None)
+        if let Some(last) = taken.checked_sub(1).and_then(|last| queue.get(last)) {
+            self.last = Some(last.position());
+        }
+        queue.skip(taken);
+        Ok(cause)
     }
 
     /// Has it as many partitions as it may have, where the next one means another batch?
@@ -356,7 +364,7 @@ impl Open {
     }
 
     /// Can this record join without another partition?
-    fn has_room(&mut self, record: &Record) -> bool {
+    fn has_room(&mut self, record: Record<'_>) -> bool {
         !matches!(route(record, &self.recipe.settings), Route::Archive)
             || self.partitions.has(record)
     }
@@ -365,18 +373,25 @@ impl Open {
     ///
     /// # Errors
     /// [`EncodeError`]
-    pub fn push(&mut self, record: Record) -> Result<(), EncodeError> {
+    pub fn push(&mut self, record: Record<'_>) -> Result<(), EncodeError> {
+        self.add(record)?;
+        self.last = Some(record.position());
+        Ok(())
+    }
+
+    /// Takes a record; that it is the last is told by the caller.
+    fn add(&mut self, record: Record<'_>) -> Result<(), EncodeError> {
         let settings = Arc::clone(&self.recipe.settings);
-        match route(&record, &settings) {
+        match route(record, &settings) {
             Route::Upload(envelope) => {
-                let object = self.upload(*envelope, &record.position);
+                let object = self.upload(*envelope, &record.position());
                 self.uploads.push(object);
             }
             Route::Archive => {
                 let limit = frame(self.partitions.len());
-                let Partition { encoder, records, .. } = self.partitions.of(&record);
+                let Partition { encoder, records, .. } = self.partitions.of(record);
                 encoder.limit(limit);
-                encoder.push(&record, &settings.stream, &self.shard, None, &mut self.blocks)?;
+                encoder.push(record, &settings.stream, &self.shard, None, &mut self.blocks)?;
                 *records += 1;
             }
             Route::Dead(reject) => {
@@ -385,16 +400,15 @@ impl Open {
                     .entry(reject.kind)
                     .or_insert_with(|| (Encoder::dead_letters(&settings), 0));
                 let shard = &self.shard;
-                encoder.push(&record, &settings.stream, shard, Some(&reject), &mut self.blocks)?;
+                encoder.push(record, &settings.stream, shard, Some(&reject), &mut self.blocks)?;
                 *count += 1;
             }
         }
         self.records += 1;
         self.bytes += record.data.len() as u64;
         if self.first.is_none() {
-            self.first = Some(record.position.clone());
+            self.first = Some(record.position());
         }
-        self.last = Some(record.position);
         Ok(())
     }
 
@@ -564,21 +578,20 @@ pub fn gap_report(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::delivery::settings::Format;
-    use crate::ids::SequenceNumber;
 
     const DAY: i64 = 86_400_000;
 
-    fn record(n: u64, arrival_ms: Option<i64>, data: &str) -> Record {
-        Record {
-            position: Position::plain(SequenceNumber::parse(&n.to_string()).unwrap()),
-            arrival_ms,
-            partition_key: None,
-            data: Bytes::copy_from_slice(data.as_bytes()),
-        }
+    /// Records with numbers from `first` on.
+    fn records<'a>(first: u64, all: impl IntoIterator<Item = (Option<i64>, &'a str)>) -> Records {
+        let record = |(n, (arrival_ms, data)): (u64, (_, &str))| {
+            let number = n.to_string();
+            let record = Record::new(&number, arrival_ms, None, data.as_bytes()).unwrap();
+            Records::from_iter([record])
+        };
+        let each: Vec<_> = (first..).zip(all).map(record).collect();
+        each.iter().flat_map(Records::iter).collect()
     }
 
     fn open(settings: Settings) -> Open {
@@ -593,8 +606,8 @@ mod tests {
     #[test]
     fn days_become_objects_of_one_batch() {
         let mut open = open(Settings::sample());
-        for (n, ms) in [(1, Some(0)), (2, Some(DAY)), (3, Some(1)), (4, None)] {
-            open.push(record(n, ms, "x")).unwrap();
+        for record in records(1, [Some(0), Some(DAY), Some(1), None].map(|ms| (ms, "x"))).iter() {
+            open.push(record).unwrap();
         }
         let sealed = seal(open);
         let keys: Vec<_> = sealed.objects.iter().map(|o| (o.key.as_str(), o.records)).collect();
@@ -611,14 +624,18 @@ mod tests {
 
     #[test]
     fn the_same_range_gives_the_same_objects_however_it_came() {
-        let records: Vec<_> =
-            (1..50).map(|n| record(n, Some(n as i64 * 3_600_000), "abc")).collect();
+        let records = records(1, (1..50).map(|n| (Some(n * 3_600_000), "abc")));
         let mut one = open(Settings::sample());
-        one.fill(&mut records.clone().into(), &Limits::NONE).unwrap();
-        let mut other = open(Settings::sample());
-        for chunk in records.chunks(7) {
-            other.fill(&mut chunk.to_vec().into(), &Limits::NONE).unwrap();
+        one.fill(&mut records.clone(), &Limits::NONE).unwrap();
+        let (mut other, mut rest) = (open(Settings::sample()), records);
+        while !rest.is_empty() {
+            let mut chunk = rest.clone();
+            chunk.truncate(7);
+            other.fill(&mut chunk, &Limits::NONE).unwrap();
+            assert!(chunk.is_empty());
+            rest.skip(7);
         }
+        assert_eq!(one.last(), other.last());
         let bytes = |s: Sealed| -> Vec<_> {
             s.objects.into_iter().map(|o| (o.key, o.body.concat())).collect()
         };
@@ -627,7 +644,7 @@ mod tests {
 
     #[test]
     fn limits_cut_after_the_record_that_reaches_them() {
-        let mut queue: VecDeque<_> = (1..10).map(|n| record(n, None, "1234")).collect();
+        let mut queue = records(1, [(None, "1234"); 9]);
         let limits = Limits { bytes: 8, records: 100, ..Limits::NONE };
         let mut batch = open(Settings::sample());
         assert_eq!(batch.fill(&mut queue, &limits).unwrap(), Some(Cause::Size));
@@ -640,8 +657,7 @@ mod tests {
     fn a_batch_is_cut_before_it_has_too_many_partitions() {
         let settings = Settings { prefix: "!{field:k}/".into(), ..Settings::sample() };
         let data = ["a", "b", "a", "c"].map(|k| format!("{{\"k\":\"{k}\"}}"));
-        let mut queue: VecDeque<_> =
-            (1..).zip(&data).map(|(n, data)| record(n, None, data)).collect();
+        let mut queue = records(1, data.iter().map(|data| (None, data.as_str())));
         let limits = Limits { partitions: 2, ..Limits::NONE };
         let mut first = open(settings.clone());
         assert_eq!(first.fill(&mut queue, &limits).unwrap(), Some(Cause::Partitions));
@@ -672,9 +688,8 @@ mod tests {
         let good = String::from_utf8(envelope.encode()).unwrap();
         let bad = good.replace("uploads/a.txt", "uploads/../a");
         let mut open = open(Settings::sample());
-        for (n, data) in [(1, good.as_str()), (2, bad.as_str()), (3, "plain")] {
-            open.push(record(n, Some(0), data)).unwrap();
-        }
+        let mut queue = records(1, [good.as_str(), &bad, "plain"].map(|data| (Some(0), data)));
+        open.fill(&mut queue, &Limits::NONE).unwrap();
         let sealed = seal(open);
         assert_eq!(sealed.objects.len(), 3);
         assert_eq!(sealed.dead, [("upload-key", 1)]);
@@ -695,8 +710,7 @@ mod tests {
         let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
         let gap = Gap { after: "1".into(), end: GapEnd::Before("7".into()) };
         let mut open = Open::new(recipe, ShardId::new("shardId-000000000000"), 0, Some(gap));
-        open.push(record(7, Some(0), "{}")).unwrap();
-        open.push(record(8, Some(0), "{")).unwrap();
+        open.fill(&mut records(7, [(Some(0), "{}"), (Some(0), "{")]), &Limits::NONE).unwrap();
         let sealed = seal(open);
         let keys: Vec<_> = sealed.objects.iter().map(|o| o.key.as_str()).collect();
         assert!(keys[1].starts_with("errors/invalid-json/"), "{keys:?}");

@@ -131,9 +131,9 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Reject`] when it has to become a dead letter.
-    pub fn accepts(format: Format, record: &Record) -> Result<(), Reject> {
+    pub fn accepts(format: Format, record: Record<'_>) -> Result<(), Reject> {
         if format == Format::JsonArray
-            && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&record.data)
+            && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(record.data)
         {
             return Err(Reject { kind: "invalid-json", reason: error.to_string() });
         }
@@ -146,7 +146,7 @@ impl Encoder {
     /// [`EncodeError`]
     pub fn push(
         &mut self,
-        record: &Record,
+        record: Record<'_>,
         stream: &str,
         shard: &ShardId,
         reject: Option<&Reject>,
@@ -179,39 +179,39 @@ impl Encoder {
     /// One record behind what is there.
     fn lay_out(
         &self,
-        record: &Record,
+        record: Record<'_>,
         stream: &str,
         shard: &ShardId,
         reject: Option<&Reject>,
         to: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         match self.format {
-            Format::Raw => to.extend_from_slice(&record.data),
+            Format::Raw => to.extend_from_slice(record.data),
             Format::Ndjson => {
-                to.extend_from_slice(&record.data);
+                to.extend_from_slice(record.data);
                 if !record.data.ends_with(b"\n") {
                     to.push(b'\n');
                 }
             }
             Format::JsonArray => {
                 to.push(if self.records == 0 { b'[' } else { b',' });
-                to.extend_from_slice(&record.data);
+                to.extend_from_slice(record.data);
             }
             Format::Envelope => {
                 let line = Line {
                     stream,
                     shard: shard.as_str(),
-                    sequence: record.position.sequence.as_str(),
-                    sub: record.position.sub,
+                    sequence: record.sequence(),
+                    sub: record.sub,
                     arrival_ms: record.arrival_ms,
-                    partition_key: record.partition_key.as_deref(),
+                    partition_key: record.partition_key(),
                     kind: reject.map(|r| r.kind),
                     reason: reject.map(|r| r.reason.as_str()),
                 };
                 serde_json::to_writer(&mut *to, &line).map_err(std::io::Error::from)?;
                 to.pop();
                 to.extend_from_slice(b",\"data\":\"");
-                base64_simd::STANDARD.encode_append(&record.data, to);
+                base64_simd::STANDARD.encode_append(record.data, to);
                 to.extend_from_slice(b"\"}\n");
             }
         }
@@ -325,16 +325,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::SequenceNumber;
-    use crate::stream::position::Position;
 
-    fn record(data: &[u8]) -> Record {
-        Record {
-            position: Position::plain(SequenceNumber::parse("12").unwrap()),
-            arrival_ms: Some(5),
-            partition_key: None,
-            data: Bytes::copy_from_slice(data),
-        }
+    fn record(data: &[u8]) -> Record<'_> {
+        Record::new("12", Some(5), None, data).unwrap()
     }
 
     fn encode(format: Format, codec: Codec, records: &[&[u8]]) -> Vec<u8> {
@@ -353,9 +346,7 @@ mod tests {
         let mut encoder = Encoder::archive(&settings);
         for (at, data) in records.iter().enumerate() {
             encoder.limit(limit(at));
-            encoder
-                .push(&record(data), "s", &ShardId::new("shardId-0"), None, &mut blocks)
-                .unwrap();
+            encoder.push(record(data), "s", &ShardId::new("shardId-0"), None, &mut blocks).unwrap();
         }
         let body = encoder.finish(&mut blocks).unwrap();
         assert_eq!(body.len(), body.concat().len());
@@ -389,9 +380,9 @@ mod tests {
 
     #[test]
     fn json_arrays_refuse_what_is_not_json() {
-        assert!(Encoder::accepts(Format::JsonArray, &record(b"[1")).is_err());
-        assert!(Encoder::accepts(Format::JsonArray, &record(b" {} ")).is_ok());
-        assert!(Encoder::accepts(Format::Ndjson, &record(b"[1")).is_ok());
+        assert!(Encoder::accepts(Format::JsonArray, record(b"[1")).is_err());
+        assert!(Encoder::accepts(Format::JsonArray, record(b" {} ")).is_ok());
+        assert!(Encoder::accepts(Format::Ndjson, record(b"[1")).is_ok());
     }
 
     #[test]
@@ -399,9 +390,8 @@ mod tests {
         let mut blocks = Blocks::default();
         let mut encoder = Encoder::dead_letters(&Settings::sample());
         let reject = Reject { kind: "invalid-json", reason: "eof".into() };
-        let mut keyed = record(b"x");
-        keyed.partition_key = Some("k".into());
-        encoder.push(&keyed, "s", &ShardId::new("shardId-0"), Some(&reject), &mut blocks).unwrap();
+        let keyed = Record::new("12", None, Some("k"), b"x").unwrap();
+        encoder.push(keyed, "s", &ShardId::new("shardId-0"), Some(&reject), &mut blocks).unwrap();
         let line: serde_json::Value =
             serde_json::from_slice(&encoder.finish(&mut blocks).unwrap().concat()).unwrap();
         assert_eq!(line["kind"], "invalid-json");
@@ -417,7 +407,7 @@ mod tests {
             let mut encoder = Encoder::archive(&settings);
             let mut pushed = 0;
             for size in [100, 900 * 1024, 1000, 12 * FRAME, 1000, FRAME, FRAME, 3].repeat(3) {
-                encoder.push(&record(&vec![b'x'; size]), "s", &shard, None, &mut blocks).unwrap();
+                encoder.push(record(&vec![b'x'; size]), "s", &shard, None, &mut blocks).unwrap();
                 pushed += size + 1;
                 let frames = encoder.frames.iter().map(Bytes::len).sum::<usize>();
                 assert!(encoder.open.len() < FRAME);
@@ -438,7 +428,7 @@ mod tests {
         let mut laid_out = std::ptr::null();
         while encoder.frames.is_empty() {
             laid_out = encoder.open.as_ptr();
-            encoder.push(&line, "s", &ShardId::new("shardId-0"), None, &mut blocks).unwrap();
+            encoder.push(line, "s", &ShardId::new("shardId-0"), None, &mut blocks).unwrap();
         }
         assert_eq!(encoder.frames[0].as_ptr(), laid_out);
     }
@@ -452,7 +442,7 @@ mod tests {
             let mut encoder = Encoder::archive(&settings);
             encoder.limit(16 * 1024);
             for _ in 0..1000 {
-                encoder.push(&record(&[b'x'; 999]), "s", &shard, None, &mut blocks).unwrap();
+                encoder.push(record(&[b'x'; 999]), "s", &shard, None, &mut blocks).unwrap();
                 assert!(codec == Codec::None || encoder.small.len() < 16 * 1024);
             }
             // No allocation but the blocks; what finishing will take is known before.

@@ -138,14 +138,14 @@ impl Partitions {
     }
 
     /// Would this record find its partition open already?
-    pub fn has(&mut self, record: &Record) -> bool {
+    pub fn has(&mut self, record: Record<'_>) -> bool {
         let place = self.place(record);
         self.by_slot.contains_key(&self.slot)
             || self.by_prefix.contains_key(&self.prefix(place.ms, &self.slot))
     }
 
     /// The partition of this record, opened if need be.
-    pub fn of(&mut self, record: &Record) -> &mut Partition {
+    pub fn of(&mut self, record: Record<'_>) -> &mut Partition {
         let at = self.arrival(record);
         if let (Some(at), Some((last, index))) = (at, self.last_at)
             && at == last
@@ -213,7 +213,7 @@ impl Partitions {
     }
 
     /// The slot of a record's arrival, if nothing else decides about its place.
-    fn arrival(&self, record: &Record) -> Option<i64> {
+    fn arrival(&self, record: Record<'_>) -> Option<i64> {
         let template = &self.recipe.prefix;
         let alone = template.fields().is_empty() && self.recipe.time_field.is_none();
         let ms = record.arrival_ms.unwrap_or(self.stamp_ms);
@@ -221,11 +221,11 @@ impl Partitions {
     }
 
     /// Reads what the place of a record follows from, and writes it down as its slot.
-    fn place(&mut self, record: &Record) -> Place {
+    fn place(&mut self, record: Record<'_>) -> Place {
         let arrival_ms = record.arrival_ms.unwrap_or(self.stamp_ms);
         let mut place = Place { ms: arrival_ms, arrival_ms, misses: [None; 3] };
         if let Some(field) = &self.recipe.time_field {
-            match time(field, &record.data) {
+            match time(field, record.data) {
                 Some(ms) => place.ms = ms,
                 None => place.misses[0] = Some(Misplaced::Time),
             }
@@ -236,7 +236,7 @@ impl Partitions {
         let _ = write!(self.slot, "{}{END}", template.slot(place.ms));
         for field in template.fields() {
             let begin = self.slot.len();
-            let miss = match field.find(&record.data) {
+            let miss = match field.find(record.data) {
                 Ok(value) => escape(&value, &mut self.slot).err(),
                 Err(miss) => Some(miss),
             };
@@ -302,21 +302,13 @@ fn time(field: &Path, json: &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
     use crate::delivery::settings::Settings;
-    use crate::ids::SequenceNumber;
-    use crate::stream::position::Position;
 
-    fn record(arrival_ms: i64, data: &str) -> Record {
-        Record {
-            position: Position::plain(SequenceNumber::parse("1").unwrap()),
-            arrival_ms: Some(arrival_ms),
-            partition_key: None,
-            data: Bytes::copy_from_slice(data.as_bytes()),
-        }
+    fn record(arrival_ms: i64, data: &str) -> Record<'_> {
+        Record::new("1", Some(arrival_ms), None, data.as_bytes()).unwrap()
     }
 
     fn partitions(prefix: &str, time_field: &str, spill: u32) -> Partitions {
@@ -330,7 +322,7 @@ mod tests {
         Partitions::new(recipe, ShardId::new("shardId-000000000000"), 0)
     }
 
-    fn put(partitions: &mut Partitions, record: &Record) -> String {
+    fn put(partitions: &mut Partitions, record: Record<'_>) -> String {
         let partition = partitions.of(record);
         partition.records += 1;
         partition.prefix.clone()
@@ -348,10 +340,10 @@ mod tests {
             (r#"{"customer":{"id":[]}}"#, "c=__HIVE_DEFAULT_PARTITION__/dt=1970-01-01/"),
             ("no JSON", "c=__HIVE_DEFAULT_PARTITION__/dt=1970-01-01/"),
         ] {
-            assert_eq!(put(&mut open, &record(5, data)), prefix, "{data}");
+            assert_eq!(put(&mut open, record(5, data)), prefix, "{data}");
         }
         let long = format!(r#"{{"customer":{{"id":"{}"}}}}"#, "x".repeat(MAX_VALUE + 1));
-        assert!(put(&mut open, &record(5, &long)).starts_with("c=__HIVE"));
+        assert!(put(&mut open, record(5, &long)).starts_with("c=__HIVE"));
         assert_eq!(open.misplaced(), [("absent", 1), ("unusable", 3)]);
         assert_eq!(open.len(), 5);
     }
@@ -374,7 +366,7 @@ mod tests {
             ("null", "1970-01-02/00/"),
         ] {
             let data = format!("{{\"at\":{at}}}");
-            assert_eq!(put(&mut open, &record(86_400_000, &data)), prefix, "{data}");
+            assert_eq!(put(&mut open, record(86_400_000, &data)), prefix, "{data}");
         }
         assert_eq!(open.misplaced(), [("time", 5)]);
     }
@@ -382,7 +374,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_spills_into_one_partition() {
         let mut open = partitions("!{field:k}/", "", 2);
-        let mut of = |k: &str| put(&mut open, &record(0, &format!("{{\"k\":\"{k}\"}}")));
+        let mut of = |k: &str| put(&mut open, record(0, &format!("{{\"k\":\"{k}\"}}")));
         assert_eq!([of("a"), of("b"), of("c"), of("a")], ["a/", "b/", "__overflow__/", "a/"]);
         assert_eq!([of("d"), of("b"), of("c")], ["__overflow__/", "b/", "__overflow__/"]);
         assert_eq!(open.misplaced(), [("overflow", 3)]);
@@ -392,9 +384,9 @@ mod tests {
     fn different_times_may_share_a_prefix() {
         let mut open = partitions("day-!{dd}/", "", 0);
         let day = 86_400_000;
-        assert_eq!(put(&mut open, &record(0, "")), put(&mut open, &record(31 * day, "")));
-        assert!(open.has(&record(59 * day, "")), "the first of March");
-        assert!(!open.has(&record(day, "")));
+        assert_eq!(put(&mut open, record(0, "")), put(&mut open, record(31 * day, "")));
+        assert!(open.has(record(59 * day, "")), "the first of March");
+        assert!(!open.has(record(day, "")));
         assert_eq!(open.into_sorted().iter().map(|p| p.records).sum::<u64>(), 2);
     }
 
@@ -411,7 +403,7 @@ mod tests {
             let mut open = partitions("x=!{field:k}/", "", 0);
             let mut of = |k: &str| {
                 let data = serde_json::json!({ "k": k }).to_string();
-                put(&mut open, &record(0, &data))
+                put(&mut open, record(0, &data))
             };
             let (of_a, of_b) = (of(&a), of(&b));
             prop_assert_eq!(of_a.matches('/').count(), 1);

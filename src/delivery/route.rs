@@ -17,9 +17,9 @@ pub enum Route {
 }
 
 /// First match wins. Depends on the record and the settings alone.
-pub fn route(record: &Record, settings: &Settings) -> Route {
-    if settings.uploads && Envelope::recognise(&record.data) {
-        return match Envelope::parse(&record.data) {
+pub fn route(record: Record<'_>, settings: &Settings) -> Route {
+    if settings.uploads && Envelope::recognise(record.data) {
+        return match Envelope::parse(record.data) {
             Ok(envelope) => Route::Upload(Box::new(envelope)),
             Err(error) => Route::Dead(Reject { kind: error.kind(), reason: error.to_string() }),
         };

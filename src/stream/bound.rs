@@ -2,7 +2,7 @@
 //! the same one.
 
 use crate::ids::SequenceNumber;
-use crate::stream::Record;
+use crate::stream::Records;
 
 /// How long after a bound's time the tip of a shard is believed to hold nothing from before it:
 /// clocks of two hosts, and records on their way into the stream.
@@ -26,12 +26,12 @@ pub enum Bound {
 
 impl Bound {
     /// How many of these records, in shard order, are inside, if the end is among them.
-    pub fn cut(&self, records: &[Record]) -> Option<usize> {
+    pub fn cut(&self, records: &Records) -> Option<usize> {
         match self {
             Self::Sequence { last, .. } => {
-                let inside = records.partition_point(|r| r.position.sequence <= *last);
+                let inside = records.partition_point(|r| r.cmp_sequence(last).is_le());
                 let seen = inside < records.len()
-                    || records.last().is_some_and(|r| r.position.sequence == *last);
+                    || records.last().is_some_and(|r| r.cmp_sequence(last).is_eq());
                 seen.then_some(inside)
             }
             Self::Before(end) => {
@@ -53,31 +53,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::stream::position::Position;
+    use crate::stream::Record;
 
     fn number(n: u64) -> SequenceNumber {
         SequenceNumber::parse(&n.to_string()).unwrap()
     }
 
-    fn record(n: u64, arrival_ms: i64) -> Record {
-        Record {
-            position: Position::plain(number(n)),
-            arrival_ms: Some(arrival_ms),
-            partition_key: None,
-            data: bytes::Bytes::new(),
-        }
+    /// Records of these numbers and times of arrival.
+    fn records(all: &[(u64, i64)]) -> Records {
+        let numbers: Vec<_> = all.iter().map(|(n, _)| n.to_string()).collect();
+        let records = numbers.iter().zip(all);
+        records.map(|(n, (_, at))| Record::new(n, Some(*at), None, b"").unwrap()).collect()
     }
 
     #[test]
     fn the_last_record_is_inside_and_ends_the_range() {
-        let records = [record(2, 0), record(4, 0), record(6, 0)];
+        let records = records(&[(2, 0), (4, 0), (6, 0)]);
         let bound = |n| Bound::Sequence { last: number(n), known_ms: 0 };
         assert_eq!(bound(4).cut(&records), Some(2));
         assert_eq!(bound(6).cut(&records), Some(3));
         assert_eq!(bound(5).cut(&records), Some(2));
         assert_eq!(bound(1).cut(&records), Some(0));
         assert_eq!(bound(7).cut(&records), None);
-        assert_eq!(bound(7).cut(&[]), None);
+        assert_eq!(bound(7).cut(&Records::default()), None);
     }
 
     #[test]
@@ -95,15 +93,14 @@ mod tests {
             last in 0_u64..50,
             sizes in prop::collection::vec(1_usize..6, 40),
         ) {
-            let records: Vec<Record> =
-                arrivals.iter().zip(1_u64..).map(|(at, n)| record(n, *at)).collect();
+            let all: Vec<_> = (1_u64..).zip(arrivals).collect();
             for bound in [Bound::Before(end), Bound::Sequence { last: number(last), known_ms: 0 }] {
-                let whole = bound.cut(&records).unwrap_or(records.len());
-                let (mut rest, mut inside) = (records.as_slice(), 0);
+                let whole = bound.cut(&records(&all)).unwrap_or(all.len());
+                let (mut rest, mut inside) = (all.as_slice(), 0);
                 for size in &sizes {
                     let (page, later) = rest.split_at((*size).min(rest.len()));
                     rest = later;
-                    if let Some(n) = bound.cut(page) {
+                    if let Some(n) = bound.cut(&records(page)) {
                         inside += n;
                         break;
                     }

@@ -13,8 +13,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::ids::SequenceNumber;
-use crate::stream::Record;
-use crate::stream::layout::{self, Entry, Span};
+use crate::stream::records::{Entry, Records, Span};
 
 /// What requests and replies are called.
 pub const CONTENT_TYPE: &str = "application/x-amz-cbor-1.1";
@@ -69,13 +68,13 @@ impl Layout {
     }
 
     /// The reply in JSON, with an empty array of records.
-    pub fn into_rest(self) -> Vec<u8> {
-        self.rest
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
     }
 
-    /// The records as slices of the body that was scanned.
-    pub fn records(&self, body: &Bytes) -> Vec<Record> {
-        layout::records(&self.entries, body)
+    /// The records, in the body that was scanned; `held`: size of the whole buffer, bytes.
+    pub fn records(self, body: Bytes, held: usize) -> Records {
+        Records::new(self.entries, body, held)
     }
 }
 
@@ -142,6 +141,46 @@ fn put_head(to: &mut Vec<u8>, major: u8, value: usize) {
     }
 }
 
+/// The fields of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Data,
+    Sequence,
+    Key,
+    Arrival,
+    Other,
+}
+
+impl Field {
+    fn named(name: &[u8]) -> Self {
+        match name {
+            b"Data" => Self::Data,
+            b"SequenceNumber" => Self::Sequence,
+            b"PartitionKey" => Self::Key,
+            b"ApproximateArrivalTimestamp" => Self::Arrival,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A field's name as nearly every encoder writes it, head included, at the start of `rest`; and how
+/// long it is. There is a handful of records for each kilobyte, so this is worth its lines.
+#[inline]
+fn usual(rest: &[u8]) -> Option<(Field, usize)> {
+    macro_rules! is {
+        ($name:literal, $field:ident) => {
+            rest.starts_with($name).then_some((Field::$field, $name.len()))
+        };
+    }
+    match rest.first()? {
+        0x64 => is!(b"\x64Data", Data),
+        0x6c => is!(b"\x6cPartitionKey", Key),
+        0x6e => is!(b"\x6eSequenceNumber", Sequence),
+        0x78 => is!(b"\x78\x1bApproximateArrivalTimestamp", Arrival),
+        _ => None,
+    }
+}
+
 /// The first bytes of an item.
 struct Head {
     major: u8,
@@ -164,10 +203,12 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.body.get(self.at).copied()
     }
 
+    #[inline]
     fn any_head(&mut self) -> Option<Head> {
         let first = self.peek()?;
         self.at += 1;
@@ -185,13 +226,15 @@ impl Scan<'_> {
         Some(Head { major, info, value })
     }
 
+    #[inline]
     fn number<const N: usize>(&mut self) -> Option<u64> {
-        let bytes: [u8; N] = self.body.get(self.at..self.at + N)?.try_into().ok()?;
+        let bytes = self.body.get(self.at..)?.first_chunk::<N>()?;
         self.at += N;
         Some(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
     /// Tags say nothing here that the name of a field does not say.
+    #[inline]
     fn untag(&mut self) -> Option<()> {
         while self.peek()? >> 5 == TAG {
             self.any_head()?;
@@ -199,6 +242,7 @@ impl Scan<'_> {
         Some(())
     }
 
+    #[inline]
     fn head(&mut self) -> Option<Head> {
         self.untag()?;
         self.any_head()
@@ -210,6 +254,7 @@ impl Scan<'_> {
         (head.major == major).then(|| left(&head))
     }
 
+    #[inline]
     fn more(&mut self, left: &mut Left) -> Option<bool> {
         match &mut left.0 {
             Some(0) => Some(false),
@@ -225,6 +270,7 @@ impl Scan<'_> {
         }
     }
 
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the length of the body fits")]
     fn pass(&mut self, length: u64) -> Option<Span> {
         let end = self.at.checked_add(usize::try_from(length).ok()?)?;
@@ -236,16 +282,21 @@ impl Scan<'_> {
         Some(span)
     }
 
+    #[inline]
     fn string(&mut self, major: u8) -> Option<Span> {
         let head = self.head()?;
         if head.major == major { self.content(&head) } else { None }
     }
 
-    /// The content of a string behind its head. Chunks are moved together, over their heads.
+    /// The content of a string behind its head.
+    #[inline]
     fn content(&mut self, head: &Head) -> Option<Span> {
-        if head.info != INDEFINITE {
-            return self.pass(head.value);
-        }
+        if head.info == INDEFINITE { self.chunks(head) } else { self.pass(head.value) }
+    }
+
+    /// Chunks are moved together, over their heads.
+    #[cold]
+    fn chunks(&mut self, head: &Head) -> Option<Span> {
         let mut whole = self.pass(0)?;
         while self.peek()? != BREAK {
             let chunk = self.any_head()?;
@@ -266,6 +317,7 @@ impl Scan<'_> {
     }
 
     /// Null and undefined: as if the field were not there.
+    #[inline]
     fn absent(&mut self) -> Option<bool> {
         let absent = matches!(self.peek()?, 0xf6 | 0xf7);
         self.at += usize::from(absent);
@@ -283,6 +335,20 @@ impl Scan<'_> {
             self.skip(DEPTH)?;
         }
         Some(None)
+    }
+
+    /// The next field of a record, up to its value.
+    #[inline]
+    fn field(&mut self, left: &mut Left) -> Option<Option<Field>> {
+        if left.0 != Some(0)
+            && let Some((field, length)) = usual(self.body.get(self.at..)?)
+        {
+            self.more(left)?;
+            self.at += length;
+            return Some(Some(field));
+        }
+        let name = self.name(left)?;
+        Some(name.map(|name| Field::named(&self.body[name.range()])))
     }
 
     /// The whole reply; what is left of it in JSON.
@@ -340,16 +406,16 @@ impl Scan<'_> {
     fn record(&mut self) -> Option<Entry> {
         let (mut data, mut sequence, mut key, mut arrival_ms) = (None, None, None, None);
         let mut left = self.open(MAP)?;
-        while let Some(name) = self.name(&mut left)? {
+        while let Some(field) = self.field(&mut left)? {
             if self.absent()? {
                 continue;
             }
-            let twice = match &self.body[name.range()] {
-                b"Data" => data.replace(self.string(BYTES)?).is_some(),
-                b"SequenceNumber" => sequence.replace(self.string(TEXT)?).is_some(),
-                b"PartitionKey" => key.replace(self.string(TEXT)?).is_some(),
-                b"ApproximateArrivalTimestamp" => arrival_ms.replace(self.millis()?).is_some(),
-                _ => {
+            let twice = match field {
+                Field::Data => data.replace(self.string(BYTES)?).is_some(),
+                Field::Sequence => sequence.replace(self.string(TEXT)?).is_some(),
+                Field::Key => key.replace(self.string(TEXT)?).is_some(),
+                Field::Arrival => arrival_ms.replace(self.millis()?).is_some(),
+                Field::Other => {
                     self.skip(DEPTH)?;
                     false
                 }
@@ -361,12 +427,14 @@ impl Scan<'_> {
         let (data, sequence) = (data?, sequence?);
         let text = key.is_none_or(|key: Span| {
             let key = &self.body[key.range()];
-            std::str::from_utf8(key).is_ok()
+            // Nearly all are ASCII, which is quicker to tell.
+            key.is_ascii() || std::str::from_utf8(key).is_ok()
         });
         if !text || !SequenceNumber::is_number(&self.body[sequence.range()]) {
             return None;
         }
-        Some(Entry { data, sequence, key, escaped: false, arrival_ms })
+        let key = key.filter(|key| key.start < key.end);
+        Some(Entry { data, sequence, sub: 0, key, arrival_ms })
     }
 
     /// Milliseconds since the epoch.

@@ -9,10 +9,8 @@
 //! shard (after a reshard), records are filtered one by one; and an aggregate that breaks off in
 //! the middle is delivered whole, as it came, instead of in part.
 
-use crate::stream::Record;
 use crate::stream::digests::digests;
-use crate::stream::position::Position;
-use crate::text::Text;
+use crate::stream::records::{Entry, Records, Span};
 
 const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 const DIGEST: usize = 16;
@@ -39,59 +37,45 @@ impl HashRange {
     }
 }
 
-/// The user records of one Kinesis record.
-#[derive(Debug, Default)]
-pub struct Split {
-    /// In order, with their sub-sequence numbers.
-    pub records: Vec<Record>,
-    /// Records left out because another shard delivers them.
-    pub foreign: u64,
-    /// It was an aggregate.
-    pub aggregate: bool,
-}
-
 /// Is it worth trying to split this payload? A look at four bytes.
 pub fn may_be_aggregate(data: &[u8]) -> bool {
     data.starts_with(&MAGIC)
 }
 
-/// The user records of many Kinesis records.
+/// The user records of Kinesis records.
 #[derive(Debug, Default)]
-pub struct Splits {
-    /// In order, with their sub-sequence numbers.
-    pub records: Vec<Record>,
+pub struct Split {
+    /// In order, with their sub-sequence numbers; in the same buffer.
+    pub records: Records,
     /// Records left out because another shard delivers them.
     pub foreign: u64,
     /// How many were aggregates.
     pub aggregates: u64,
 }
 
-/// Splits a record. `range` is that of the shard it was read from; `None` keeps every record.
-pub fn split(record: Record, range: Option<HashRange>) -> Split {
-    let all = split_all(vec![record], range);
-    Split { records: all.records, foreign: all.foreign, aggregate: all.aggregates == 1 }
-}
-
-/// Splits the records of a page: the same as one by one, for less.
-pub fn split_all(records: Vec<Record>, range: Option<HashRange>) -> Splits {
-    let claims = records.iter().filter_map(|record| Some(claim(&record.data)?.0));
+/// Splits the aggregates among records. `range` is that of the shard they were read from; `None`
+/// keeps every record.
+pub fn split(records: &Records, range: Option<HashRange>) -> Split {
+    let claims = records.payloads().filter_map(|data| Some(claim(data)?.0));
     let mut found = digests(&claims.collect::<Vec<_>>()).into_iter();
     let range = range.filter(|range| !range.is_everything());
-    let mut all = Splits { records: Vec::with_capacity(records.len()), ..Splits::default() };
+    let mut all = Split::default();
+    let mut entries = Vec::with_capacity(records.len());
     let mut contents = Contents::default();
-    for record in records {
-        let sound = match claim(&record.data) {
+    for (data, entry) in records.payloads().zip(records.entries()) {
+        let sound = match claim(data) {
             Some((body, digest)) if found.next().is_some_and(|d| d == *digest) => Some(body),
             _ => None,
         };
-        match sound.and_then(|body| contents.read(body)) {
-            Some(()) => {
+        match sound.and_then(|body| Some((body, contents.read(body)?))) {
+            Some((body, ())) => {
                 all.aggregates += 1;
-                all.foreign += contents.take(&record, range, &mut all.records);
+                all.foreign += contents.take(entry, body, range, &mut entries);
             }
-            None => all.records.push(record),
+            None => entries.push(entry.clone()),
         }
     }
+    all.records = records.with(entries);
     all
 }
 
@@ -176,18 +160,25 @@ impl Contents {
         Some(())
     }
 
-    /// Adds the user records of `aggregate`, whose body was read last, that are in `range`; how
+    /// Adds the user records of `aggregate`, whose `body` was read last, that are in `range`; how
     /// many are not.
-    fn take(&self, aggregate: &Record, range: Option<HashRange>, to: &mut Vec<Record>) -> u64 {
-        let slice = |Place { start, length }| {
-            let start = MAGIC.len() + start;
-            aggregate.data.slice(start..start + length)
+    #[expect(clippy::cast_possible_truncation, reason = "inside of a span")]
+    fn take(
+        &self,
+        aggregate: &Entry,
+        body: &[u8],
+        range: Option<HashRange>,
+        to: &mut Vec<Entry>,
+    ) -> u64 {
+        let begin = aggregate.data.start as usize + MAGIC.len();
+        let span = |Place { start, length }| Span {
+            start: (begin + start) as u32,
+            end: (begin + start + length) as u32,
         };
         // A hash is the MD5 of a partition key as an unsigned number, unless it is explicit. It is
         // only worth computing where a reshard may have moved records.
         let hashes = match range {
             Some(_) if self.users.iter().any(|user| user.explicit_hash_key.is_none()) => {
-                let body = &aggregate.data[MAGIC.len()..];
                 digests(&self.keys.iter().map(|key| key.of(body)).collect::<Vec<_>>())
             }
             _ => Vec::new(),
@@ -202,11 +193,11 @@ impl Contents {
                 foreign += 1;
                 continue;
             }
-            to.push(Record {
-                position: Position { sequence: aggregate.position.sequence.clone(), sub },
-                arrival_ms: aggregate.arrival_ms,
-                partition_key: Text::new(slice(self.keys[user.key])),
-                data: slice(user.data),
+            to.push(Entry {
+                sub,
+                key: Some(span(self.keys[user.key])),
+                data: span(user.data),
+                ..*aggregate
             });
         }
         foreign
@@ -268,12 +259,11 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use md5::{Digest, Md5};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::SequenceNumber;
+    use crate::stream::Record;
 
     fn varint(mut value: u64, to: &mut Vec<u8>) {
         while value >= 0x80 {
@@ -317,24 +307,24 @@ mod tests {
         all
     }
 
-    fn record(data: &[u8]) -> Record {
-        Record {
-            position: Position::plain(SequenceNumber::parse("9").unwrap()),
-            arrival_ms: Some(1),
-            partition_key: Some(Text::from("outer")),
-            data: Bytes::copy_from_slice(data),
-        }
+    fn records<'a>(data: impl IntoIterator<Item = &'a [u8]>) -> Records {
+        let record = |data| Record::new("9", Some(1), Some("outer"), data).unwrap();
+        data.into_iter().map(record).collect()
+    }
+
+    fn record(data: &[u8]) -> Records {
+        records([data])
     }
 
     #[test]
     fn an_aggregate_becomes_its_records_in_order() {
         let data = aggregate(&[("a", None, b"one"), ("b", Some(7), b""), ("c", None, b"three")]);
-        let split = split(record(&data), None);
-        assert!(split.aggregate);
+        let split = split(&record(&data), None);
+        assert_eq!(split.aggregates, 1);
         let shown: Vec<_> = split
             .records
             .iter()
-            .map(|r| (r.position.to_string(), r.partition_key.as_deref().unwrap(), r.data.as_ref()))
+            .map(|r| (r.position().to_string(), r.partition_key().unwrap(), r.data))
             .collect();
         assert_eq!(
             shown,
@@ -352,9 +342,8 @@ mod tests {
         let data =
             aggregate(&[("a", None, b"low"), ("b", None, b"high"), ("b", Some(3), b"explicit")]);
         let low = HashRange::parse("0", &(u128::MAX / 2).to_string()).unwrap();
-        let split = split(record(&data), Some(low));
-        let kept: Vec<_> =
-            split.records.iter().map(|r| (r.position.sub, r.data.as_ref())).collect();
+        let split = split(&record(&data), Some(low));
+        let kept: Vec<_> = split.records.iter().map(|r| (r.sub, r.data)).collect();
         assert_eq!(kept, [(0, &b"low"[..]), (2, b"explicit")]);
         assert_eq!(split.foreign, 1);
     }
@@ -371,10 +360,9 @@ mod tests {
         no_key.extend_from_slice(&body);
         no_key.extend_from_slice(&Md5::digest(&body));
         for data in [&good[..good.len() - 1], &wrong_digest, &no_key, &MAGIC, b"plain"] {
-            let split = split(record(data), None);
-            assert!(!split.aggregate);
-            assert_eq!(split.records.len(), 1);
-            assert_eq!(split.records[0].data.as_ref(), data);
+            let split = split(&record(data), None);
+            assert_eq!((split.aggregates, split.records.len()), (0, 1));
+            assert_eq!(split.records.first().unwrap().data, data);
         }
     }
 
@@ -382,7 +370,7 @@ mod tests {
         /// The digests of a page are computed side by side, those of a record alone.
         #[test]
         fn a_page_is_split_like_its_records(
-            records in prop::collection::vec(prop_oneof![
+            mut data in prop::collection::vec(prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..90),
                 prop::collection::vec(("[a-z]{1,9}", any::<Option<u128>>(), "[a-z]{0,80}"), 0..9)
                     .prop_map(|users| {
@@ -394,20 +382,16 @@ mod tests {
             broken in any::<prop::sample::Index>(),
             range in any::<Option<u128>>(),
         ) {
-            let mut records: Vec<_> = records.iter().map(|data| record(data)).collect();
-            if !records.is_empty() {
-                let at = broken.index(records.len());
-                let record = &mut records[at];
-                let mut data = record.data.to_vec();
-                data.iter_mut().next_back().into_iter().for_each(|byte| *byte ^= 1);
-                record.data = data.into();
+            if !data.is_empty() {
+                let at = broken.index(data.len());
+                data[at].iter_mut().next_back().into_iter().for_each(|byte| *byte ^= 1);
             }
             let range = range.map(|last| HashRange { first: 0, last });
-            let page = split_all(records.clone(), range);
-            let alone: Vec<_> = records.into_iter().map(|record| split(record, range)).collect();
-            prop_assert_eq!(page.aggregates, alone.iter().filter(|s| s.aggregate).count() as u64);
+            let page = split(&records(data.iter().map(Vec::as_slice)), range);
+            let alone: Vec<_> = data.iter().map(|data| split(&record(data), range)).collect();
+            prop_assert_eq!(page.aggregates, alone.iter().map(|s| s.aggregates).sum::<u64>());
             prop_assert_eq!(page.foreign, alone.iter().map(|s| s.foreign).sum::<u64>());
-            let alone: Vec<_> = alone.iter().flat_map(|s| &s.records).collect();
+            let alone: Vec<_> = alone.iter().flat_map(|s| s.records.iter()).collect();
             let same = format!("{:?}", page.records) == format!("{alone:?}");
             prop_assert!(same, "other records");
         }
@@ -417,8 +401,8 @@ mod tests {
             let mut data = MAGIC.to_vec();
             data.extend_from_slice(&body);
             data.extend_from_slice(&Md5::digest(&body));
-            let split = split(record(&data), HashRange::parse("0", "5"));
-            prop_assert!(split.aggregate || split.records.len() == 1);
+            let split = split(&record(&data), HashRange::parse("0", "5"));
+            prop_assert!(split.aggregates == 1 || split.records.len() == 1);
         }
 
         #[test]
@@ -427,11 +411,11 @@ mod tests {
         )) {
             let borrowed: Vec<_> =
                 users.iter().map(|(k, d)| (k.as_str(), None, d.as_slice())).collect();
-            let split = split(record(&aggregate(&borrowed)), None);
+            let split = split(&record(&aggregate(&borrowed)), None);
             prop_assert_eq!(split.records.len(), users.len());
             for (record, (key, data)) in split.records.iter().zip(&users) {
-                prop_assert_eq!(record.partition_key.as_deref(), Some(key.as_str()));
-                prop_assert_eq!(record.data.as_ref(), data.as_slice());
+                prop_assert_eq!(record.partition_key(), Some(key.as_str()));
+                prop_assert_eq!(record.data, data.as_slice());
             }
         }
     }

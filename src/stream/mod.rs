@@ -7,59 +7,30 @@ pub mod deaggregate;
 mod digests;
 pub mod fan_out;
 pub mod frames;
-mod layout;
 pub mod pacing;
 pub mod poll;
 pub mod position;
 pub mod probe;
+pub mod records;
 pub mod scan;
 pub mod wire;
 
-use bytes::Bytes;
-
 use crate::ids::ShardId;
-use crate::text::Text;
-use position::Position;
-
-/// One user record.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// Sequence and sub-sequence.
-    pub position: Position,
-    /// ApproximateArrivalTimestamp, milliseconds since the epoch.
-    pub arrival_ms: Option<i64>,
-    /// Absent on streams with service-managed distribution.
-    pub partition_key: Option<Text>,
-    /// The payload, up to 10 MiB.
-    pub data: Bytes,
-}
+pub use records::{Record, Records};
 
 /// One answer of the stream.
 #[derive(Debug, Default)]
 pub struct Page {
     /// In shard order; may be empty while the shard has more.
-    pub records: Vec<Record>,
-    /// Size of the one buffer that all records are slices of, bytes; it lives as long as any of
-    /// them. `None`: the SDK's parser read the reply, and each record has its own.
-    pub arena: Option<usize>,
+    pub records: Records,
+    /// The SDK's own parser read the reply.
+    pub strict: bool,
     /// Iterator of the next page; `None` at the end of a closed shard.
     pub next: Option<String>,
     /// MillisBehindLatest: how far the end of this page is behind the tip of the shard.
     pub behind_ms: Option<i64>,
     /// Shards that follow a finished one, when the reply names them.
     pub children: Vec<ShardInfo>,
-}
-
-/// Charged for the allocations of a record that is no slice: payload and key.
-const OWN_BUFFERS: usize = 128;
-
-impl Page {
-    /// Memory behind the records, bytes; the list of them not included.
-    pub fn memory(&self) -> usize {
-        self.arena.unwrap_or_else(|| {
-            self.records.iter().map(|record| record.data.len() + OWN_BUFFERS).sum()
-        })
-    }
 }
 
 /// A shard as ListShards describes it.

@@ -1,6 +1,5 @@
 //! ▶ Reads one shard, by GetRecords or as it is pushed, one page ahead of its consumer.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +11,11 @@ use crate::delivery::budget::{Budget, Permit};
 use crate::fault::{CallError, Fault};
 use crate::ids::{SequenceNumber, ShardId};
 use crate::stream::bound::Bound;
-use crate::stream::deaggregate::{HashRange, may_be_aggregate, split_all};
+use crate::stream::deaggregate::{HashRange, may_be_aggregate, split};
 use crate::stream::fan_out::FanOut;
 use crate::stream::pacing::{Limits, Pacing};
 use crate::stream::position::{Position, StartAt, may_have_lost};
-use crate::stream::{Page, Record, ShardInfo};
+use crate::stream::{Page, Record, Records, ShardInfo};
 use crate::telemetry::metrics::Metrics;
 
 /// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations. (The
@@ -91,7 +90,7 @@ pub enum Fetched {
     /// Records, in order, with the permit for their memory.
     Page {
         /// New records.
-        records: VecDeque<Record>,
+        records: Records,
         /// Memory of the page.
         permit: Permit,
         /// MillisBehindLatest.
@@ -193,8 +192,7 @@ impl Reader {
             if let Err(passed) = self.joined(&mut page) {
                 return Fetched::Failed(passed);
             }
-            let memory = page.memory();
-            let payload: usize = page.records.iter().map(|r| r.data.len()).sum();
+            let payload = page.records.payload();
             let short = page.records.len() < 1000.min(usize::try_from(self.limit).unwrap_or(1));
             let caught_up =
                 page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0) && (short || pushed);
@@ -217,7 +215,7 @@ impl Reader {
                 true => "catchment_fan_out_events_total",
             };
             self.means.metrics.add(calls, &[result], 1);
-            if page.arena.is_none() {
+            if page.strict {
                 self.means.metrics.add("catchment_strict_replies_total", &[], 1);
             }
             if let Some(size) = payload.checked_div(page.records.len()) {
@@ -237,16 +235,14 @@ impl Reader {
                 self.over |= tip;
             }
             if let Some(last) = page.records.last() {
-                self.resume = StartAt::After(last.position.sequence.clone());
+                self.resume = StartAt::After(last.position().sequence);
                 self.beginning.seen = true;
             }
             // What was pushed leaves no iterator behind, and says nothing of the end.
             let ended = !pushed && page.next.is_none();
             self.iterator = page.next.filter(|_| !pushed);
             let records = self.user_records(page.records);
-            // User records of aggregates are slices of the same buffers.
-            let list = records.capacity() * size_of::<Record>();
-            permit.resize(if records.is_empty() { 0 } else { memory + list });
+            permit.resize(records.memory());
             if self.over && records.is_empty() {
                 return Fetched::Bound(self.beginning);
             }
@@ -273,7 +269,7 @@ impl Reader {
         {
             let asked_ms = clock.wall();
             if let Some(page) = Box::pin(push.next(&self.means, &self.shard, &self.resume)).await {
-                if let Some(permit) = self.means.budget.try_acquire(page.memory()) {
+                if let Some(permit) = self.means.budget.try_acquire(page.records.memory()) {
                     self.asked_ms = Some(asked_ms);
                     return Ok(Received { page, permit, asked_ms, pushed: true });
                 }
@@ -301,22 +297,23 @@ impl Reader {
     }
 
     /// The user records of a page that are in range.
-    fn user_records(&self, mut records: Vec<Record>) -> VecDeque<Record> {
-        let plain = |record: &Record| !may_be_aggregate(&record.data);
-        if !self.range.deaggregate || records.iter().all(plain) {
-            records.retain(|r| self.wanted(&r.position));
-            return records.into();
+    fn user_records(&self, mut records: Records) -> Records {
+        if self.range.deaggregate && records.payloads().any(may_be_aggregate) {
+            let all = split(&records, self.range.hash_range);
+            self.means.metrics.add("catchment_aggregates_total", &[], all.aggregates);
+            self.means.metrics.add("catchment_foreign_records_total", &[], all.foreign);
+            records = all.records;
         }
-        let mut all = split_all(records, self.range.hash_range);
-        self.means.metrics.add("catchment_aggregates_total", &[], all.aggregates);
-        self.means.metrics.add("catchment_foreign_records_total", &[], all.foreign);
-        all.records.retain(|r| self.wanted(&r.position));
-        all.records.into()
+        if self.range.after.is_some() || self.range.until.is_some() {
+            records.retain(|r| self.wanted(r));
+        }
+        // An empty list need not keep a buffer.
+        if records.is_empty() { Records::default() } else { records }
     }
 
-    fn wanted(&self, position: &Position) -> bool {
-        self.range.after.as_ref().is_none_or(|after| position > after)
-            && self.range.until.as_ref().is_none_or(|until| position <= until)
+    fn wanted(&self, record: Record<'_>) -> bool {
+        self.range.after.as_ref().is_none_or(|after| record.cmp_position(after).is_gt())
+            && self.range.until.as_ref().is_none_or(|until| record.cmp_position(until).is_le())
     }
 
     /// Did reading begin behind the record it was asked to begin at?
@@ -325,7 +322,7 @@ impl Reader {
             StartAt::At(sequence) if !self.beginning.seen => sequence,
             _ => return false,
         };
-        page.records.first().is_some_and(|r| r.position.sequence != *asked)
+        page.records.first().is_some_and(|r| r.cmp_sequence(asked).is_ne())
     }
 
     /// Kinesis passes over records that left retention without a word, also those behind an
@@ -360,8 +357,8 @@ impl Reader {
     fn joined(&mut self, page: &mut Page) -> Result<(), CallError> {
         let Some(last) = &self.overlap else { return Ok(()) };
         match page.records.first() {
-            Some(first) if first.position.sequence == *last => {
-                page.records.remove(0);
+            Some(first) if first.cmp_sequence(last).is_eq() => {
+                page.records.skip(1);
                 self.confirmed = page.records.is_empty();
                 self.overlap = None;
                 Ok(())

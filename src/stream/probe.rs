@@ -71,7 +71,7 @@ impl Probe {
             match page.await {
                 Ok(page) => {
                     if let Some(last) = page.records.last() {
-                        cursor.resume = StartAt::After(last.position.sequence.clone());
+                        cursor.resume = StartAt::After(last.position().sequence);
                     }
                     cursor.iterator.clone_from(&page.next);
                     return Ok(page);
@@ -118,7 +118,7 @@ impl Probe {
         start: &StartAt,
     ) -> Result<Option<SequenceNumber>, CallError> {
         let page = self.first_page(shard, start, 1).await?;
-        Ok(page.records.into_iter().next().map(|r| r.position.sequence))
+        Ok(page.records.first().map(|r| r.position().sequence))
     }
 
     /// The shards that hold a record of exactly this number. Numbers say nothing about shards that a

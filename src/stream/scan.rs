@@ -3,15 +3,14 @@
 //! A reply is one JSON object (Amazon Kinesis API reference, GetRecords, response syntax) that is
 //! nearly all `Records`. [`take`] goes over it once, notes where everything stands, and turns each
 //! base64 payload into bytes where it is (which is always shorter) while it is still in the cache;
-//! [`Layout::records`] hands out slices. What is left of the reply without its records
+//! [`Layout::records`] looks at them there. What is left of the reply without its records
 //! ([`Layout::rest`]) is for the SDK's own parser, and so is a whole reply with anything in it that
 //! is not understood here to the letter: it is given back as it was.
 
 use bytes::Bytes;
 
 use crate::ids::SequenceNumber;
-use crate::stream::Record;
-use crate::stream::layout::{self, Entry, Span};
+use crate::stream::records::{Entry, Records, Span};
 
 /// Where everything in a reply stands.
 #[derive(Debug)]
@@ -39,9 +38,9 @@ pub fn take(body: &mut [u8]) -> Result<Option<Layout>, BadPayload> {
     if u32::try_from(body.len()).is_err() {
         return Ok(None);
     }
-    let mut scan = Scan { body, at: 0, entries: Vec::new(), bad: None };
+    let mut scan = Scan { body, at: 0, entries: Vec::new(), escaped: Vec::new(), bad: None };
     let array = scan.reply();
-    let Scan { entries, bad, .. } = scan;
+    let Scan { mut entries, escaped, bad, .. } = scan;
     if let Some(bad) = bad {
         return Err(bad);
     }
@@ -51,16 +50,15 @@ pub fn take(body: &mut [u8]) -> Result<Option<Layout>, BadPayload> {
         }
         return Ok(None);
     };
-    let mut layout = Layout { entries, array };
-    for entry in layout.entries.iter_mut().filter(|entry| entry.escaped) {
-        if let Some(key) = &mut entry.key {
+    for index in escaped {
+        if let Some(key) = &mut entries[index].key {
             let text = unescape(body, *key).unwrap_or_default();
             let start = key.start as usize;
             body[start..start + text.len()].copy_from_slice(text.as_bytes());
             key.end = key.start + u32::try_from(text.len()).unwrap_or(0);
         }
     }
-    Ok(Some(layout))
+    Ok(Some(Layout { entries, array }))
 }
 
 /// Undoes a decoding: only what base64 gives for these very bytes was decoded.
@@ -92,9 +90,9 @@ impl Layout {
         [&body[..array.start], b"[]", &body[array.end..]].concat()
     }
 
-    /// The records as slices of the decoded body.
-    pub fn records(&self, body: &Bytes) -> Vec<Record> {
-        layout::records(&self.entries, body)
+    /// The records, in the body that was scanned; `held`: size of the whole buffer, bytes.
+    pub fn records(self, body: Bytes, held: usize) -> Records {
+        Records::new(self.entries, body, held)
     }
 }
 
@@ -115,24 +113,50 @@ enum Field {
     Other,
 }
 
-/// As the service writes them, colon included.
-const NAMES: [(&[u8], Field); 5] = [
-    (b"\"Data\":", Field::Data),
-    (b"\"SequenceNumber\":", Field::Sequence),
-    (b"\"PartitionKey\":", Field::Key),
-    (b"\"ApproximateArrivalTimestamp\":", Field::Arrival),
-    (b"\"EncryptionType\":", Field::Encryption),
-];
+impl Field {
+    fn named(name: &[u8]) -> Self {
+        match name {
+            b"Data" => Self::Data,
+            b"SequenceNumber" => Self::Sequence,
+            b"PartitionKey" => Self::Key,
+            b"ApproximateArrivalTimestamp" => Self::Arrival,
+            b"EncryptionType" => Self::Encryption,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A field's name as the service writes it, colon included, at the start of `rest`; and how long it
+/// is.
+#[inline]
+fn usual(rest: &[u8]) -> Option<(Field, usize)> {
+    macro_rules! is {
+        ($name:literal, $field:ident) => {
+            rest.starts_with($name).then_some((Field::$field, $name.len()))
+        };
+    }
+    match rest.get(1)? {
+        b'D' => is!(b"\"Data\":", Data),
+        b'S' => is!(b"\"SequenceNumber\":", Sequence),
+        b'P' => is!(b"\"PartitionKey\":", Key),
+        b'A' => is!(b"\"ApproximateArrivalTimestamp\":", Arrival),
+        b'E' => is!(b"\"EncryptionType\":", Encryption),
+        _ => None,
+    }
+}
 
 /// A cursor. Every method that returns `None` leaves the reply to the strict parser.
 struct Scan<'a> {
     body: &'a mut [u8],
     at: usize,
     entries: Vec<Entry>,
+    /// Indices of those whose keys were written with escapes.
+    escaped: Vec<usize>,
     bad: Option<BadPayload>,
 }
 
 impl Scan<'_> {
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.body.get(self.at).copied()
     }
@@ -146,12 +170,14 @@ impl Scan<'_> {
         Span { start: start as u32, end: self.at as u32 }
     }
 
+    #[inline]
     fn blank(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
             self.at += 1;
         }
     }
 
+    #[inline]
     fn eat(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
@@ -164,6 +190,7 @@ impl Scan<'_> {
     }
 
     /// A comma: more follows. `close`: no more.
+    #[inline]
     fn more(&mut self, close: u8) -> Option<bool> {
         self.blank();
         let byte = self.peek()?;
@@ -248,7 +275,7 @@ impl Scan<'_> {
                 let twice = match field {
                     // No escape, no control character: decoding proves it.
                     Field::Data => data.replace(self.quoted()?).is_some(),
-                    Field::Sequence => sequence.replace(self.quoted()?).is_some(),
+                    Field::Sequence => sequence.replace(self.sequence()?).is_some(),
                     Field::Key => {
                         let text;
                         (text, escaped) = self.string()?;
@@ -274,33 +301,24 @@ impl Scan<'_> {
             }
         }
         let (data, sequence) = (data?, sequence?);
-        if !SequenceNumber::is_number(&self.body[sequence.range()]) {
-            return None;
+        if escaped {
+            self.escaped.push(self.entries.len());
         }
-        Some(Entry { data, sequence, key, escaped, arrival_ms })
+        let key = key.filter(|key: &Span| key.start < key.end);
+        Some(Entry { data, sequence, sub: 0, key, arrival_ms })
     }
 
     /// The name of a field, up to its value.
     fn field(&mut self) -> Option<Field> {
-        let rest = self.rest();
-        let (name, field) = NAMES[match rest.get(1)? {
-            b'D' => 0,
-            b'S' => 1,
-            b'P' => 2,
-            b'A' => 3,
-            _ => 4,
-        }];
-        if rest.starts_with(name) {
-            self.at += name.len();
+        if let Some((field, length)) = usual(self.rest()) {
+            self.at += length;
             self.blank();
             return Some(field);
         }
+        // With white space before the colon, or unknown.
         let name = self.plain()?;
         self.colon()?;
-        // With white space before the colon, or unknown.
-        let name = &self.body[name.range()];
-        let known = NAMES.iter().find(|(known, _)| &known[1..known.len() - 2] == name);
-        Some(known.map_or(Field::Other, |(_, field)| *field))
+        Some(Field::named(&self.body[name.range()]))
     }
 
     fn null(&mut self) -> Option<bool> {
@@ -327,6 +345,24 @@ impl Scan<'_> {
         Some(span)
     }
 
+    /// A sequence number. Those of a stream are all of one length, which is tried first.
+    fn sequence(&mut self) -> Option<Span> {
+        let digits = self.entries.last().map_or(0, |entry| entry.sequence.range().len());
+        let rest = self.rest();
+        let number = |digits: &[u8]| SequenceNumber::is_number(digits);
+        if rest.first() == Some(&b'"')
+            && rest.get(digits + 1) == Some(&b'"')
+            && number(&rest[1..=digits])
+        {
+            let start = self.at + 1;
+            self.at = start + digits;
+            let span = self.since(start);
+            self.at += 1;
+            return Some(span);
+        }
+        self.quoted().filter(|span| number(&self.body[span.range()]))
+    }
+
     /// A sound string, and whether it has escapes.
     fn string(&mut self) -> Option<(Span, bool)> {
         self.eat(b'"')?;
@@ -342,9 +378,13 @@ impl Scan<'_> {
         }
         let span = self.since(start);
         self.at += 1;
-        let text = std::str::from_utf8(&self.body[span.range()]).ok()?;
-        let control = text.bytes().fold(false, |any, b| any | (b < 0x20));
-        if control || (escaped && unescape(self.body, span).is_none()) {
+        let text = &self.body[span.range()];
+        // Nearly all are of these, which is quickly told.
+        let printable = text.iter().fold(true, |all, b| all & (0x20..0x80).contains(b));
+        if !printable && std::str::from_utf8(text).ok()?.bytes().any(|b| b < 0x20) {
+            return None;
+        }
+        if escaped && unescape(self.body, span).is_none() {
             return None;
         }
         Some((span, escaped))

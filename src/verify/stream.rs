@@ -146,17 +146,14 @@ pub async fn compare(
         let (end, mut records) = (page.next.is_none() || tip, page.records);
         let over = bound.as_ref().and_then(|b| b.cut(&records));
         records.truncate(over.unwrap_or(records.len()));
-        for record in records {
-            let users = match deaggregate {
-                true => split(record, lease.hash_keys()).records,
-                false => vec![record],
-            };
-            for user in users {
-                if !is_delivered(lease, &user.position) {
-                    break 'reading;
-                }
-                this.take(user).await?;
+        if deaggregate {
+            records = split(&records, lease.hash_keys()).records;
+        }
+        for record in records.iter() {
+            if !is_delivered(lease, &record.position()) {
+                break 'reading;
             }
+            this.take(record).await?;
         }
         if end || over.is_some() {
             break;
@@ -211,27 +208,27 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    async fn take(&mut self, record: Record) -> Result<(), CompareError> {
+    async fn take(&mut self, record: Record<'_>) -> Result<(), CompareError> {
         self.compared.records += 1;
-        while self.ranges.front().is_some_and(|range| *range.last < record.position) {
+        let at = record.position();
+        while self.ranges.front().is_some_and(|range| *range.last < at) {
             self.finish().await?;
         }
-        let inside = self.ranges.front().is_some_and(|range| *range.first <= record.position);
+        let inside = self.ranges.front().is_some_and(|range| *range.first <= at);
         if !inside {
             let expected = self.whole || self.seen_any;
             if expected {
-                self.decide(&record.position);
+                self.decide(&at);
             }
-            if expected && !self.is_covered(&record.position) && !self.is_elsewhere(&record).await?
-            {
-                self.lose(record.position);
+            if expected && !self.is_covered(&at) && !self.is_elsewhere(record).await? {
+                self.lose(at);
             }
             return Ok(());
         }
         self.seen_any = true;
-        self.decide(&record.position);
+        self.decide(&at);
         self.tell_lost();
-        if self.ranges.front().is_some_and(|range| *range.first == record.position) {
+        if self.ranges.front().is_some_and(|range| *range.first == at) {
             self.open = Some(self.empty());
         }
         if let Some(open) = &mut self.open {
@@ -257,10 +254,10 @@ impl Comparison<'_> {
     }
 
     /// An upload that was stored under its own key, by itself or as another event's duplicate.
-    async fn is_elsewhere(&self, record: &Record) -> Result<bool, CompareError> {
+    async fn is_elsewhere(&self, record: Record<'_>) -> Result<bool, CompareError> {
         let mut open = self.empty();
-        open.push(record.clone())?;
-        let sealed = open.seal_as(record.position.clone(), record.position.clone())?;
+        open.push(record)?;
+        let sealed = open.seal_as(record.position(), record.position())?;
         match sealed.objects.as_slice() {
             [object] if object.kind == batch::Kind::Upload => self.is_stored(object).await,
             _ => Ok(false),

@@ -25,7 +25,7 @@ use crate::lease::expiry::HANDOFF;
 use crate::lease::owned::{Lost, Owned};
 use crate::lease::row::{Pending, Progress};
 use crate::mutant::{self, Mutant};
-use crate::stream::Record;
+use crate::stream::Records;
 use crate::stream::poll::{self, Beginning, Fetched, Range};
 use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
 use crate::task::{Handle, TaskDied};
@@ -403,19 +403,19 @@ impl Pipeline {
     }
 
     /// Encodes a page into the open batch, cutting where it is full.
-    async fn take(&mut self, mut records: VecDeque<Record>, permit: Permit) -> Result<(), Stop> {
+    async fn take(&mut self, mut records: Records, permit: Permit) -> Result<(), Stop> {
         let limits: Limits = self.shared.config.delivery.limits;
         let now = self.shared.clock.now();
-        self.lease.carried(records.iter().map(|r| r.data.len() as u64).sum());
-        if let Some(last) = records.back() {
-            self.oldest.push_back((last.position.clone(), now));
+        self.lease.carried(records.payload() as u64);
+        if let Some(last) = records.last() {
+            self.oldest.push_back((last.position(), now));
             self.undelivered();
         }
-        while let Some(first) = records.front() {
+        while let Some(first) = records.first() {
             let (mut open, mut held, at) = match self.open.take() {
                 Some(open) => open,
                 None => {
-                    let gap = self.start_gap(&first.position)?;
+                    let gap = self.start_gap(&first.position())?;
                     let stamp = self.shared.clock.wall();
                     let recipe = Arc::clone(&self.shared.recipe);
                     let open = Open::new(recipe, self.lease.shard.clone(), stamp, gap)

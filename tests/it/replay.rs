@@ -80,11 +80,8 @@ fn stream(services: &Running) -> BTreeMap<String, Vec<(String, Vec<u8>)>> {
             while let Some(iterator) = next.take() {
                 let page = kinesis.get_records(&arn, &iterator, 10_000).await.unwrap();
                 let tip = page.records.is_empty() && page.behind_ms == Some(0);
-                records.extend(
-                    page.records
-                        .into_iter()
-                        .map(|r| (r.position.sequence.as_str().to_owned(), r.data.to_vec())),
-                );
+                let found = page.records.iter();
+                records.extend(found.map(|r| (r.sequence().to_owned(), r.data.to_vec())));
                 next = page.next.filter(|_| !tip);
             }
             all.insert(shard.id.as_str().to_owned(), records);

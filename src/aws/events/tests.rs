@@ -68,7 +68,7 @@ async fn brought(kinesis: &Kinesis) -> (Vec<(String, bool)>, Option<(Fault, Stri
     };
     loop {
         match open.next().await {
-            Ok(Some(page)) => pages.push((shown(&page), page.arena.is_some())),
+            Ok(Some(page)) => pages.push((shown(&page), !page.strict)),
             Ok(None) => return (pages, None),
             Err(error) => return (pages, Some((error.fault, error.code))),
         }

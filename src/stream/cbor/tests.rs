@@ -122,19 +122,19 @@ fn reply(records: Vec<Value>) -> Value {
 }
 
 /// Records and the rest.
-fn taken(mut body: Vec<u8>) -> Result<(Vec<Record>, serde_json::Value), Unreadable> {
-    let layout = take(&mut body)?;
-    let records = layout.records(&body.into());
-    Ok((records, serde_json::from_slice(&layout.into_rest()).unwrap()))
+fn taken(mut body: Vec<u8>) -> Result<(Records, serde_json::Value), Unreadable> {
+    let mut layout = take(&mut body)?;
+    let rest = serde_json::from_slice(&layout.take_rest()).unwrap();
+    Ok((layout.records(body.into(), 0), rest))
 }
 
-fn plain(value: &Value) -> Result<(Vec<Record>, serde_json::Value), Unreadable> {
+fn plain(value: &Value) -> Result<(Records, serde_json::Value), Unreadable> {
     taken(Style::default().of(value))
 }
 
 /// One record with these fields.
-fn one(fields: Vec<(&str, Value)>) -> Result<Record, Unreadable> {
-    plain(&reply(vec![map(fields)])).map(|(mut records, _)| records.remove(0))
+fn one(fields: Vec<(&str, Value)>) -> Result<Records, Unreadable> {
+    plain(&reply(vec![map(fields)])).map(|(records, _)| records)
 }
 
 fn with(field: &'static str, value: Value) -> Vec<(&'static str, Value)> {
@@ -157,10 +157,10 @@ fn a_reply_in_every_style() {
         ));
         let (records, rest) = taken(style.of(&whole)).unwrap();
         assert_eq!(records.len(), 2, "{style:?}");
-        for record in records {
-            assert_eq!(record.data.as_ref(), b"hello");
-            assert_eq!(record.partition_key.as_deref(), Some("käy"));
-            assert_eq!(record.position.to_string(), SEQUENCE);
+        for record in records.iter() {
+            assert_eq!(record.data, b"hello");
+            assert_eq!(record.partition_key(), Some("käy"));
+            assert_eq!(record.position().to_string(), SEQUENCE);
             assert_eq!(record.arrival_ms, Some(TIME));
         }
         let expected = json!({"MillisBehindLatest": 12, "NextShardIterator": "next", "Records": [],
@@ -176,9 +176,10 @@ fn records_are_slices_of_the_body() {
     let layout = take(&mut body).unwrap();
     let body = Bytes::from(body);
     let within = body.as_ptr_range();
-    let record = &layout.records(&body)[0];
+    let records = layout.records(body.clone(), 0);
+    let record = records.first().unwrap();
     assert!(within.contains(&record.data.as_ptr()));
-    assert!(within.contains(&record.partition_key.as_ref().unwrap().as_ptr()));
+    assert!(within.contains(&record.partition_key().unwrap().as_ptr()));
 }
 
 #[test]
@@ -196,9 +197,10 @@ fn a_record_may_lack_key_and_time_and_carry_what_is_unknown() {
         fields.extend(more);
         for style in styles() {
             let body = style.of(&reply(vec![map(fields.clone())]));
-            let record = taken(body).unwrap().0.remove(0);
-            assert_eq!((record.partition_key, record.arrival_ms), (None, None), "{fields:?}");
-            assert_eq!(record.data.as_ref(), b"hello");
+            let (records, _) = taken(body).unwrap();
+            let record = records.first().unwrap();
+            assert_eq!((record.partition_key(), record.arrival_ms), (None, None), "{fields:?}");
+            assert_eq!(record.data, b"hello");
         }
     }
     // Names that are no text, tagged names, a tagged reply.
@@ -215,8 +217,8 @@ fn a_record_may_lack_key_and_time_and_carry_what_is_unknown() {
 #[test]
 fn times_are_milliseconds_or_nothing() {
     for value in [TIME.into(), time(TIME), Value::Float(TIME as f64)] {
-        let record = one(with("ApproximateArrivalTimestamp", value)).unwrap();
-        assert_eq!(record.arrival_ms, Some(TIME));
+        let records = one(with("ApproximateArrivalTimestamp", value)).unwrap();
+        assert_eq!(records.first().unwrap().arrival_ms, Some(TIME));
     }
     for (value, ms) in [
         (time(TIME / 1000), TIME / 1000),
@@ -406,9 +408,9 @@ proptest! {
         let (found, rest) = taken(body).unwrap();
         prop_assert_eq!(found.len(), records.len());
         for (found, (data, sequence, key, ms, _)) in found.iter().zip(&records) {
-            prop_assert_eq!(found.data.as_ref(), data.as_slice());
-            prop_assert_eq!(&found.position.to_string(), sequence);
-            prop_assert_eq!(found.partition_key.as_deref(), key.as_deref());
+            prop_assert_eq!(found.data, data.as_slice());
+            prop_assert_eq!(found.sequence(), sequence);
+            prop_assert_eq!(found.partition_key(), key.as_deref());
             prop_assert_eq!(found.arrival_ms, *ms);
         }
         prop_assert_eq!(&rest["NextShardIterator"], "next");

@@ -4,19 +4,18 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::stream::position::Position;
-use crate::text::Text;
+use crate::stream::Record;
 
 const SEQUENCE: &str = "49590338271490256608559692538361571095921575989136588898";
 
-fn scanned(body: &str) -> Option<(Vec<Record>, Value)> {
+fn scanned(body: &str) -> Option<(Records, Value)> {
     let mut bytes = body.as_bytes().to_vec();
     let Some(layout) = take(&mut bytes).unwrap() else {
         assert_eq!(bytes, body.as_bytes(), "given back as it was");
         return None;
     };
     let rest = serde_json::from_slice(&layout.rest(&bytes)).unwrap();
-    Some((layout.records(&bytes.into()), rest))
+    Some((layout.records(bytes.into(), 0), rest))
 }
 
 fn reply(records: &str) -> String {
@@ -24,8 +23,8 @@ fn reply(records: &str) -> String {
 }
 
 /// One record with these fields.
-fn one(fields: &str) -> Option<Record> {
-    scanned(&reply(&format!("{{{fields}}}"))).map(|(mut records, _)| records.remove(0))
+fn one(fields: &str) -> Option<Records> {
+    scanned(&reply(&format!("{{{fields}}}"))).map(|(records, _)| records)
 }
 
 const WHOLE: &str = r#""Data":"aGk=","SequenceNumber":"12""#;
@@ -40,10 +39,11 @@ fn a_reply_as_the_service_writes_it() {
     ))
     .unwrap();
     assert_eq!(records.len(), 1);
-    assert_eq!(records[0].data.as_ref(), b"hello");
-    assert_eq!(records[0].partition_key.as_deref(), Some("käy"));
-    assert_eq!(records[0].position.to_string(), SEQUENCE);
-    assert_eq!(records[0].arrival_ms, Some(1_441_215_410_867));
+    let record = records.first().unwrap();
+    assert_eq!(record.data, b"hello");
+    assert_eq!(record.partition_key(), Some("käy"));
+    assert_eq!(record.position().to_string(), SEQUENCE);
+    assert_eq!(record.arrival_ms, Some(1_441_215_410_867));
     assert_eq!(rest["Records"], json!([]));
     assert_eq!(rest["ChildShards"][0]["ParentShards"], json!(["s-0"]));
     assert_eq!(scanned(&reply("")).unwrap().0.len(), 0);
@@ -56,9 +56,10 @@ fn records_are_slices_of_the_body() {
     let layout = take(&mut bytes).unwrap().unwrap();
     let body = Bytes::from(bytes);
     let within = body.as_ptr_range();
-    let record = &layout.records(&body)[0];
+    let records = layout.records(body.clone(), 0);
+    let record = records.first().unwrap();
     assert!(within.contains(&record.data.as_ptr()));
-    assert!(within.contains(&record.partition_key.as_ref().unwrap().as_ptr()));
+    assert!(within.contains(&record.partition_key().unwrap().as_ptr()));
 }
 
 #[test]
@@ -70,9 +71,10 @@ fn a_record_may_lack_key_and_time_and_carry_what_is_unknown() {
         r#", "New" : "field", "Other":-1.5e+3,"Third":true,"Fourth":null"#,
         r#","EncryptionType":"NONE","ApproximateArrivalTimestamp":null"#,
     ] {
-        let record = one(&format!("{WHOLE}{fields}")).unwrap();
-        assert_eq!((record.partition_key, record.arrival_ms), (None, None), "{fields}");
-        assert_eq!(record.data.as_ref(), b"hi");
+        let records = one(&format!("{WHOLE}{fields}")).unwrap();
+        let record = records.first().unwrap();
+        assert_eq!((record.partition_key(), record.arrival_ms), (None, None), "{fields}");
+        assert_eq!(record.data, b"hi");
     }
 }
 
@@ -89,8 +91,8 @@ fn times_are_exact() {
         ("0", 0),
         ("0.001", 1),
     ] {
-        let record = one(&format!("{WHOLE},\"ApproximateArrivalTimestamp\":{text}"));
-        assert_eq!(record.and_then(|r| r.arrival_ms), Some(ms), "{text}");
+        let records = one(&format!("{WHOLE},\"ApproximateArrivalTimestamp\":{text}"));
+        assert_eq!(records.unwrap().first().unwrap().arrival_ms, Some(ms), "{text}");
     }
 }
 
@@ -188,7 +190,7 @@ prop_compose! {
         unknown in prop::option::of(any::<String>()),
         escapes in any::<u32>(), turn in any::<usize>(), sparse in any::<bool>(),
         blank in "[ \n\t\r]{0,2}",
-    ) -> (String, Record) {
+    ) -> (String, Records) {
         let mut fields = vec![
             field("Data", STANDARD.encode(&data).into()),
             field("SequenceNumber", sequence.as_str().into()),
@@ -204,13 +206,9 @@ prop_compose! {
         if let Some(unknown) = unknown {
             fields.push(("Unknown".into(), escaped(&unknown, escapes)));
         }
-        let record = Record {
-            position: Position::plain(SequenceNumber::parse(&sequence).unwrap()),
-            arrival_ms: ms,
-            partition_key: key.filter(|key| !key.is_empty()).map(Text::from),
-            data: data.into(),
-        };
-        (object(fields, turn, &blank), record)
+        let key = key.as_deref().filter(|key| !key.is_empty());
+        let record = Record::new(&sequence, ms, key, &data).unwrap();
+        (object(fields, turn, &blank), Records::from_iter([record]))
     }
 }
 
@@ -218,15 +216,15 @@ prop_compose! {
     fn a_reply()(
         records in prop::collection::vec(a_record(), 0..8),
         turn in any::<usize>(), blank in "[ \n\t\r]{0,2}",
-    ) -> (String, Vec<Record>) {
-        let (texts, records): (Vec<_>, _) = records.into_iter().unzip();
+    ) -> (String, Records) {
+        let (texts, records): (Vec<_>, Vec<_>) = records.into_iter().unzip();
         let fields = vec![
             ("Records".into(), format!("[{blank}{}{blank}]", texts.join(","))),
             field("MillisBehindLatest", 7.into()),
             field("NextShardIterator", "a \"quoted\" Records:[] iterator".into()),
             field("ChildShards", json!([{ "ShardId": "x", "Records": [{ "a": [1, 2.5, null] }] }])),
         ];
-        (object(fields, turn, &blank), records)
+        (object(fields, turn, &blank), records.iter().flat_map(Records::iter).collect())
     }
 }
 
@@ -235,8 +233,8 @@ proptest! {
     fn every_sound_reply_is_taken((body, expected) in a_reply()) {
         let (records, rest) = scanned(&body).unwrap();
         prop_assert_eq!(format!("{records:?}"), format!("{expected:?}"));
-        for (record, expected) in records.iter().zip(&expected) {
-            prop_assert_eq!(record.position.sequence.as_str(), expected.position.sequence.as_str());
+        for (record, expected) in records.iter().zip(expected.iter()) {
+            prop_assert_eq!(record.sequence(), expected.sequence());
         }
         let mut whole: Value = serde_json::from_str(&body).unwrap();
         whole["Records"] = json!([]);
@@ -259,7 +257,7 @@ proptest! {
         match take(&mut bytes) {
             Ok(Some(layout)) => {
                 let value: Value = serde_json::from_slice(&before).unwrap();
-                let records = layout.records(&bytes.into());
+                let records = layout.records(bytes.into(), 0);
                 prop_assert_eq!(value["Records"].as_array().unwrap().len(), records.len());
             }
             Ok(None) => prop_assert_eq!(bytes, before, "given back as it was"),

@@ -1,8 +1,7 @@
 //! KPL aggregates: of encoders that are not ours, broken ones, ones cut by a restart or a reshard.
 
-use catchment::stream::Record;
 use catchment::stream::deaggregate::{HashRange, split};
-use catchment::stream::position::Position;
+use catchment::stream::{Record, Records};
 
 use super::*;
 
@@ -24,13 +23,8 @@ fn golden(name: &str) -> (Vec<u8>, Vec<User>) {
     (raw, users.into_iter().map(|(key, hash, hex)| (key, hash, bytes(hex))).collect())
 }
 
-fn record(data: Vec<u8>) -> Record {
-    Record {
-        position: Position::plain(SequenceNumber::parse("1").unwrap()),
-        arrival_ms: None,
-        partition_key: None,
-        data: data.into(),
-    }
+fn record(data: &[u8]) -> Records {
+    Records::from_iter(Record::new("1", None, None, data))
 }
 
 /// `tests/data/README.md` says where they come from.
@@ -38,14 +32,13 @@ fn record(data: Vec<u8>) -> Record {
 fn aggregates_of_independent_encoders_are_read() {
     for name in GOLDEN {
         let (raw, users) = golden(name);
-        let split = split(record(raw), None);
-        assert!(split.aggregate, "{name}");
-        assert_eq!(split.foreign, 0);
+        let split = split(&record(&raw), None);
+        assert_eq!((split.aggregates, split.foreign), (1, 0), "{name}");
         assert_eq!(split.records.len(), users.len(), "{name}");
         for (n, (found, (key, _, data))) in split.records.iter().zip(&users).enumerate() {
-            assert_eq!(found.position.sub, n as u64);
-            assert_eq!(found.partition_key.as_deref(), Some(key.as_str()), "{name} {n}");
-            assert_eq!(&found.data[..], &data[..], "{name} {n}");
+            assert_eq!(found.sub, n as u64);
+            assert_eq!(found.partition_key(), Some(key.as_str()), "{name} {n}");
+            assert_eq!(found.data, data, "{name} {n}");
         }
     }
 }
@@ -57,11 +50,10 @@ fn explicit_hash_keys_of_independent_encoders_decide_the_shard() {
     let high = HashRange::parse(&middle.to_string(), &u128::MAX.to_string()).unwrap();
     for name in GOLDEN {
         let (raw, users) = golden(name);
-        let (first, second) =
-            (split(record(raw.clone()), Some(low)), split(record(raw), Some(high)));
+        let (first, second) = (split(&record(&raw), Some(low)), split(&record(&raw), Some(high)));
         assert_eq!(first.records.len() + second.records.len(), users.len(), "{name}");
         assert_eq!(first.foreign, second.records.len() as u64);
-        let is_low = |sub: u64| first.records.iter().any(|r| r.position.sub == sub);
+        let is_low = |sub: u64| first.records.iter().any(|r| r.sub == sub);
         for (n, (_, hash, _)) in users.iter().enumerate() {
             if let Some(hash) = hash {
                 assert_eq!(is_low(n as u64), hash.parse::<u128>().unwrap() < middle, "{name} {n}");
@@ -82,10 +74,10 @@ fn a_damaged_aggregate_is_one_record_as_it_came() {
             damaged
         });
         for damaged in cut.chain(flipped) {
-            let split = split(record(damaged.clone()), None);
-            assert!(!split.aggregate, "{name}, {} bytes", damaged.len());
-            assert_eq!(split.records.len(), 1);
-            assert_eq!(&split.records[0].data[..], &damaged[..]);
+            let split = split(&record(&damaged), None);
+            assert_eq!(split.aggregates, 0, "{name}, {} bytes", damaged.len());
+            let whole: Vec<_> = split.records.iter().map(|r| r.data).collect();
+            assert_eq!(whole, [damaged]);
         }
     }
 }

@@ -173,7 +173,7 @@ impl Java {
                 let from = &StartAt::TrimHorizon;
                 let iterator = kinesis.iterator(&stream.arn, &shard.id, from).await.unwrap();
                 let page = kinesis.get_records(&stream.arn, &iterator, 7).await.unwrap();
-                let last = page.records.last().unwrap().position.sequence.as_str().to_owned();
+                let last = page.records.last().unwrap().sequence().to_owned();
                 checkpoints.push(last);
                 delivered.extend(page.records.iter().map(|r| r.data.to_vec()));
             }
