@@ -4,6 +4,8 @@
 
 mod backlog;
 mod catch_up;
+#[path = "../shared/document.rs"]
+mod document;
 mod front;
 mod idle;
 mod latency;

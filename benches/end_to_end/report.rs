@@ -1,10 +1,8 @@
 //! Tables on standard output, and in docs/PERFORMANCE.md between the marks of each part.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::process::Command;
 
-use crate::Outcome;
+use crate::{Outcome, document};
 
 /// What was measured.
 #[derive(Default)]
@@ -31,37 +29,12 @@ impl Report {
 
     /// Replaces the parts that were measured; the others stay, with what they say of their own run.
     pub(crate) fn write(&self) -> Outcome<()> {
-        let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
-        let path = docs.join("PERFORMANCE.md");
-        let mut text = std::fs::read_to_string(&path)?;
-        for (name, table) in &self.parts {
-            let (begin, end) =
-                (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
-            let from = text.find(&begin).ok_or(format!("no mark for {name}"))? + begin.len();
-            let to = from + text[from..].find(&end).ok_or(format!("no end mark for {name}"))?;
-            text.replace_range(from..to, &format!("{}\n\n{}\n", machine(), table.trim_end()));
-        }
-        std::fs::write(&path, text)?;
+        document::write(&self.parts)?;
         for (name, svg) in &self.pictures {
-            std::fs::write(docs.join("pictures").join(name), svg)?;
+            std::fs::write(document::folder().join("pictures").join(name), svg)?;
         }
-        println!("docs/PERFORMANCE.md is written");
         Ok(())
     }
-}
-
-/// Where and when, in a line.
-fn machine() -> String {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let git = Command::new("git").args(["log", "-1", "--format=%h"]).output();
-    let commit = git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
-    format!(
-        "*{}, {cores} cores; commit {}.*",
-        cpu.map_or("unknown CPU", |(_, name)| name.trim()),
-        commit.ok().filter(|c| !c.is_empty()).as_deref().unwrap_or("unknown"),
-    )
 }
 
 const WIDTH: f64 = 360.0;
