@@ -148,7 +148,7 @@ fn codecs(title: &str, raw: &[u8], effort: Effort) -> Outcome<()> {
 /// The encoder: records into objects of 8 MiB of payload, one of them held by an upload.
 fn layouts(records: &[Vec<u8>], effort: Effort) -> Outcome<()> {
     let lines = records.iter().map(|line| record(&line[..line.len() - 1]));
-    let records: Records = lines.collect::<Outcome<_>>()?;
+    let records = Records::copy(&lines.collect::<Outcome<Vec<_>>>()?)?;
     let bytes = records.payload();
     let mut ways = Vec::new();
     let mut copy = Vec::with_capacity(bytes);
@@ -186,9 +186,9 @@ fn aggregates(count: usize, size: usize, effort: Effort) -> Outcome<()> {
     let mut random = fastrand::Rng::with_seed(4);
     let aggregates: Vec<_> =
         (0..(2 << 20) / (count * size)).map(|_| aggregate(count, size, &mut random)).collect();
-    let alone = |data: &Vec<u8>| Outcome::Ok(Records::from_iter([record(data)?]));
+    let alone = |data: &Vec<u8>| Outcome::Ok(Records::copy(&[record(data)?])?);
     let each = aggregates.iter().map(alone).collect::<Outcome<Vec<_>>>()?;
-    let page: Records = each.iter().flat_map(Records::iter).collect();
+    let page = Records::copy(&each.iter().flat_map(Records::iter).collect::<Vec<_>>())?;
     let (page, each) = (&page, &each);
     let users = page.len() * count;
     // Half of the keys are another shard's.

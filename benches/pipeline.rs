@@ -179,7 +179,8 @@ fn page_of(records: usize, users: u32) -> Records {
         let record = Record::new(sequence, *at, Some(key), line.as_bytes());
         record.unwrap_or_else(|e| unreachable!("{e}"))
     }
-    lines.iter().map(record).collect()
+    let records: Vec<_> = lines.iter().map(record).collect();
+    Records::copy(&records).unwrap_or_else(|e| unreachable!("{e}"))
 }
 
 fn settings(format: Format, codec: Codec, level: i32) -> Settings {

@@ -55,9 +55,9 @@ name! {
 /// Ordered by value, never as text: services and emulators differ in length and zero padding.
 /// The text is kept as received, because that is what goes back over the wire.
 ///
-/// Numbers of today's length (56 digits) are held in place: every record has one, and positions
-/// are kept long after the page they came with, so they may neither cost an allocation each nor
-/// keep a page alive.
+/// Numbers of today's length (56 digits) are held in place: positions are made for many records and
+/// kept long after the page they came with, so they may neither cost an allocation each nor keep a
+/// page alive.
 #[derive(Clone)]
 pub struct SequenceNumber(Digits);
 

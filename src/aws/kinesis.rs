@@ -220,8 +220,9 @@ pub(super) fn records(
         let key = record.partition_key.as_deref().filter(|key| !key.is_empty());
         Record::new(&record.sequence_number, arrival_ms, key, record.data.as_ref())
     }
-    let records = records.iter().map(ours).collect::<Result<_, _>>();
-    records.map_err(|e| malformed(operation, &e.to_string()))
+    let records = records.iter().map(ours).collect::<Result<Vec<_>, _>>();
+    let records = records.map_err(|e| malformed(operation, &e.to_string()))?;
+    Records::copy(&records).map_err(|e| malformed(operation, &e.to_string()))
 }
 
 /// Milliseconds, rounded: the SDK reads fractional seconds through floating point, so .024 s may

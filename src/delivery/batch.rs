@@ -585,13 +585,11 @@ mod tests {
 
     /// Records with numbers from `first` on.
     fn records<'a>(first: u64, all: impl IntoIterator<Item = (Option<i64>, &'a str)>) -> Records {
-        let record = |(n, (arrival_ms, data)): (u64, (_, &str))| {
-            let number = n.to_string();
-            let record = Record::new(&number, arrival_ms, None, data.as_bytes()).unwrap();
-            Records::from_iter([record])
-        };
-        let each: Vec<_> = (first..).zip(all).map(record).collect();
-        each.iter().flat_map(Records::iter).collect()
+        let all: Vec<_> = (first..).zip(all).map(|(n, record)| (n.to_string(), record)).collect();
+        let each = all.iter().map(|(n, (arrival_ms, data))| {
+            Record::new(n, *arrival_ms, None, data.as_bytes()).unwrap()
+        });
+        Records::copy(&each.collect::<Vec<_>>()).unwrap()
     }
 
     fn open(settings: Settings) -> Open {

@@ -62,8 +62,11 @@ mod tests {
     /// Records of these numbers and times of arrival.
     fn records(all: &[(u64, i64)]) -> Records {
         let numbers: Vec<_> = all.iter().map(|(n, _)| n.to_string()).collect();
-        let records = numbers.iter().zip(all);
-        records.map(|(n, (_, at))| Record::new(n, Some(*at), None, b"").unwrap()).collect()
+        let mut records = Vec::new();
+        for (number, (_, at)) in numbers.iter().zip(all) {
+            records.push(Record::new(number, Some(*at), None, b"").unwrap());
+        }
+        Records::copy(&records).unwrap()
     }
 
     #[test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::ids::SequenceNumber;
-use crate::stream::records::{Entry, Records, Span};
+use crate::stream::records::{Entry, Field, MOST, Records, Span};
 
 /// What requests and replies are called.
 pub const CONTENT_TYPE: &str = "application/x-amz-cbor-1.1";
@@ -138,28 +138,6 @@ fn put_head(to: &mut Vec<u8>, major: u8, value: usize) {
     } else {
         to.push(major | 27);
         to.extend((value as u64).to_be_bytes());
-    }
-}
-
-/// The fields of a record.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Field {
-    Data,
-    Sequence,
-    Key,
-    Arrival,
-    Other,
-}
-
-impl Field {
-    fn named(name: &[u8]) -> Self {
-        match name {
-            b"Data" => Self::Data,
-            b"SequenceNumber" => Self::Sequence,
-            b"PartitionKey" => Self::Key,
-            b"ApproximateArrivalTimestamp" => Self::Arrival,
-            _ => Self::Other,
-        }
     }
 }
 
@@ -397,7 +375,8 @@ impl Scan<'_> {
             if self.entries.len() == 1 {
                 // As many as would fit if all were like the first: one allocation. (The count in
                 // the head is only a claim.)
-                self.entries.reserve((self.body.len() - self.at) / (self.at - before));
+                let guess = (self.body.len() - self.at) / (self.at - before);
+                self.entries.reserve(guess.min(MOST));
             }
         }
         Some(())
@@ -415,7 +394,7 @@ impl Scan<'_> {
                 Field::Sequence => sequence.replace(self.string(TEXT)?).is_some(),
                 Field::Key => key.replace(self.string(TEXT)?).is_some(),
                 Field::Arrival => arrival_ms.replace(self.millis()?).is_some(),
-                Field::Other => {
+                Field::Encryption | Field::Other => {
                     self.skip(DEPTH)?;
                     false
                 }
@@ -433,8 +412,7 @@ impl Scan<'_> {
         if !text || !SequenceNumber::is_number(&self.body[sequence.range()]) {
             return None;
         }
-        let key = key.filter(|key| key.start < key.end);
-        Some(Entry { data, sequence, sub: 0, key, arrival_ms })
+        Some(Entry::plain(data, sequence, key, arrival_ms))
     }
 
     /// Milliseconds since the epoch.

@@ -309,7 +309,7 @@ mod tests {
 
     fn records<'a>(data: impl IntoIterator<Item = &'a [u8]>) -> Records {
         let record = |data| Record::new("9", Some(1), Some("outer"), data).unwrap();
-        data.into_iter().map(record).collect()
+        Records::copy(&data.into_iter().map(record).collect::<Vec<_>>()).unwrap()
     }
 
     fn record(data: &[u8]) -> Records {

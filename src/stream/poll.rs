@@ -19,7 +19,8 @@ use crate::stream::{Page, Record, Records, ShardInfo};
 use crate::telemetry::metrics::Metrics;
 
 /// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations. (The
-/// fast path decodes in place and stays below; the SDK's parser does not.)
+/// fast path decodes in place and stays below. The SDK's parser does not; its records are copied
+/// once the reply is gone.)
 const LARGEST_REPLY: usize = 26 << 20;
 /// The same at the tip of a shard, which takes in 1 MB per second.
 const TIP_REPLY: usize = 4 << 20;

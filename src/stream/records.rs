@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::ids::{BadSequenceNumber, SequenceNumber};
 use crate::stream::position::Position;
 
-/// A part of a buffer. None is as large as 4 GiB: replies of that size are not scanned.
+/// A part of a buffer. None is as large as 4 GiB: replies of that size are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: u32,
@@ -23,6 +23,9 @@ impl Span {
         self.start as usize..self.end as usize
     }
 }
+
+/// Most records of a reply (Amazon Kinesis API reference, GetRecords, Limit).
+pub(super) const MOST: usize = 10_000;
 
 /// Where one record stands.
 #[derive(Clone, Debug)]
@@ -36,6 +39,44 @@ pub(super) struct Entry {
     /// Checked: UTF-8.
     pub(super) key: Option<Span>,
     pub(super) arrival_ms: Option<i64>,
+}
+
+impl Entry {
+    /// A record as Kinesis has it. One without a key (a stream with service-managed distribution)
+    /// may come with an empty one.
+    pub(super) fn plain(
+        data: Span,
+        sequence: Span,
+        key: Option<Span>,
+        arrival_ms: Option<i64>,
+    ) -> Self {
+        let key = key.filter(|key| key.start < key.end);
+        Self { data, sequence, sub: 0, key, arrival_ms }
+    }
+}
+
+/// The fields of a record, whatever it is written in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    Data,
+    Sequence,
+    Key,
+    Arrival,
+    Encryption,
+    Other,
+}
+
+impl Field {
+    pub(super) fn named(name: &[u8]) -> Self {
+        match name {
+            b"Data" => Self::Data,
+            b"SequenceNumber" => Self::Sequence,
+            b"PartitionKey" => Self::Key,
+            b"ApproximateArrivalTimestamp" => Self::Arrival,
+            b"EncryptionType" => Self::Encryption,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// One user record, looked at where it stands.
@@ -114,6 +155,11 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
+/// 4 GiB of records, or as many in one aggregate.
+#[derive(Debug, thiserror::Error)]
+#[error("4 GiB of records at once")]
+pub struct TooLarge;
+
 /// Records in shard order, in the buffer they came in.
 #[derive(Clone, Default)]
 pub struct Records {
@@ -127,13 +173,45 @@ pub struct Records {
 
 impl Records {
     /// `body`: what the entries were found in, of a buffer of `held` bytes.
-    pub(super) fn new(entries: Vec<Entry>, body: Bytes, held: usize) -> Self {
+    pub(super) fn new(mut entries: Vec<Entry>, body: Bytes, held: usize) -> Self {
+        // The list counts as memory held; whoever made it had to guess its length.
+        if entries.capacity() > 2 * entries.len() {
+            entries.shrink_to_fit();
+        }
         Self { body, held, entries, first: 0 }
     }
 
     /// Others in the same buffer.
     pub(super) fn with(&self, entries: Vec<Entry>) -> Self {
-        Self { body: self.body.clone(), held: self.held, entries, first: 0 }
+        Self::new(entries, self.body.clone(), self.held)
+    }
+
+    /// A copy, in a buffer of its own that is no larger than need be.
+    ///
+    /// # Errors
+    /// [`TooLarge`]
+    pub fn copy(records: &[Record<'_>]) -> Result<Self, TooLarge> {
+        let size = |record: &Record<'_>| {
+            record.data.len() + record.sequence.len() + record.key.map_or(0, <[u8]>::len)
+        };
+        let mut body = Vec::with_capacity(records.iter().map(size).sum());
+        let mut put = |part: &[u8]| {
+            let start = u32::try_from(body.len()).map_err(|_| TooLarge)?;
+            body.extend_from_slice(part);
+            Ok(Span { start, end: u32::try_from(body.len()).map_err(|_| TooLarge)? })
+        };
+        let mut entries = Vec::with_capacity(records.len());
+        for record in records {
+            entries.push(Entry {
+                data: put(record.data)?,
+                sequence: put(record.sequence)?,
+                sub: u32::try_from(record.sub).map_err(|_| TooLarge)?,
+                key: record.key.map(&mut put).transpose()?,
+                arrival_ms: record.arrival_ms,
+            });
+        }
+        let held = body.capacity();
+        Ok(Self::new(entries, body.into(), held))
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
@@ -219,33 +297,6 @@ impl Records {
     }
 }
 
-/// Copies into a buffer of their own.
-///
-/// # Panics
-/// With 4 GiB of records.
-impl<'a> FromIterator<Record<'a>> for Records {
-    fn from_iter<T: IntoIterator<Item = Record<'a>>>(records: T) -> Self {
-        let (mut body, mut entries) = (Vec::new(), Vec::new());
-        let mut put = |part: &[u8]| {
-            let start = body.len();
-            body.extend_from_slice(part);
-            let place = |at| u32::try_from(at).unwrap_or_else(|_| panic!("4 GiB of records"));
-            Span { start: place(start), end: place(body.len()) }
-        };
-        for record in records {
-            entries.push(Entry {
-                data: put(record.data),
-                sequence: put(record.sequence),
-                sub: u32::try_from(record.sub).unwrap_or_else(|_| panic!("4 GiB of records")),
-                key: record.key.map(&mut put),
-                arrival_ms: record.arrival_ms,
-            });
-        }
-        let held = body.capacity();
-        Self::new(entries, body.into(), held)
-    }
-}
-
 impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
@@ -262,7 +313,7 @@ mod tests {
         let one = |(number, data): (&'static str, &'static str)| {
             Record::new(number, Some(1), Some("key").filter(|_| !data.is_empty()), data.as_bytes())
         };
-        records.map(one).collect::<Result<_, _>>().unwrap()
+        Records::copy(&records.map(one).collect::<Result<Vec<_>, _>>().unwrap()).unwrap()
     }
 
     fn numbers(records: &Records) -> Vec<&str> {
@@ -279,8 +330,12 @@ mod tests {
         assert_eq!((third.data, third.partition_key()), (&b""[..], None));
         assert_eq!(second.position().sequence.as_str(), "008");
         assert!(records.get(5).is_none() && Record::new("1x", None, None, b"").is_err());
-        assert!(records.memory() >= 8 + 5 * size_of::<Entry>());
         assert_eq!(size_of::<Entry>(), 48);
+        // Payloads, numbers and keys, and no more.
+        assert_eq!(records.memory(), 8 + 9 + 12 + 5 * 48);
+        let mut guessed = Vec::with_capacity(1000);
+        guessed.extend_from_slice(records.entries());
+        assert_eq!(records.with(guessed).memory(), records.memory());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use bytes::Bytes;
 
 use crate::ids::SequenceNumber;
-use crate::stream::records::{Entry, Records, Span};
+use crate::stream::records::{Entry, Field, MOST, Records, Span};
 
 /// Where everything in a reply stands.
 #[derive(Debug)]
@@ -100,30 +100,6 @@ impl Layout {
 fn unescape(body: &[u8], text: Span) -> Option<String> {
     let quoted = text.start as usize - 1..text.end as usize + 1;
     serde_json::from_slice(&body[quoted]).ok()
-}
-
-/// The fields of a record.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Field {
-    Data,
-    Sequence,
-    Key,
-    Arrival,
-    Encryption,
-    Other,
-}
-
-impl Field {
-    fn named(name: &[u8]) -> Self {
-        match name {
-            b"Data" => Self::Data,
-            b"SequenceNumber" => Self::Sequence,
-            b"PartitionKey" => Self::Key,
-            b"ApproximateArrivalTimestamp" => Self::Arrival,
-            b"EncryptionType" => Self::Encryption,
-            _ => Self::Other,
-        }
-    }
 }
 
 /// A field's name as the service writes it, colon included, at the start of `rest`; and how long it
@@ -244,7 +220,8 @@ impl Scan<'_> {
             if self.entries.len() == 1 {
                 // As many as would fit if all were like the first: one allocation. (Vectors grow
                 // by themselves where that guess is low.)
-                self.entries.reserve((self.body.len() - self.at) / (self.at - before));
+                let guess = (self.body.len() - self.at) / (self.at - before);
+                self.entries.reserve(guess.min(MOST));
             }
             if !self.more(b']')? {
                 return Some(());
@@ -304,8 +281,7 @@ impl Scan<'_> {
         if escaped {
             self.escaped.push(self.entries.len());
         }
-        let key = key.filter(|key: &Span| key.start < key.end);
-        Some(Entry { data, sequence, sub: 0, key, arrival_ms })
+        Some(Entry::plain(data, sequence, key, arrival_ms))
     }
 
     /// The name of a field, up to its value.

@@ -208,7 +208,7 @@ prop_compose! {
         }
         let key = key.as_deref().filter(|key| !key.is_empty());
         let record = Record::new(&sequence, ms, key, &data).unwrap();
-        (object(fields, turn, &blank), Records::from_iter([record]))
+        (object(fields, turn, &blank), Records::copy(&[record]).unwrap())
     }
 }
 
@@ -224,7 +224,7 @@ prop_compose! {
             field("NextShardIterator", "a \"quoted\" Records:[] iterator".into()),
             field("ChildShards", json!([{ "ShardId": "x", "Records": [{ "a": [1, 2.5, null] }] }])),
         ];
-        (object(fields, turn, &blank), records.iter().flat_map(Records::iter).collect())
+        (object(fields, turn, &blank), Records::copy(&records.iter().flat_map(Records::iter).collect::<Vec<_>>()).unwrap())
     }
 }
 

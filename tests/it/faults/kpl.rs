@@ -24,7 +24,7 @@ fn golden(name: &str) -> (Vec<u8>, Vec<User>) {
 }
 
 fn record(data: &[u8]) -> Records {
-    Records::from_iter(Record::new("1", None, None, data))
+    Records::copy(&[Record::new("1", None, None, data).unwrap()]).unwrap()
 }
 
 /// `tests/data/README.md` says where they come from.
