@@ -109,6 +109,8 @@ impl Layers {
             }
         };
         for (section, value) in table {
+            // As TOML writes it: a problem that names nothing helps nobody.
+            let section = if section.is_empty() { "\"\"".to_owned() } else { section };
             let toml::Value::Table(entries) = value else {
                 self.set(&section, value.to_string(), source.clone());
                 continue;
@@ -210,10 +212,11 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_with_a_guess() {
         let mut layers = Layers::default();
-        layers.file("c.toml", "top = 1\n[stream]\nnmae = \"a\"\n[lease]\nmax = [1]\n");
+        layers.file("c.toml", "top = 1\n\"\" = 2\n[stream]\nnmae = \"a\"\n[lease]\nmax = [1]\n");
         layers.environment([("CATCHMENT_LEASE_FAILOVR".into(), "1s".into())]);
         let text: Vec<_> = layers.problems.iter().map(ToString::to_string).collect();
-        assert_eq!(text.len(), 4, "{text:?}");
+        assert_eq!(text.len(), 5, "{text:?}");
+        assert!(text.iter().any(|t| t.starts_with("\"\" = ")));
         assert!(text.iter().any(|t| t.contains("did you mean `stream.name`")));
         assert!(text.iter().any(|t| t.contains("did you mean `lease.failover`")));
         assert!(text.iter().any(|t| t.starts_with("lease.max")));
