@@ -25,9 +25,9 @@ fn bare(value: &Value) -> &Value {
 fuzz_target!(|bytes: &[u8]| {
     let _ = error(&mut bytes.to_vec());
     let mut body = bytes.to_vec();
-    let Ok(mut layout) = take(&mut body) else { return };
-    let (count, rest) = (layout.len(), layout.take_rest());
-    let records = layout.records(Bytes::from(body), 0);
+    let Ok(layout) = take(&mut body) else { return };
+    let count = layout.len();
+    let (records, rest) = layout.parts(Bytes::from(body), 0);
     assert_eq!(records.len(), count);
     assert!(records.iter().all(|r| r.arrival_ms.is_none_or(|ms| ms > 1_000_000_000_000)));
     let rest: serde_json::Value = serde_json::from_slice(&rest).expect("JSON");

@@ -195,9 +195,9 @@ impl Absorbing {
             return json.map_or_else(|| arena.freeze(), Bytes::from);
         }
         let (outcome, rest) = match cbor::take(arena.bytes()) {
-            Ok(mut layout) => {
-                let (held, rest) = (arena.capacity(), layout.take_rest());
-                let records = layout.records(arena.freeze(), held);
+            Ok(layout) => {
+                let held = arena.capacity();
+                let (records, rest) = layout.parts(arena.freeze(), held);
                 (Ok(Scanned { records, cbor: true }), rest)
             }
             Err(unreadable) => (Err(unreadable), b"{\"Records\":[]}".to_vec()),

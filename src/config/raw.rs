@@ -85,7 +85,8 @@ impl Layers {
                 self.values.insert(key.name, (value, source));
             }
             None => self.problems.push(Problem {
-                key: name.to_owned(),
+                // A problem that names nothing helps nobody.
+                key: if name.is_empty() { "\"\"" } else { name }.to_owned(),
                 value,
                 reason: unknown(name),
                 source,
@@ -109,8 +110,6 @@ impl Layers {
             }
         };
         for (section, value) in table {
-            // As TOML writes it: a problem that names nothing helps nobody.
-            let section = if section.is_empty() { "\"\"".to_owned() } else { section };
             let toml::Value::Table(entries) = value else {
                 self.set(&section, value.to_string(), source.clone());
                 continue;
@@ -214,9 +213,10 @@ mod tests {
         let mut layers = Layers::default();
         layers.file("c.toml", "top = 1\n\"\" = 2\n[stream]\nnmae = \"a\"\n[lease]\nmax = [1]\n");
         layers.environment([("CATCHMENT_LEASE_FAILOVR".into(), "1s".into())]);
+        layers.set("", "3".into(), Source::Default);
         let text: Vec<_> = layers.problems.iter().map(ToString::to_string).collect();
-        assert_eq!(text.len(), 5, "{text:?}");
-        assert!(text.iter().any(|t| t.starts_with("\"\" = ")));
+        assert_eq!(text.len(), 6, "{text:?}");
+        assert_eq!(text.iter().filter(|t| t.starts_with("\"\" = ")).count(), 2);
         assert!(text.iter().any(|t| t.contains("did you mean `stream.name`")));
         assert!(text.iter().any(|t| t.contains("did you mean `lease.failover`")));
         assert!(text.iter().any(|t| t.starts_with("lease.max")));

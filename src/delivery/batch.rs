@@ -334,23 +334,21 @@ impl Open {
         queue: &mut Records,
         limits: &Limits,
     ) -> Result<Option<Cause>, EncodeError> {
-        let (mut taken, mut cause) = (0_usize, None);
-        for record in queue.iter() {
+        let mut taken = 0_usize;
+        let cause = loop {
+            let Some(record) = queue.get(taken) else { break None };
             if self.is_full(limits) && !self.has_room(record) {
-                cause = Some(Cause::Partitions);
-                break;
+                break Some(Cause::Partitions);
             }
             self.add(record)?;
             taken += 1;
             if self.bytes >= limits.bytes {
-                cause = Some(Cause::Size);
-                break;
+                break Some(Cause::Size);
             }
             if self.records >= limits.records {
-                cause = Some(Cause::Count);
-                break;
+                break Some(Cause::Count);
             }
-        }
+        };
         if let Some(last) = taken.checked_sub(1).and_then(|last| queue.get(last)) {
             self.last = Some(last.position());
         }

@@ -67,14 +67,10 @@ impl Layout {
         self.entries.is_empty()
     }
 
-    /// The reply in JSON, with an empty array of records.
-    pub fn take_rest(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.rest)
-    }
-
-    /// The records, in the body that was scanned; `held`: size of the whole buffer, bytes.
-    pub fn records(self, body: Bytes, held: usize) -> Records {
-        Records::new(self.entries, body, held)
+    /// The records, in the body that was scanned (`held`: size of the whole buffer, bytes); and the
+    /// reply in JSON, with an empty array of records.
+    pub fn parts(self, body: Bytes, held: usize) -> (Records, Vec<u8>) {
+        (Records::new(self.entries, body, held), self.rest)
     }
 }
 

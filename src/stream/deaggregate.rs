@@ -67,8 +67,8 @@ pub fn split(records: &Records, range: Option<HashRange>) -> Split {
             Some((body, digest)) if found.next().is_some_and(|d| d == *digest) => Some(body),
             _ => None,
         };
-        match sound.and_then(|body| Some((body, contents.read(body)?))) {
-            Some((body, ())) => {
+        match sound.filter(|body| contents.read(body).is_some()) {
+            Some(body) => {
                 all.aggregates += 1;
                 all.foreign += contents.take(entry, body, range, &mut entries);
             }

@@ -325,10 +325,9 @@ impl Scan<'_> {
     fn sequence(&mut self) -> Option<Span> {
         let digits = self.entries.last().map_or(0, |entry| entry.sequence.range().len());
         let rest = self.rest();
-        let number = |digits: &[u8]| SequenceNumber::is_number(digits);
         if rest.first() == Some(&b'"')
             && rest.get(digits + 1) == Some(&b'"')
-            && number(&rest[1..=digits])
+            && SequenceNumber::is_number(&rest[1..=digits])
         {
             let start = self.at + 1;
             self.at = start + digits;
@@ -336,7 +335,7 @@ impl Scan<'_> {
             self.at += 1;
             return Some(span);
         }
-        self.quoted().filter(|span| number(&self.body[span.range()]))
+        self.quoted().filter(|span| SequenceNumber::is_number(&self.body[span.range()]))
     }
 
     /// A sound string, and whether it has escapes.

@@ -150,7 +150,7 @@ pub async fn compare(
             records = split(&records, lease.hash_keys()).records;
         }
         for record in records.iter() {
-            if !is_delivered(lease, &record.position()) {
+            if !is_delivered(lease, record) {
                 break 'reading;
             }
             this.take(record).await?;
@@ -164,10 +164,10 @@ pub async fn compare(
     Ok(this.compared)
 }
 
-fn is_delivered(lease: &Lease, position: &Position) -> bool {
+fn is_delivered(lease: &Lease, record: Record<'_>) -> bool {
     match &lease.progress.checkpoint {
         Checkpoint::ShardEnd => true,
-        Checkpoint::At(end) => position <= end,
+        Checkpoint::At(end) => record.cmp_position(end).is_le(),
         Checkpoint::AtTimestamp | Checkpoint::TrimHorizon | Checkpoint::Latest => false,
     }
 }
@@ -257,7 +257,8 @@ impl Comparison<'_> {
     async fn is_elsewhere(&self, record: Record<'_>) -> Result<bool, CompareError> {
         let mut open = self.empty();
         open.push(record)?;
-        let sealed = open.seal_as(record.position(), record.position())?;
+        let at = record.position();
+        let sealed = open.seal_as(at.clone(), at)?;
         match sealed.objects.as_slice() {
             [object] if object.kind == batch::Kind::Upload => self.is_stored(object).await,
             _ => Ok(false),

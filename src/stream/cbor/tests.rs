@@ -123,9 +123,8 @@ fn reply(records: Vec<Value>) -> Value {
 
 /// Records and the rest.
 fn taken(mut body: Vec<u8>) -> Result<(Records, serde_json::Value), Unreadable> {
-    let mut layout = take(&mut body)?;
-    let rest = serde_json::from_slice(&layout.take_rest()).unwrap();
-    Ok((layout.records(body.into(), 0), rest))
+    let (records, rest) = take(&mut body)?.parts(body.into(), 0);
+    Ok((records, serde_json::from_slice(&rest).unwrap()))
 }
 
 fn plain(value: &Value) -> Result<(Records, serde_json::Value), Unreadable> {
@@ -176,7 +175,7 @@ fn records_are_slices_of_the_body() {
     let layout = take(&mut body).unwrap();
     let body = Bytes::from(body);
     let within = body.as_ptr_range();
-    let records = layout.records(body.clone(), 0);
+    let records = layout.parts(body.clone(), 0).0;
     let record = records.first().unwrap();
     assert!(within.contains(&record.data.as_ptr()));
     assert!(within.contains(&record.partition_key().unwrap().as_ptr()));
