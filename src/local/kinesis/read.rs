@@ -72,6 +72,7 @@ impl Inner {
             Some("AT_TIMESTAMP") => {
                 let at = data["Timestamp"].as_f64();
                 let at = at.ok_or_else(|| invalid("AT_TIMESTAMP needs a Timestamp"))?;
+                let at = whole_ms(at);
                 if at * 1000.0 > self.clock.wall() as f64 + 1.0 {
                     return Err(invalid("The Timestamp parameter lies in the future"));
                 }
@@ -190,6 +191,13 @@ impl Inner {
     }
 }
 
+/// The time of a request, in epoch seconds, as arrival times are written. A time that a client was
+/// given and sends back may be another float by its last bit: clients cut after nine digits, and the
+/// JSON parser of the request does not always take the nearest float.
+fn whole_ms(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
 fn row(number: &str, record: StoredRecord) -> Value {
     let mut row = json!({
         "SequenceNumber": number,
@@ -200,4 +208,25 @@ fn row(number: &str, record: StoredRecord) -> Value {
         row["PartitionKey"] = record.partition_key.into();
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_types::DateTime;
+    use aws_smithy_types::date_time::Format;
+
+    use super::*;
+
+    #[test]
+    fn an_arrival_time_that_went_through_a_client_means_its_record() {
+        let mut changed = 0;
+        for ms in 1_795_480_000_000_i64..1_795_480_002_000 {
+            let written = ms as f64 / 1000.0;
+            let sent = DateTime::from_secs_f64(written).fmt(Format::EpochSeconds).unwrap();
+            let sent: f64 = serde_json::from_str(&sent).unwrap();
+            changed += u32::from(sent != written);
+            assert_eq!(whole_ms(sent), written, "{ms} ms came back as {sent} s");
+        }
+        assert!(changed > 0, "the client changes no time, so this test says nothing");
+    }
 }
