@@ -7,8 +7,9 @@ use catchment::aws::kinesis::Kinesis;
 use catchment::clock::{Clock, Jitter};
 use catchment::delivery::budget::Budget;
 use catchment::stream::pacing::Limits;
-use catchment::stream::poll::{Means, Range};
+use catchment::stream::poll::Means;
 use catchment::stream::position::StartAt;
+use catchment::stream::reading::Range;
 use catchment::telemetry::metrics::Metrics;
 
 /// What it reads by.

@@ -22,8 +22,9 @@ use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::lease::row::Lease;
 use crate::mutant::{self, Mutant};
-use crate::stream::poll::{self, Fetched, Range};
+use crate::stream::poll::{self, Fetched};
 use crate::stream::position::{Checkpoint, StartAt};
+use crate::stream::reading::Range;
 use crate::task::TaskDied;
 use crate::worker::shared::Shared;
 

@@ -11,6 +11,7 @@ pub mod pacing;
 pub mod poll;
 pub mod position;
 pub mod probe;
+pub mod reading;
 pub mod records;
 pub mod scan;
 pub mod wire;

@@ -26,8 +26,9 @@ use crate::lease::owned::{Lost, Owned};
 use crate::lease::row::{Pending, Progress};
 use crate::mutant::{self, Mutant};
 use crate::stream::Records;
-use crate::stream::poll::{self, Beginning, Fetched, Range};
+use crate::stream::poll::{self, Fetched};
 use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
+use crate::stream::reading::{Beginning, Range};
 use crate::task::{Handle, TaskDied};
 use crate::worker::shared::Shared;
 

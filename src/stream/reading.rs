@@ -1,0 +1,355 @@
+//! ◆ How far the reader of a shard is, what it asks for next, and what each page means.
+
+use crate::fault::{CallError, Fault};
+use crate::ids::SequenceNumber;
+use crate::stream::bound::Bound;
+use crate::stream::deaggregate::{HashRange, may_be_aggregate, split};
+use crate::stream::position::{Position, StartAt, may_have_lost};
+use crate::stream::{Page, Record, Records, ShardInfo};
+
+/// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations. (The
+/// fast path decodes in place and stays below. The SDK's parser does not; its records are copied
+/// once the reply is gone.)
+const LARGEST_REPLY: usize = 26 << 20;
+/// The same at the tip of a shard, which takes in 1 MB per second.
+const TIP_REPLY: usize = 4 << 20;
+/// A page this small says the shard is at its tip even where MillisBehindLatest is absent.
+const TIP_BYTES: usize = 1 << 20;
+/// A page of more records says there may be more of them, whatever MillisBehindLatest says.
+const TIP_RECORDS: usize = 1000;
+
+/// Payload asked for at once. A shard gives 2 MB per second, so larger replies bring nothing but
+/// large allocations, which the allocator is slow to give back.
+const AIM: usize = 2 << 20;
+/// Records asked for while their size is not known, and how much more are asked for from one reply
+/// to the next: the first records of a shard may be smaller than the rest.
+const FIRST: i32 = 2;
+const GROWTH: i32 = 8;
+
+/// What to read: where from, how far, and how a record is understood.
+#[derive(Clone, Debug)]
+pub struct Range {
+    /// First iterator.
+    pub start: StartAt,
+    /// Drop records at or before this.
+    pub after: Option<Position>,
+    /// Stop once a record at or beyond this was read.
+    pub until: Option<Position>,
+    /// Where the range of a replay ends.
+    pub bound: Option<Bound>,
+    /// Take KPL aggregates apart.
+    pub deaggregate: bool,
+    /// Hash keys of the shard: user records outside it are another shard's.
+    pub hash_range: Option<HashRange>,
+}
+
+impl Range {
+    fn wants(&self, record: Record<'_>) -> bool {
+        self.after.as_ref().is_none_or(|after| record.cmp_position(after).is_gt())
+            && self.until.as_ref().is_none_or(|until| record.cmp_position(until).is_le())
+    }
+}
+
+/// What a reader knows of the record it was asked to begin at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// A record was seen: it is known whether the one to begin at is still there.
+    pub seen: bool,
+    /// It is not: retention has passed it.
+    pub gone: bool,
+}
+
+/// How a page came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// When it was asked for, or waited for (wall clock, ms since the epoch).
+    pub(super) asked_ms: i64,
+    /// Wall clock now.
+    pub(super) now_ms: i64,
+    /// By a subscription.
+    pub(super) pushed: bool,
+}
+
+/// What a page says.
+#[derive(Debug)]
+pub(super) struct News {
+    /// New records of Kinesis, and their payload in bytes.
+    pub(super) records: usize,
+    pub(super) payload: usize,
+    /// Nothing more was there when it was asked for.
+    pub(super) caught_up: bool,
+    /// How many were aggregates, and user records of them that other shards deliver.
+    pub(super) aggregates: u64,
+    pub(super) foreign: u64,
+    pub(super) next: Next,
+}
+
+/// What follows from a page.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// It says nothing: read on.
+    More,
+    /// New records; none of a shard at its tip says that everything is read.
+    Records(Records),
+    /// The closed shard has no more records. Its children, if the reply named them.
+    End(Vec<ShardInfo>),
+    /// The end of the range was seen.
+    Bound,
+}
+
+/// The state of a reader.
+pub(super) struct Reading {
+    range: Range,
+    /// How long the stream keeps a record.
+    retention_ms: i64,
+    /// Most records per call.
+    most: i32,
+    /// Where a new iterator starts.
+    resume: StartAt,
+    iterator: Option<String>,
+    /// Records to ask for.
+    limit: i32,
+    /// Memory the next reply may need, bytes.
+    expected: usize,
+    beginning: Beginning,
+    /// All that arrived up to this time (wall clock) was read.
+    through_ms: Option<i64>,
+    /// When the last page was asked for (wall clock).
+    asked_ms: Option<i64>,
+    /// What was read last, where the next page must begin with it: see [`Reading::look_back`].
+    overlap: Option<SequenceNumber>,
+    /// The last page showed that and nothing more.
+    confirmed: bool,
+    /// The bound was seen.
+    over: bool,
+}
+
+impl Reading {
+    /// Nothing read yet. `most`: records per call.
+    pub(super) fn new(range: Range, retention_ms: i64, most: i32) -> Self {
+        Self {
+            retention_ms,
+            most,
+            resume: range.start.clone(),
+            range,
+            iterator: None,
+            limit: FIRST.min(most),
+            expected: LARGEST_REPLY,
+            beginning: Beginning::default(),
+            through_ms: None,
+            asked_ms: None,
+            overlap: None,
+            confirmed: false,
+            over: false,
+        }
+    }
+
+    pub(super) fn beginning(&self) -> Beginning {
+        self.beginning
+    }
+
+    /// The end of the range was seen, nothing behind it is wanted.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The range has an end that is known to be there: it is short, and was given its memory as a
+    /// whole.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.range.until.is_some()
+    }
+
+    /// Everything of such a range was read.
+    pub(super) fn is_done(&self) -> bool {
+        match (&self.range.until, &self.resume) {
+            (Some(until), StartAt::After(last)) => *last >= until.sequence,
+            _ => false,
+        }
+    }
+
+    /// Where a subscription begins; `None` while the shard has to be polled.
+    pub(super) fn subscribes(&self, now_ms: i64) -> Option<&StartAt> {
+        (self.overlap.is_none() && !self.is_near(now_ms)).then_some(&self.resume)
+    }
+
+    /// Memory the next reply may need, bytes.
+    pub(super) fn expected(&self) -> usize {
+        self.expected
+    }
+
+    /// Where a new iterator starts.
+    pub(super) fn start(&self) -> StartAt {
+        self.overlap.clone().map_or_else(|| self.resume.clone(), StartAt::At)
+    }
+
+    /// The iterator to read by; it stays, for a failed call does not use it up. `None`: ask for one
+    /// from [`Reading::start`] on.
+    pub(super) fn iterator(&self) -> Option<&str> {
+        self.iterator.as_deref()
+    }
+
+    /// A new iterator, to read by.
+    pub(super) fn begins(&mut self, iterator: String) -> &str {
+        self.iterator.insert(iterator)
+    }
+
+    /// The iterator is of no use any more. Was there one?
+    pub(super) fn forget_iterator(&mut self) -> bool {
+        self.iterator.take().is_some()
+    }
+
+    /// The next page is asked for now: how many records.
+    ///
+    /// # Errors
+    /// [`CallError`] when records may have left retention before any was read. Whether something
+    /// was lost is decided anew by whoever begins at the checkpoint again.
+    pub(super) fn ask(&mut self, now_ms: i64) -> Result<i32, CallError> {
+        let before = self.asked_ms.replace(now_ms);
+        let still = |at| may_have_lost(Some(at), now_ms, self.retention_ms);
+        if !self.beginning.seen && before.is_some_and(still) {
+            return Err(passed("no record was read for as long as the stream keeps one".into()));
+        }
+        self.look_back(now_ms);
+        // What was read last, and one more.
+        let least = if self.overlap.is_some() { 2 } else { 1 };
+        Ok(self.limit.max(least))
+    }
+
+    /// Kinesis passes over records that left retention without a word, also those behind an
+    /// iterator. A reader that may be that far behind (it stood still, or is slower than time)
+    /// therefore reads what it read last once more: as long as that is there, nothing after it is
+    /// gone.
+    fn look_back(&mut self, now_ms: i64) {
+        let near = self.is_near(now_ms);
+        if let StartAt::After(last) = &self.resume
+            && near
+            && self.overlap.is_none()
+            && !std::mem::take(&mut self.confirmed)
+        {
+            self.overlap = Some(last.clone());
+            self.iterator = None;
+        }
+    }
+
+    /// So far behind that records may leave retention unread.
+    fn is_near(&self, now_ms: i64) -> bool {
+        self.through_ms.is_some_and(|at| may_have_lost(Some(at), now_ms, self.retention_ms))
+    }
+
+    /// A page came.
+    ///
+    /// # Errors
+    /// [`CallError`] when what was read last is not there any more: the shard must begin again at
+    /// its checkpoint, where what is missing is found and told.
+    pub(super) fn take(&mut self, mut page: Page, arrival: Arrival) -> Result<News, CallError> {
+        let Arrival { asked_ms, now_ms, pushed } = arrival;
+        if pushed {
+            self.asked_ms = Some(asked_ms);
+        }
+        self.join(&mut page)?;
+        let (records, payload) = (page.records.len(), page.records.payload());
+        let short = records < TIP_RECORDS.min(usize::try_from(self.limit).unwrap_or(1));
+        let caught_up =
+            page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0) && (short || pushed);
+        self.through_ms = match page.behind_ms {
+            Some(behind) => Some(asked_ms.saturating_sub(behind)),
+            None if caught_up => Some(asked_ms),
+            None => page.records.last().and_then(|r| r.arrival_ms).or(self.through_ms),
+        };
+        self.expected = if caught_up { TIP_REPLY } else { LARGEST_REPLY };
+        if let Some(size) = payload.checked_div(records) {
+            let fitting = i32::try_from(AIM / size.max(1)).unwrap_or(i32::MAX);
+            self.limit = fitting.clamp(1, self.most.min(self.limit.saturating_mul(GROWTH)));
+        }
+        // Remembered: the page that shows it may hold nothing to hand over (an aggregate whose
+        // user records are all another shard's).
+        self.beginning.gone |= self.is_start_gone(&page);
+        if let Some(bound) = &self.range.bound {
+            let tip = caught_up && page.records.is_empty() && bound.is_settled(now_ms);
+            if let Some(inside) = bound.cut(&page.records) {
+                page.records.truncate(inside);
+                self.over = true;
+            }
+            self.over |= tip;
+        }
+        if let Some(last) = page.records.last() {
+            self.resume = StartAt::After(last.position().sequence);
+            self.beginning.seen = true;
+        }
+        // What was pushed leaves no iterator behind, and says nothing of the end.
+        let ended = !pushed && page.next.is_none();
+        self.iterator = page.next.take().filter(|_| !pushed);
+        let (found, aggregates, foreign) = self.user_records(page.records);
+        let next = if self.over && found.is_empty() {
+            Next::Bound
+        } else if ended && found.is_empty() {
+            Next::End(page.children)
+        } else if !found.is_empty() || caught_up || self.is_done() {
+            // An end that comes with records is found again by a read behind the last of them.
+            Next::Records(found)
+        } else {
+            Next::More
+        };
+        Ok(News { records, payload, caught_up, aggregates, foreign, next })
+    }
+
+    /// Takes the record that was read twice out of the page.
+    fn join(&mut self, page: &mut Page) -> Result<(), CallError> {
+        let Some(last) = &self.overlap else { return Ok(()) };
+        match page.records.first() {
+            Some(first) if first.cmp_sequence(last).is_eq() => {
+                page.records.skip(1);
+                self.confirmed = page.records.is_empty();
+                self.overlap = None;
+                Ok(())
+            }
+            // On the way there.
+            None if page.behind_ms != Some(0) && page.next.is_some() => Ok(()),
+            _ => Err(passed(format!("record {last} was read and is gone: others may be too"))),
+        }
+    }
+
+    /// Did reading begin behind the record it was asked to begin at?
+    fn is_start_gone(&self, page: &Page) -> bool {
+        let asked: &SequenceNumber = match &self.range.start {
+            StartAt::At(sequence) if !self.beginning.seen => sequence,
+            _ => return false,
+        };
+        page.records.first().is_some_and(|r| r.cmp_sequence(asked).is_ne())
+    }
+
+    /// The user records that are in range; how many were aggregates, how many are others' records.
+    fn user_records(&self, mut records: Records) -> (Records, u64, u64) {
+        let (mut aggregates, mut foreign) = (0, 0);
+        if self.range.deaggregate && records.payloads().any(may_be_aggregate) {
+            let all = split(&records, self.range.hash_range);
+            (records, aggregates, foreign) = (all.records, all.aggregates, all.foreign);
+        }
+        if self.range.after.is_some() || self.range.until.is_some() {
+            records.retain(|record| self.range.wants(record));
+        }
+        // An empty list need not keep a buffer.
+        let records = if records.is_empty() { Records::default() } else { records };
+        (records, aggregates, foreign)
+    }
+
+    /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.
+    pub(super) fn is_ahead(&self, error: &CallError) -> bool {
+        matches!(self.resume, StartAt::Timestamp(_))
+            && error.operation == "GetShardIterator"
+            && error.message.to_ascii_lowercase().contains("timestamp")
+    }
+}
+
+fn passed(message: String) -> CallError {
+    CallError {
+        operation: "GetRecords",
+        fault: Fault::Unavailable,
+        code: "PassedByRetention".into(),
+        message,
+        request_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
