@@ -40,11 +40,11 @@ impl Bound {
         }
     }
 
-    /// The time by which everything inside is in the stream: a reader at the tip after it has seen
-    /// all there is. `now_ms` is the wall clock.
-    pub fn is_settled(&self, now_ms: i64) -> bool {
+    /// The time by which everything inside is in the stream: a reader that asks after it and finds
+    /// itself at the tip has seen all there is. `asked_ms` is the wall clock, ms since the epoch.
+    pub fn is_settled(&self, asked_ms: i64) -> bool {
         let (Self::Sequence { known_ms: end, .. } | Self::Before(end)) = self;
-        now_ms >= end.saturating_add(GRACE_MS)
+        asked_ms >= end.saturating_add(GRACE_MS)
     }
 }
 

@@ -258,7 +258,7 @@ impl Fields<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use md5::{Digest, Md5};
     use proptest::prelude::*;
 
@@ -279,7 +279,8 @@ mod tests {
         to.extend_from_slice(value);
     }
 
-    fn aggregate(users: &[(&str, Option<u128>, &[u8])]) -> Vec<u8> {
+    /// As the KPL writes it: partition key, explicit hash key and payload of each user record.
+    pub(in crate::stream) fn aggregate(users: &[(&str, Option<u128>, &[u8])]) -> Vec<u8> {
         let mut body = Vec::new();
         let mut hash_keys = 0;
         for (key, hash_key, _) in users {

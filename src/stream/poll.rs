@@ -117,13 +117,13 @@ impl Reader {
                 Err(Some(failed)) => return Fetched::Failed(failed),
                 Err(None) => continue,
             };
-            let (behind_ms, strict) = (page.behind_ms, page.strict);
+            let (behind_ms, strict, now) = (page.behind_ms, page.strict, self.means.clock.now());
             let news = match self.reading.take(page, arrival) {
                 Ok(news) => news,
                 Err(passed) => return Fetched::Failed(passed),
             };
             if !arrival.pushed {
-                self.pacing.page(self.means.clock.now(), news.payload, news.caught_up);
+                self.pacing.page(now, news.payload, news.caught_up);
             }
             self.count(&news, arrival.pushed, strict);
             let beginning = self.reading.beginning();
@@ -163,7 +163,7 @@ impl Reader {
             && let Some(page) = Box::pin(push.next(&self.means, &self.shard, start)).await
         {
             if let Some(permit) = self.means.budget.try_acquire(page.records.memory()) {
-                let arrival = Arrival { asked_ms, now_ms: clock.wall(), pushed: true };
+                let arrival = Arrival { asked_ms, pushed: true };
                 return Ok(Received { page, permit, arrival });
             }
             push.crowded(&self.means);
@@ -178,10 +178,7 @@ impl Reader {
         let asked_ms = clock.wall();
         let limit = self.reading.ask(asked_ms)?;
         match self.fetch(limit).await {
-            Ok(page) => {
-                let arrival = Arrival { asked_ms, now_ms: clock.wall(), pushed: false };
-                Ok(Received { page, permit, arrival })
-            }
+            Ok(page) => Ok(Received { page, permit, arrival: Arrival { asked_ms, pushed: false } }),
             Err(error) => {
                 drop(permit);
                 Err(self.failed(error).await)

@@ -26,6 +26,9 @@ const AIM: usize = 2 << 20;
 const FIRST: i32 = 2;
 const GROWTH: i32 = 8;
 
+/// How long a record that was seen speaks for those behind it.
+const CONFIRMED_MS: i64 = 60_000;
+
 /// What to read: where from, how far, and how a record is understood.
 #[derive(Clone, Debug)]
 pub struct Range {
@@ -64,8 +67,6 @@ pub struct Beginning {
 pub(super) struct Arrival {
     /// When it was asked for, or waited for (wall clock, ms since the epoch).
     pub(super) asked_ms: i64,
-    /// Wall clock now.
-    pub(super) now_ms: i64,
     /// By a subscription.
     pub(super) pushed: bool,
 }
@@ -118,8 +119,8 @@ pub(super) struct Reading {
     asked_ms: Option<i64>,
     /// What was read last, where the next page must begin with it: see [`Reading::look_back`].
     overlap: Option<SequenceNumber>,
-    /// The last page showed that and nothing more.
-    confirmed: bool,
+    /// When a page was asked for that showed that and nothing more, if it was the last one.
+    confirmed_ms: Option<i64>,
     /// The bound was seen.
     over: bool,
 }
@@ -139,7 +140,7 @@ impl Reading {
             through_ms: None,
             asked_ms: None,
             overlap: None,
-            confirmed: false,
+            confirmed_ms: None,
             over: false,
         }
     }
@@ -218,13 +219,15 @@ impl Reading {
     /// Kinesis passes over records that left retention without a word, also those behind an
     /// iterator. A reader that may be that far behind (it stood still, or is slower than time)
     /// therefore reads what it read last once more: as long as that is there, nothing after it is
-    /// gone.
+    /// gone. Where it was just seen alone, the next call has to go on: a large record comes alone
+    /// every time.
     fn look_back(&mut self, now_ms: i64) {
         let near = self.is_near(now_ms);
+        let confirmed_ms = self.confirmed_ms.take();
         if let StartAt::After(last) = &self.resume
             && near
             && self.overlap.is_none()
-            && !std::mem::take(&mut self.confirmed)
+            && confirmed_ms.is_none_or(|at| now_ms.saturating_sub(at) > CONFIRMED_MS)
         {
             self.overlap = Some(last.clone());
             self.iterator = None;
@@ -242,10 +245,8 @@ impl Reading {
     /// [`CallError`] when what was read last is not there any more: the shard must begin again at
     /// its checkpoint, where what is missing is found and told.
     pub(super) fn take(&mut self, mut page: Page, arrival: Arrival) -> Result<News, CallError> {
-        let Arrival { asked_ms, now_ms, pushed } = arrival;
-        if pushed {
-            self.asked_ms = Some(asked_ms);
-        }
+        let Arrival { asked_ms, pushed } = arrival;
+        self.asked_ms = Some(asked_ms);
         self.join(&mut page)?;
         let (records, payload) = (page.records.len(), page.records.payload());
         let short = records < TIP_RECORDS.min(usize::try_from(self.limit).unwrap_or(1));
@@ -265,7 +266,7 @@ impl Reading {
         // user records are all another shard's).
         self.beginning.gone |= self.is_start_gone(&page);
         if let Some(bound) = &self.range.bound {
-            let tip = caught_up && page.records.is_empty() && bound.is_settled(now_ms);
+            let tip = caught_up && page.records.is_empty() && bound.is_settled(asked_ms);
             if let Some(inside) = bound.cut(&page.records) {
                 page.records.truncate(inside);
                 self.over = true;
@@ -299,7 +300,7 @@ impl Reading {
         match page.records.first() {
             Some(first) if first.cmp_sequence(last).is_eq() => {
                 page.records.skip(1);
-                self.confirmed = page.records.is_empty();
+                self.confirmed_ms = self.asked_ms.filter(|_| page.records.is_empty());
                 self.overlap = None;
                 Ok(())
             }

@@ -1,5 +1,7 @@
 use super::*;
 use crate::ids::ShardId;
+use crate::stream::bound::GRACE_MS;
+use crate::stream::deaggregate::tests::aggregate;
 
 const HOUR: i64 = 3_600_000;
 const RETENTION: i64 = 24 * HOUR;
@@ -22,15 +24,14 @@ fn reading(range: Range) -> Reading {
     Reading::new(range, RETENTION, 10_000)
 }
 
-/// A page of these records, each of `size` bytes and arrived at its number, from the tip of a shard
-/// that has more to come.
-fn page_of(numbers: &[u64], size: usize) -> Page {
+/// A page of these records with this payload, arrived at their numbers, from the tip of a shard that
+/// has more to come.
+fn page_with(numbers: &[u64], data: &[u8]) -> Page {
     let digits: Vec<_> = numbers.iter().map(u64::to_string).collect();
-    let data = vec![b'x'; size];
     let mut records = Vec::new();
     for (digits, at) in digits.iter().zip(numbers) {
         let at = i64::try_from(*at).unwrap();
-        records.push(Record::new(digits, Some(at), Some("key"), &data).unwrap());
+        records.push(Record::new(digits, Some(at), Some("key"), data).unwrap());
     }
     Page {
         records: Records::copy(&records).unwrap(),
@@ -40,12 +41,24 @@ fn page_of(numbers: &[u64], size: usize) -> Page {
     }
 }
 
+fn page_of(numbers: &[u64], size: usize) -> Page {
+    page_with(numbers, &vec![b'x'; size])
+}
+
 fn page(numbers: &[u64]) -> Page {
     page_of(numbers, 10)
 }
 
-fn polled(now_ms: i64) -> Arrival {
-    Arrival { asked_ms: now_ms, now_ms, pushed: false }
+fn behind(behind_ms: impl Into<Option<i64>>, page: Page) -> Page {
+    Page { behind_ms: behind_ms.into(), ..page }
+}
+
+fn polled(asked_ms: i64) -> Arrival {
+    Arrival { asked_ms, pushed: false }
+}
+
+fn pushed(asked_ms: i64) -> Arrival {
+    Arrival { asked_ms, pushed: true }
 }
 
 fn take(reading: &mut Reading, page: Page) -> News {
@@ -62,6 +75,8 @@ fn records(news: &News) -> Vec<u64> {
 
 #[test]
 fn calls_ask_for_what_fits_two_mebibytes() {
+    let mut one = Reading::new(range(StartAt::TrimHorizon), RETENTION, 1);
+    assert_eq!((one.ask(NOW).unwrap(), one.expected()), (1, LARGEST_REPLY));
     let mut reading = reading(range(StartAt::TrimHorizon));
     assert_eq!(reading.ask(NOW).unwrap(), 2);
     // Small records: eight times as many from call to call, until the limit of a call.
@@ -75,32 +90,57 @@ fn calls_ask_for_what_fits_two_mebibytes() {
     assert_eq!(reading.ask(NOW).unwrap(), 4);
     take(&mut reading, page_of(&[1], 10 << 20));
     assert_eq!(reading.ask(NOW).unwrap(), 1);
+    take(&mut reading, page_of(&[1], 0));
+    assert_eq!(reading.ask(NOW).unwrap(), 8);
 }
 
 #[test]
 fn the_tip_is_told_by_what_is_there() {
-    let with = |page: Page, pushed| {
+    let with = |limit, page: Page, pushed| {
         let mut reading = reading(range(StartAt::TrimHorizon));
+        reading.limit = limit;
         let news = reading.take(page, Arrival { pushed, ..polled(NOW) }).unwrap();
         assert_eq!(reading.expected(), if news.caught_up { TIP_REPLY } else { LARGEST_REPLY });
         news.caught_up
     };
-    let behind = |behind_ms, page| Page { behind_ms, ..page };
-    assert!(with(page(&[1]), false));
+    assert!(with(2, page(&[1]), false));
     // As many as were asked for: there may be more.
-    assert!(!with(page(&[1, 2]), false));
-    assert!(with(page(&[1, 2]), true));
-    assert!(!with(behind(Some(1), page(&[])), false));
+    assert!(!with(2, page(&[1, 2]), false));
+    assert!(with(2, page(&[1, 2]), true));
+    assert!(!with(2, behind(1, page(&[])), false));
+    // So many that there may be more.
+    let many: Vec<_> = (1..=1000).collect();
+    assert!(with(10_000, page(&many[1..]), false));
+    assert!(!with(10_000, page(&many), false));
     // Without MillisBehindLatest the size of the page has to do.
-    assert!(with(behind(None, page(&[1])), false));
-    assert!(!with(behind(None, page_of(&[1], TIP_BYTES)), false));
+    assert!(with(2, behind(None, page(&[1])), false));
+    assert!(!with(2, behind(None, page_of(&[1], TIP_BYTES)), false));
+}
+
+/// Subscribing is for who is not far behind.
+#[test]
+fn how_far_was_read_is_known_without_millis_behind_latest_too() {
+    let mut reading = reading(range(StartAt::TrimHorizon));
+    assert_eq!(reading.subscribes(NOW), Some(&StartAt::TrimHorizon));
+    let news = take(&mut reading, behind(None, page(&[1])));
+    assert_eq!((news.records, news.payload, news.caught_up), (1, 10, true));
+    assert!(reading.subscribes(NOW).is_some() && reading.subscribes(NOW + RETENTION).is_none());
+    // By the arrival of what was read, shortly after 1970.
+    take(&mut reading, behind(None, page_of(&[2], TIP_BYTES)));
+    assert!(reading.subscribes(NOW).is_none() && reading.subscribes(5).is_some());
+    // Or not at all: what was known stays.
+    let record = Record::new("3", None, None, &[0; TIP_BYTES]).unwrap();
+    let records = Records::copy(&[record]).unwrap();
+    take(&mut reading, Page { records, next: Some("next".into()), ..Page::default() });
+    assert!(reading.subscribes(NOW).is_none() && reading.subscribes(5).is_some());
+    take(&mut reading, behind(HOUR, page(&[4])));
+    assert!(reading.subscribes(NOW).is_some());
 }
 
 #[test]
 fn an_empty_page_is_news_at_the_tip_only() {
     let mut reading = reading(range(StartAt::TrimHorizon));
-    let on_the_way = Page { behind_ms: Some(5), ..page(&[]) };
-    assert!(matches!(take(&mut reading, on_the_way).next, Next::More));
+    assert!(matches!(take(&mut reading, behind(5, page(&[]))).next, Next::More));
     assert!(records(&take(&mut reading, page(&[]))).is_empty());
 }
 
@@ -119,8 +159,7 @@ fn a_shard_ends_with_an_empty_page() {
     assert_eq!(records(&take(&mut reading, last(&[1]))), [1]);
     assert_eq!((reading.iterator(), reading.start()), (None, StartAt::After(number(1))));
     // What is pushed does not say that a shard has ended.
-    let pushed = Arrival { pushed: true, ..polled(NOW) };
-    let news = reading.take(last(&[]), pushed).unwrap();
+    let news = reading.take(last(&[]), pushed(NOW)).unwrap();
     assert!(records(&news).is_empty());
     let ended = take(&mut reading, last(&[])).next;
     assert!(matches!(ended, Next::End(children) if children == [child]));
@@ -135,10 +174,12 @@ fn an_iterator_is_kept_until_a_page_brings_another() {
     assert_eq!(reading.iterator(), Some("first"));
     take(&mut reading, page(&[]));
     assert_eq!(reading.iterator(), Some("next"));
-    // A subscription leaves none.
-    reading.take(page(&[4]), Arrival { pushed: true, ..polled(NOW) }).unwrap();
-    assert_eq!((reading.iterator(), reading.start()), (None, StartAt::After(number(4))));
+    assert!(reading.forget_iterator() && reading.iterator().is_none());
     assert!(!reading.forget_iterator());
+    // A subscription leaves none.
+    take(&mut reading, page(&[3]));
+    reading.take(page(&[4]), pushed(NOW)).unwrap();
+    assert_eq!((reading.iterator(), reading.start()), (None, StartAt::After(number(4))));
 }
 
 #[test]
@@ -148,8 +189,8 @@ fn a_beginning_that_is_gone_is_told_once_a_record_shows_it() {
         let mut reading = reading(range(StartAt::At(number(7))));
         take(&mut reading, page(&[]));
         assert_eq!(reading.beginning(), gone(false, false));
-        take(&mut reading, page(&[first]));
-        take(&mut reading, page(&[9]));
+        take(&mut reading, page(&[first, 9]));
+        take(&mut reading, page(&[10]));
         assert_eq!(reading.beginning(), expected);
     }
     let mut reading = reading(range(StartAt::After(number(7))));
@@ -167,8 +208,42 @@ fn records_outside_of_the_range_are_left_out() {
     assert_eq!(records(&take(&mut reading, page(&[5, 6]))), [5]);
     assert!(reading.is_done());
     // Nothing in range, and everything of it read: said so, whatever else the shard has.
-    let behind = Page { behind_ms: Some(9), ..page(&[7]) };
-    assert!(records(&take(&mut reading, behind)).is_empty());
+    assert!(records(&take(&mut reading, behind(9, page(&[7])))).is_empty());
+
+    let after = Range { after: Some(position(3)), ..range(StartAt::At(number(3))) };
+    let mut open = self::reading(after);
+    assert!(!open.is_bounded());
+    assert_eq!(records(&take(&mut open, page(&[3, 4]))), [4]);
+    assert!(!open.is_done());
+    let until = Range { until: Some(position(5)), ..range(StartAt::TrimHorizon) };
+    let mut exact = self::reading(until);
+    assert_eq!(records(&take(&mut exact, page(&[4, 5]))), [4, 5]);
+    assert!(exact.is_done());
+}
+
+#[test]
+fn aggregates_are_taken_apart_and_what_is_remembered_is_theirs() {
+    // MD5("a") lies in the lower half of the hash keys, MD5("b") in the upper one.
+    let data = aggregate(&[("a", None, b"low"), ("b", None, b"high")]);
+    let hash_range = HashRange::parse("0", &(u128::MAX / 2).to_string());
+    let lower = Range { hash_range, ..range(StartAt::At(number(4))) };
+    let subs = |news: &News| match &news.next {
+        Next::Records(records) => records.iter().map(|r| (r.sub, r.data.len())).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let mut taking = reading(lower.clone());
+    let news = take(&mut taking, page_with(&[4], &data));
+    assert_eq!((subs(&news), news.aggregates, news.foreign), (vec![(0, 3)], 1, 1));
+    assert_eq!((news.records, news.payload), (1, data.len()));
+    let mut leaving = reading(Range { deaggregate: false, ..lower.clone() });
+    let news = take(&mut leaving, page_with(&[4], &data));
+    assert_eq!((subs(&news), news.aggregates, news.foreign), (vec![(0, data.len())], 0, 0));
+    // A page of nothing but others' records is over, and has shown where reading began.
+    let upper = aggregate(&[("b", None, b"high")]);
+    let mut passing = reading(lower);
+    assert!(matches!(take(&mut passing, behind(5, page_with(&[5], &upper))).next, Next::More));
+    assert_eq!(passing.beginning(), Beginning { seen: true, gone: true });
+    assert_eq!(passing.start(), StartAt::After(number(5)));
 }
 
 #[test]
@@ -183,16 +258,21 @@ fn a_bound_ends_the_range_where_it_is_seen_or_where_it_must_have_been() {
     assert!(at_once.is_over());
     // The tip counts once everything from before the bound is in the stream.
     let mut idle = bounded();
-    assert!(records(&idle.take(page(&[]), polled(49)).unwrap()).is_empty());
+    let settled = 50 + GRACE_MS;
+    assert!(records(&idle.take(page(&[]), polled(settled - 1)).unwrap()).is_empty());
+    assert!(matches!(take(&mut idle, behind(5, page(&[]))).next, Next::More));
+    assert_eq!(records(&take(&mut idle, page(&[49]))), [49]);
     assert!(!idle.is_over());
-    assert!(matches!(take(&mut idle, page(&[])).next, Next::Bound));
+    assert!(matches!(idle.take(page(&[]), polled(settled)).unwrap().next, Next::Bound));
+    // Of a shard that has ended as well.
+    let ended = Page { next: None, ..page(&[]) };
+    assert!(matches!(take(&mut bounded(), ended).next, Next::Bound));
 }
 
 /// A reader that has read record 5 and is as far behind as retention reaches.
 fn far_behind() -> Reading {
     let mut reading = reading(range(StartAt::TrimHorizon));
-    let page = Page { behind_ms: Some(RETENTION), ..page(&[5]) };
-    assert_eq!(records(&take(&mut reading, page)), [5]);
+    assert_eq!(records(&take(&mut reading, behind(RETENTION, page(&[5])))), [5]);
     reading
 }
 
@@ -203,12 +283,14 @@ fn who_is_far_behind_reads_the_last_record_twice() {
     reading.limit = 1;
     assert_eq!(reading.ask(NOW).unwrap(), 2, "that record and one more");
     assert_eq!((reading.iterator(), reading.start()), (None, StartAt::At(number(5))));
-    // On the way there: the same iterator leads on.
-    let empty = Page { behind_ms: Some(RETENTION), ..page(&[]) };
-    assert!(matches!(take(&mut reading, empty).next, Next::More));
-    reading.ask(NOW).unwrap();
-    assert_eq!(reading.iterator(), Some("next"));
-    let news = take(&mut reading, Page { behind_ms: Some(RETENTION), ..page(&[5, 6]) });
+    // On the way there: the same iterator leads on, whatever the page says of how far it is.
+    for behind_ms in [None, Some(RETENTION), Some(1)] {
+        assert!(!matches!(take(&mut reading, behind(behind_ms, page(&[]))).next, Next::End(_)));
+        reading.ask(NOW).unwrap();
+        assert_eq!(reading.iterator(), Some("next"));
+        assert!(reading.subscribes(NOW).is_none());
+    }
+    let news = take(&mut reading, behind(RETENTION, page(&[5, 6])));
     assert_eq!((records(&news), news.records), (vec![6], 1));
     // Once more, from where it is now; at the tip no more.
     reading.ask(NOW).unwrap();
@@ -220,27 +302,43 @@ fn who_is_far_behind_reads_the_last_record_twice() {
 }
 
 #[test]
-fn a_record_that_stands_alone_is_read_twice_once() {
+fn a_record_that_comes_alone_is_read_twice_once() {
     let mut reading = far_behind();
-    let alone = || Page { behind_ms: Some(RETENTION), ..page(&[5]) };
     reading.ask(NOW).unwrap();
-    assert!(matches!(take(&mut reading, alone()).next, Next::More));
+    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[5]))).next, Next::More));
     // The page showed that nothing is lost: the next call goes on, the one after it looks again.
-    reading.ask(NOW).unwrap();
+    reading.ask(NOW + CONFIRMED_MS).unwrap();
     assert_eq!(reading.start(), StartAt::After(number(5)));
-    let empty = Page { behind_ms: Some(RETENTION), ..page(&[]) };
-    assert!(matches!(take(&mut reading, empty).next, Next::More));
+    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[]))).next, Next::More));
     reading.ask(NOW).unwrap();
     assert_eq!(reading.start(), StartAt::At(number(5)));
 }
 
 #[test]
+fn what_was_confirmed_is_not_believed_for_long() {
+    // Stood still before the next call.
+    let mut reading = far_behind();
+    reading.ask(NOW).unwrap();
+    take(&mut reading, behind(RETENTION, page(&[5])));
+    reading.ask(NOW + CONFIRMED_MS + 1).unwrap();
+    assert_eq!(reading.start(), StartAt::At(number(5)));
+    // Went on for a while.
+    let mut reading = far_behind();
+    reading.ask(NOW).unwrap();
+    take(&mut reading, page(&[5]));
+    reading.ask(NOW).unwrap();
+    take(&mut reading, page(&[6]));
+    reading.ask(NOW + RETENTION).unwrap();
+    assert_eq!(reading.start(), StartAt::At(number(6)));
+}
+
+#[test]
 fn a_record_that_was_read_and_is_gone_stops_the_reader() {
-    for page in [page(&[6]), page(&[]), Page { next: None, behind_ms: Some(1), ..page(&[]) }] {
+    for page in [page(&[6]), page(&[]), Page { next: None, ..behind(1, page(&[])) }] {
         let mut reading = far_behind();
         reading.ask(NOW).unwrap();
         let error = reading.take(page, polled(NOW)).unwrap_err();
-        assert_eq!(error.code, "PassedByRetention");
+        assert_eq!((error.fault, error.code.as_str()), (Fault::Unavailable, "PassedByRetention"));
         assert!(error.message.contains("record 5"), "{error}");
     }
 }
@@ -248,9 +346,13 @@ fn a_record_that_was_read_and_is_gone_stops_the_reader() {
 #[test]
 fn who_stood_still_before_the_first_record_begins_again() {
     let mut first = reading(range(StartAt::At(number(5))));
-    first.ask(NOW).unwrap();
-    assert!(first.ask(NOW + HOUR).is_ok());
-    let error = first.ask(NOW + HOUR + RETENTION).unwrap_err();
+    // A quiet shard is asked again and again, or waited for.
+    for hour in [0, 12, 24, 36] {
+        first.ask(NOW + hour * HOUR).unwrap();
+    }
+    first.take(page(&[]), pushed(NOW + 48 * HOUR)).unwrap();
+    first.ask(NOW + 60 * HOUR).unwrap();
+    let error = first.ask(NOW + 60 * HOUR + RETENTION).unwrap_err();
     assert_eq!(error.code, "PassedByRetention");
     // With a record read, that record tells.
     let mut later = reading(range(StartAt::At(number(5))));
@@ -262,16 +364,18 @@ fn who_stood_still_before_the_first_record_begins_again() {
 
 #[test]
 fn only_a_time_to_come_is_waited_for() {
-    let refused = |operation| CallError {
+    let refused = |operation, message: &str| CallError {
         operation,
         fault: Fault::Invalid,
         code: "InvalidArgumentException".into(),
-        message: "The Timestamp lies in the future".into(),
+        message: message.into(),
         request_id: None,
     };
+    let ahead = refused("GetShardIterator", "The Timestamp lies in the future");
     let mut timed = reading(range(StartAt::Timestamp(NOW)));
-    assert!(timed.is_ahead(&refused("GetShardIterator")));
-    assert!(!timed.is_ahead(&refused("GetRecords")));
+    assert!(timed.is_ahead(&ahead));
+    assert!(!timed.is_ahead(&refused("GetShardIterator", "The shard does not exist")));
+    assert!(!timed.is_ahead(&refused("GetRecords", &ahead.message)));
     take(&mut timed, page(&[5]));
-    assert!(!timed.is_ahead(&refused("GetShardIterator")));
+    assert!(!timed.is_ahead(&ahead));
 }
