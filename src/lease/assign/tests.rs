@@ -246,12 +246,10 @@ impl Play {
             if lease.effective_owner().is_none_or(|owner| !alive.contains(owner)) {
                 continue;
             }
-            if lease.checkpoint_owner.is_some() {
-                // Drained, sooner or later.
-                if self.rng.u32(0..3) > 0 {
-                    lease.checkpoint_owner = None;
-                    lease.counter += 1;
-                }
+            // Drained, sooner or later; the owner beats until then.
+            if lease.checkpoint_owner.is_some() && self.rng.u32(0..3) > 0 {
+                lease.checkpoint_owner = None;
+                lease.counter += 1;
             } else if self.now.as_secs().is_multiple_of(3) {
                 lease.counter += 1;
                 if let Some(truth) = self.truth.get(n) {
