@@ -86,7 +86,7 @@ pub(super) async fn serve(
     // connections must not keep the process.
     stop.cancel();
     if let Some(endpoint) = endpoint {
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), endpoint).await;
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), endpoint).await;
     }
     exit
 }

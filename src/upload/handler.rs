@@ -212,6 +212,7 @@ impl Handler {
         trail: &mut Trail,
     ) -> Result<(), Problem> {
         let mut pause = Duration::from_millis(50);
+        let mut before = None;
         loop {
             trail.attempts += 1;
             let left = until.saturating_sub(self.clock.now());
@@ -219,7 +220,10 @@ impl Handler {
             let error = match tokio::time::timeout(left, call).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => error,
-                Err(_) => DoorError::Unavailable("no answer before the deadline".into()),
+                // An attempt that had little time says less than the one before it.
+                Err(_) => before.take().unwrap_or_else(|| {
+                    DoorError::Unavailable("no answer before the deadline".into())
+                }),
             };
             let wait = self.jitter.spread(pause, 0.5);
             if !error.is_transient() || self.clock.now() + wait >= until {
@@ -227,6 +231,7 @@ impl Handler {
                 return Err(self.explain(&error));
             }
             tracing::debug!(attempt = trail.attempts, %error, "the event is put again");
+            before = Some(error);
             self.clock.sleep(wait).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }

@@ -5,11 +5,12 @@ mod fixtures;
 mod peer;
 mod rules;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use catchment::lease::keys;
 
-use crate::proxy::{Fault, Proxy, Rule};
+use crate::proxy::{Fault, Moment, Proxy, Rule};
 use crate::support::{catchment, eventually, lines, objects, stderr, worker};
 use fixtures::{Java, Row, TABLE, coordinator, kcl1, kcl2, kcl3, metrics, multi, now_seconds, s};
 
@@ -182,7 +183,7 @@ fn a_live_kcl_3_fleet_is_left_alone_in_either_layout() {
 
 #[test]
 fn tables_we_may_not_look_into_stop_nobody_and_a_leader_is_waited_for() {
-    let java = Java::new(1);
+    let mut java = Java::new(1);
     java.table(TABLE, "leaseKey");
     java.put(TABLE, kcl2(&java.shards[0], &java.checkpoints[0]));
     java.table("java-application-CoordinatorState", "key");
@@ -193,6 +194,9 @@ fn tables_we_may_not_look_into_stop_nobody_and_a_leader_is_waited_for() {
     let denied = Fault::Refuse(400, "AccessDeniedException");
     let deny = |table: &str| Rule::new("DynamoDB.Scan", denied.clone()).with_body(table);
     let reports = proxy.add(deny("WorkerMetricStats"));
+    let locks = Arc::default();
+    let lock = Rule::new("DynamoDB.Scan", Fault::Record(Arc::clone(&locks)));
+    proxy.add(lock.with_body("CoordinatorState"));
     let mut environment = java.services.environment.clone();
     environment.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
     environment.push(("AWS_ENDPOINT_URL".into(), proxy.endpoint()));
@@ -201,7 +205,7 @@ fn tables_we_may_not_look_into_stop_nobody_and_a_leader_is_waited_for() {
         scope.spawn(|| {
             eventually("the worker looks for reports", || (reports.hits() > 0).then_some(()));
             eventually("the worker has seen the lock", || {
-                (proxy.calls("DynamoDB.Scan") >= 3).then_some(())
+                locks.lock().unwrap().iter().any(|moment: &Moment| moment.answered).then_some(())
             });
             for row in coordinator("key", "java-host:6a1e", "2").into_iter().take(1) {
                 java.put("java-application-CoordinatorState", row);
@@ -211,8 +215,12 @@ fn tables_we_may_not_look_into_stop_nobody_and_a_leader_is_waited_for() {
         assert!(text.contains("java-host:6a1e") && text.contains("renews the lock"), "{text}");
     });
     // Neither may be read: nobody is stopped.
-    proxy.add(deny("CoordinatorState"));
-    delivers_the_rest(&java, &[("aws.path_style", "true")]);
+    proxy.heal();
+    let (reports, locks) =
+        (proxy.add(deny("WorkerMetricStats")), proxy.add(deny("CoordinatorState")));
+    java.services.environment = environment;
+    delivers_the_rest(&java, &[]);
+    assert!(reports.hits() > 0 && locks.hits() > 0);
 }
 
 #[test]

@@ -60,7 +60,7 @@ async fn a_stream_created_again_within_a_second_has_another_creation_time() {
     for _ in 0..3 {
         let told = kinesis.describe_stream_summary().stream_name("events").send().await.unwrap();
         let summary = told.stream_description_summary.unwrap();
-        times.push(summary.stream_creation_timestamp.to_millis().unwrap());
+        times.push(summary.stream_creation_timestamp.as_nanos());
         kinesis.delete_stream().stream_name("events").send().await.unwrap();
         kinesis.create_stream().stream_name("events").shard_count(1).send().await.unwrap();
     }

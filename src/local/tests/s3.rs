@@ -229,12 +229,17 @@ async fn a_broken_off_body_leaves_no_object() {
         .write_all(b"PUT /bucket/half HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nonly this")
         .await
         .unwrap();
+    let temp = run.dir.path().join("objects/.catchment-tmp");
+    let halves = async |count| {
+        while std::fs::read_dir(&temp).unwrap().count() != count {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    halves(1).await;
     drop(stream);
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    halves(0).await;
     let head = run.clients.s3.head_object().bucket("bucket").key("half").send().await;
     assert!(head.unwrap_err().into_service_error().is_not_found());
-    let temp = run.dir.path().join("objects/.catchment-tmp");
-    assert_eq!(std::fs::read_dir(temp).unwrap().count(), 0);
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub(crate) enum Mode {
     LoseOneReply,
     /// Takes the request and says nothing.
     Silent,
+    /// The next request is throttled; then `Silent`.
+    ThrottledOnce,
     Denied,
     NoStream,
     /// Refuses the record for its size.
@@ -106,9 +108,11 @@ async fn answer(State(stub): State<Stub>, request: Request) -> Response {
     let mode = {
         let mut mode = stub.mode.lock().unwrap();
         let now = *mode;
-        if now == Mode::LoseOneReply {
-            *mode = Mode::Up;
-        }
+        *mode = match now {
+            Mode::LoseOneReply => Mode::Up,
+            Mode::ThrottledOnce => Mode::Silent,
+            _ => now,
+        };
         now
     };
     stub.seen(|s| {
@@ -116,7 +120,7 @@ async fn answer(State(stub): State<Stub>, request: Request) -> Response {
         s.authorization = signed;
     });
     match mode {
-        Mode::Throttled => {
+        Mode::Throttled | Mode::ThrottledOnce => {
             return fault(400, "ProvisionedThroughputExceededException", "Rate exceeded");
         }
         Mode::Ill => return fault(500, "InternalFailure", "ill"),

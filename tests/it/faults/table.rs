@@ -52,7 +52,7 @@ fn heartbeats_come_first() {
     scene.send(10);
     // Room for what is read meanwhile: batches that cannot be announced hold up reading in the end.
     let room = ("delivery.pipeline", "8");
-    let worker = scene.worker(&[("lease.failover", "3s"), room, ("delivery.batch_age", "2s")]);
+    let worker = scene.worker(&[("lease.failover", "6s"), room, ("delivery.batch_age", "2s")]);
     eventually("the first records are delivered", || {
         (lines(scene.data()).len() == 10).then_some(())
     });
@@ -153,7 +153,7 @@ fn a_table_that_was_made_anew_is_filled_anew() {
 fn a_lease_row_deleted_under_its_owner_is_made_anew_and_loses_nothing() {
     let mut scene = Scene::new(2);
     scene.send(20);
-    let mut worker = scene.worker(&[("lease.failover", "2s"), ("lease.shard_sync", "1s")]);
+    let mut worker = scene.worker(&[("lease.failover", "6s"), ("lease.shard_sync", "1s")]);
     eventually("records are delivered", || (lines(scene.data()).len() == 20).then_some(()));
     let call = scene.clients.dynamodb.delete_item().table_name(TABLE);
     let call = call.key("leaseKey", AttributeValue::S(SHARD.into()));
