@@ -13,11 +13,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-tools="${CATCHMENT_CI_TOOLS:-$PWD/target/ci-tools}"
+tools="${CI_TOOLS:-$PWD/target/ci-tools}"
 local_bin=${CATCHMENT_BIN:-$target/debug/catchment}
 image_bin=${CATCHMENT_IMAGE_BIN:-}
 # Not for the binary, which refuses names it does not know.
-unset CATCHMENT_BIN CATCHMENT_IMAGE_BIN CATCHMENT_CI_TOOLS
+unset CATCHMENT_BIN CATCHMENT_IMAGE_BIN CI_TOOLS
 skip() { echo "SKIPPED: the container was not $1: $2"; exit 0; }
 
 mkdir -p "$tools"

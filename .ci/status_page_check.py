@@ -14,7 +14,7 @@ from pathlib import Path
 import front_door_acceptance as counts
 from front_door_acceptance import ROOT, check, free_port
 
-TOOLS = Path(os.environ.get("CATCHMENT_CI_TOOLS", ROOT / "target" / "ci-tools")) / "axe"
+TOOLS = Path(os.environ.get("CI_TOOLS", ROOT / "target" / "ci-tools")) / "axe"
 AXE = "axe-core@4.14.1"
 OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 children = []

@@ -123,7 +123,7 @@ def measure(server, command, environment, warm, payload):
 
 def install():
     """A Python with what is pinned, and whether each can be imported."""
-    venv = pathlib.Path(os.environ.get("CATCHMENT_CI_TOOLS", ROOT / "target/ci-tools")) / "peers"
+    venv = pathlib.Path(os.environ.get("CI_TOOLS", ROOT / "target/ci-tools")) / "peers"
     python = venv / "bin/python3"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
