@@ -552,7 +552,7 @@ def well(scene, boards, began):
     quiet = wait_for("while all is well no alert fires", lambda: not scene.firing(), 60)
     check("while all is well no alert fires", quiet, scene.firing())
     expected = {name for name, _ in build.RECORDING}
-    # Prometheus evaluates a group of rules when it likes to: the first time may still be to come.
+    # A rule has no result before its first evaluation with two scrapes behind it, nor while scrapes come late.
     without = lambda: [name for name in expected if scene.value(f"count({name})") is None]
     wait_for("every recording rule has results", lambda: not without(), 60)
     wrong = without()
