@@ -17,7 +17,7 @@ tools="${CI_TOOLS:-$PWD/target/ci-tools}"
 local_bin=${CATCHMENT_BIN:-$target/debug/catchment}
 image_bin=${CATCHMENT_IMAGE_BIN:-}
 # Not for the binary, which refuses names it does not know.
-unset CATCHMENT_BIN CATCHMENT_IMAGE_BIN CI_TOOLS
+unset CATCHMENT_BIN CATCHMENT_IMAGE_BIN
 skip() { echo "SKIPPED: the container was not $1: $2"; exit 0; }
 
 mkdir -p "$tools"

@@ -553,10 +553,10 @@ def well(scene, boards, began):
     check("while all is well no alert fires", quiet, scene.firing())
     expected = {name for name, _ in build.RECORDING}
     # A rule has no result before its first evaluation with two scrapes behind it, nor while scrapes come late.
-    without = lambda: [name for name in expected if scene.value(f"count({name})") is None]
-    wait_for("every recording rule has results", lambda: not without(), 60)
-    wrong = without()
-    check(f"{len(expected)} recording rules have results", not wrong, wrong)
+    def without():
+        return [name for name in expected if scene.value(f"count({name})") is None]
+    complete = wait_for("every recording rule has results", lambda: not without(), 60)
+    check(f"{len(expected)} recording rules have results", complete, without())
     for name in ("local", "worker"):
         status, text = get(scene.listen[name], "/metrics")
         ran = run("promtool", "check", "metrics", input=text)

@@ -3,7 +3,7 @@
 use crate::fault::{CallError, Fault};
 use crate::ids::SequenceNumber;
 use crate::stream::bound::Bound;
-use crate::stream::deaggregate::{HashRange, may_be_aggregate, split};
+use crate::stream::deaggregate::{HashRange, Split, may_be_aggregate, split};
 use crate::stream::position::{Position, StartAt, may_have_lost};
 use crate::stream::{Page, Record, Records, ShardInfo};
 
@@ -279,8 +279,8 @@ impl Reading {
         }
         // What was pushed leaves no iterator behind, and says nothing of the end.
         let ended = !pushed && page.next.is_none();
-        self.iterator = page.next.take().filter(|_| !pushed);
-        let (found, aggregates, foreign) = self.user_records(page.records);
+        self.iterator = page.next.filter(|_| !pushed);
+        let Split { records: found, foreign, aggregates } = self.user_records(page.records);
         let next = if self.over && found.is_empty() {
             Next::Bound
         } else if ended && found.is_empty() {
@@ -319,19 +319,20 @@ impl Reading {
         page.records.first().is_some_and(|r| r.cmp_sequence(asked).is_ne())
     }
 
-    /// The user records that are in range; how many were aggregates, how many are others' records.
-    fn user_records(&self, mut records: Records) -> (Records, u64, u64) {
-        let (mut aggregates, mut foreign) = (0, 0);
-        if self.range.deaggregate && records.payloads().any(may_be_aggregate) {
-            let all = split(&records, self.range.hash_range);
-            (records, aggregates, foreign) = (all.records, all.aggregates, all.foreign);
-        }
+    /// The user records that are in range.
+    fn user_records(&self, records: Records) -> Split {
+        let mut all = match self.range.deaggregate && records.payloads().any(may_be_aggregate) {
+            true => split(&records, self.range.hash_range),
+            false => Split { records, ..Split::default() },
+        };
         if self.range.after.is_some() || self.range.until.is_some() {
-            records.retain(|record| self.range.wants(record));
+            all.records.retain(|record| self.range.wants(record));
         }
         // An empty list need not keep a buffer.
-        let records = if records.is_empty() { Records::default() } else { records };
-        (records, aggregates, foreign)
+        if all.records.is_empty() {
+            all.records = Records::default();
+        }
+        all
     }
 
     /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.

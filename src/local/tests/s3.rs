@@ -231,9 +231,14 @@ async fn a_broken_off_body_leaves_no_object() {
         .unwrap();
     let temp = run.dir.path().join("objects/.catchment-tmp");
     let halves = async |count| {
-        while std::fs::read_dir(&temp).unwrap().count() != count {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        let waiting = async {
+            while std::fs::read_dir(&temp).unwrap().count() != count {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        // The bound only ends a test that hangs.
+        let bound = std::time::Duration::from_secs(30);
+        tokio::time::timeout(bound, waiting).await.expect("there are others");
     };
     halves(1).await;
     drop(stream);
