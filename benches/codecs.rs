@@ -11,7 +11,8 @@ use std::hint::black_box;
 use std::io::Write as _;
 
 use catchment::delivery::blocks::Blocks;
-use catchment::delivery::encode::{Encoder, FRAME};
+use catchment::delivery::buffers::FRAME;
+use catchment::delivery::encode::Encoder;
 use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::ShardId;
 use catchment::stream::deaggregate::{HashRange, split};

@@ -1,4 +1,4 @@
-//! ◆ What a month costs: Catchment, Amazon Data Firehose and the stream's own S3 channel.
+//! What a month costs: Catchment, Amazon Data Firehose and the stream's own S3 channel.
 //!
 //! The stream itself and stored bytes cost the same whoever delivers, and are left out.
 

@@ -1,4 +1,4 @@
-//! ◆ What can go wrong with a call, and what to do about it: the one table.
+//! What can go wrong with a call, and what to do about it: the one table.
 
 /// Kinds of failure a caller acts on differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! ◆ Least-privilege IAM policies, made from the one table of the AWS operations that `src/aws` calls.
+//! Least-privilege IAM policies, made from the one table of the AWS operations that `src/aws` calls.
 //!
 //! `tests/it/iam.rs` compares the table with the source and with what a running worker sends, so an
 //! action that is missing and an action that nothing uses both fail the build.

@@ -28,12 +28,15 @@ pub mod replay;
 pub mod verify;
 
 pub mod aws;
+pub mod budget;
 pub mod cli;
 pub mod clock;
 pub mod cost;
 pub mod fault;
+pub mod front_door;
 pub mod iam;
 pub mod ids;
+pub mod metrics;
 pub mod mutant;
 pub mod shutdown;
 pub mod task;

@@ -10,8 +10,8 @@ use catchment::aws::kinesis::Kinesis;
 use catchment::clock::Clock;
 use catchment::config::Aws;
 use catchment::ids::ShardId;
-use catchment::stream::poll;
-use catchment::telemetry::metrics::Metrics;
+use catchment::metrics::registry::Metrics;
+use catchment::worker::reader::poll;
 use tokio::sync::mpsc;
 
 use crate::{Outcome, reader};

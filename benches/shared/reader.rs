@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catchment::aws::kinesis::Kinesis;
+use catchment::budget::Budget;
 use catchment::clock::{Clock, Jitter};
-use catchment::delivery::budget::Budget;
+use catchment::metrics::registry::Metrics;
 use catchment::stream::pacing::Limits;
-use catchment::stream::poll::Means;
 use catchment::stream::position::StartAt;
 use catchment::stream::reading::Range;
-use catchment::telemetry::metrics::Metrics;
+use catchment::worker::reader::context::Means;
 
 /// What it reads by.
 pub(crate) fn means(kinesis: Kinesis, arn: &str, metrics: Arc<Metrics>) -> Means {

@@ -1,7 +1,7 @@
 //! Pending intents as found in a row: what is understood is written again as it was.
 #![no_main]
 
-use catchment::checkpoint::intent::IntentList;
+use catchment::delivery::intent::IntentList;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

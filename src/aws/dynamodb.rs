@@ -23,7 +23,7 @@ use crate::ids::ShardId;
 use crate::lease::keys::Keys;
 use crate::lease::row::{Attr, Item, attr};
 use crate::lease::write::{self, Update};
-use crate::telemetry::metrics::Metrics;
+use crate::metrics::registry::Metrics;
 
 /// The table of one application.
 #[derive(Clone)]

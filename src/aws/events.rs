@@ -1,4 +1,4 @@
-//! ▶ Fan-out events past the SDK's JSON parser, as `aws/records.rs` does it for GetRecords.
+//! Fan-out events past the SDK's JSON parser, as `aws/records.rs` does it for GetRecords.
 //!
 //! The body of a subscription goes on while it is read. It is cut into messages
 //! (`stream/frames.rs`); the records of an event are taken out where they stand in a buffer that is

@@ -11,12 +11,12 @@ use crate::aws::records::{Scanned, TakeRecords};
 use crate::aws::wire::{Cbor, Failed};
 use crate::fault::{CallError, Fault};
 use crate::ids::{BadSequenceNumber, ShardId};
+use crate::metrics::registry::Metrics;
 use crate::stream::arena::Arenas;
 use crate::stream::cbor;
 use crate::stream::position::StartAt;
 use crate::stream::wire::Wire;
 use crate::stream::{Page, Record, Records, ShardInfo, StreamInfo};
-use crate::telemetry::metrics::Metrics;
 
 /// Kinesis, as a client sees it.
 #[derive(Clone, Debug)]

@@ -1,15 +1,16 @@
 //! The only place that names the AWS SDK.
 
 pub mod clients;
-#[cfg(feature = "lambda")]
-pub mod door;
 pub mod dynamodb;
 mod events;
 pub mod fan_out;
 mod fault;
+#[cfg(feature = "lambda")]
+pub mod front_door;
 pub mod kinesis;
+pub mod lookup;
 pub mod objects;
-pub mod probe;
+pub mod preflight;
 pub mod producer;
 mod records;
 pub mod s3;

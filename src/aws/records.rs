@@ -1,4 +1,4 @@
-//! ▶ GetRecords past the SDK's JSON parser, and in CBOR if asked for.
+//! GetRecords past the SDK's JSON parser, and in CBOR if asked for.
 //!
 //! Credentials, signing, retries, time-outs and errors stay the SDK's. Only the body of a good
 //! reply is replaced, while it arrives: it is collected into a buffer that is used again, its

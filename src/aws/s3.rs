@@ -17,8 +17,8 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::aws::fault::describe;
-use crate::delivery::batch::Object;
-use crate::delivery::encode::Body;
+use crate::delivery::body::Body;
+use crate::delivery::object::Object;
 use crate::delivery::parts::Stored;
 use crate::fault::{CallError, Fault};
 use crate::mutant::{self, Mutant};

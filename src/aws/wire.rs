@@ -1,4 +1,4 @@
-//! ▶ GetRecords in CBOR: what a call brought, and when to ask in JSON instead.
+//! GetRecords in CBOR: what a call brought, and when to ask in JSON instead.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use crate::aws::fault::describe;
 use crate::aws::records::Scanned;
 use crate::fault::CallError;
+use crate::metrics::registry::Metrics;
 use crate::stream::cbor::Unreadable;
 use crate::stream::wire::{Fallback, Trust};
-use crate::telemetry::metrics::Metrics;
 
 /// What a client knows of the service's CBOR. Clones share it.
 #[derive(Clone)]

@@ -3,10 +3,10 @@
 use std::env;
 use std::time::Duration;
 
-use catchment::aws::door::{Door, DoorConfig, Stream};
+use catchment::aws::front_door::{Door, DoorConfig, Stream};
 use catchment::clock::{Clock, Jitter};
-use catchment::upload::claims::Demands;
-use catchment::upload::handler::{Handler, HandlerConfig};
+use catchment::front_door::claims::Demands;
+use catchment::front_door::handler::{Handler, HandlerConfig};
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use lambda_http::{Error, LambdaEvent, lambda_runtime, service_fn};
 

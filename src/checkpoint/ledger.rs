@@ -1,4 +1,4 @@
-//! ◆ The order of one shard's batches: cut, announced, durable, committed.
+//! The order of one shard's batches: cut, announced, durable, committed.
 //!
 //! The row knows a checkpoint and an ordered list of intents. The only writes are those that
 //! append intents at the tail and remove delivered ones at the head; both may happen in one write,
@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
-use crate::checkpoint::intent::{Intent, IntentList};
-use crate::lease::row::{Pending, Progress};
+use crate::checkpoint::progress::{Pending, Progress};
+use crate::delivery::intent::{Intent, IntentList};
 use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, Position};
 

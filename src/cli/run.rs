@@ -10,7 +10,7 @@ use crate::config::raw::Layers;
 use crate::shutdown::Shutdown;
 use crate::task::Tasks;
 use crate::telemetry::{http, logs};
-use crate::worker::shared::Shared;
+use crate::worker::context::Shared;
 use crate::worker::supervisor::Exit;
 use crate::worker::{self, Node, StartError, supervisor};
 

@@ -1,4 +1,4 @@
-//! ◆ Every configuration key: its name, default and meaning, in one table.
+//! Every configuration key: its name, default and meaning, in one table.
 //!
 //! Environment names, the unknown-key check, `docs/CONFIGURATION.md` and the sample file all come
 //! from here.

@@ -1,4 +1,4 @@
-//! ◆ The effective configuration, with where each value came from: as a file that loads, or as JSON.
+//! The effective configuration, with where each value came from: as a file that loads, or as JSON.
 
 use std::fmt::Write;
 

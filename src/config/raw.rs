@@ -1,4 +1,4 @@
-//! ◆ Layers of text: defaults, then the file, then the environment, then flags.
+//! Layers of text: defaults, then the file, then the environment, then flags.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! ◆ A batch under construction, and the objects it becomes.
+//! A batch under construction, and the objects it becomes.
 //!
 //! The objects of a batch depend on its records, their settings and the batch's time stamp, and on
 //! nothing else: two workers that are given the same range arrive at the same objects.
@@ -7,56 +7,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
-use crate::checkpoint::intent::Intent;
 use crate::delivery::blocks::Blocks;
-use crate::delivery::encode::{Body, EncodeError, Encoder};
-use crate::delivery::field::Path;
-use crate::delivery::object_key::{BadTemplate, Template, object_name};
+use crate::delivery::body::Body;
+use crate::delivery::dead_letter::gap_report;
+use crate::delivery::encode::{EncodeError, Encoder};
+use crate::delivery::gap::Gap;
+use crate::delivery::intent::Intent;
+use crate::delivery::object::{
+    BESIDES, Kind, META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD,
+    META_STREAM, Object,
+};
+use crate::delivery::object_key::object_name;
 use crate::delivery::partition::{Partition, Partitions, frame};
+use crate::delivery::recipe::Recipe;
 use crate::delivery::route::{Route, route};
-use crate::delivery::settings::Settings;
 use crate::ids::ShardId;
 use crate::stream::position::{Checkpoint, Position};
 use crate::stream::{Record, Records};
 use crate::upload::event::{self, Envelope};
-
-/// Settings with their templates parsed: what encoding needs at hand.
-#[derive(Debug)]
-pub struct Recipe {
-    /// What goes into the intent.
-    pub settings: Arc<Settings>,
-    /// Where archive objects go.
-    pub prefix: Template,
-    /// Where dead letters go.
-    pub errors: Template,
-    /// The field that holds a record's time; the time of arrival counts if there is none.
-    pub time_field: Option<Path>,
-}
-
-impl Recipe {
-    /// Parses the templates.
-    ///
-    /// # Errors
-    /// The template that is wrong, and why.
-    pub fn new(settings: Arc<Settings>) -> Result<Self, BadTemplate> {
-        let time_field = match settings.time_field.as_str() {
-            "" => None,
-            path => Some(
-                Path::parse(path)
-                    .map_err(|why| BadTemplate::Field(settings.time_field.clone(), why))?,
-            ),
-        };
-        Ok(Self {
-            time_field,
-            prefix: Template::parse(&settings.prefix, false)?,
-            errors: Template::parse(&settings.errors, true)?,
-            settings,
-        })
-    }
-}
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -107,147 +75,6 @@ impl Cause {
             Self::Pressure => "pressure",
             Self::ShardEnd => "shard_end",
             Self::Drain => "drain",
-        }
-    }
-}
-
-/// Kind of an object, for metrics and conflict rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Records of one partition.
-    Archive,
-    /// One uploaded file.
-    Upload,
-    /// Dead letters of one kind.
-    DeadLetter,
-}
-
-/// Metadata: the stream.
-pub const META_STREAM: &str = "catchment-stream";
-/// Metadata: the shard whose records are in the object.
-pub const META_SHARD: &str = "catchment-shard";
-/// Metadata: first position of the batch.
-pub const META_FIRST: &str = "catchment-first";
-/// Metadata: last position of the batch.
-pub const META_LAST: &str = "catchment-last";
-/// Metadata: the checkpoint the batch follows; absent in objects of version 0.1.
-pub const META_AFTER: &str = "catchment-after";
-/// Metadata: records in the object.
-pub const META_RECORDS: &str = "catchment-records";
-/// Metadata: records in all archive and dead-letter objects of the batch.
-pub const META_BATCH: &str = "catchment-batch-records";
-
-/// Metadata that place an object in its shard.
-fn is_range(name: &str) -> bool {
-    [META_STREAM, META_SHARD, META_FIRST, META_LAST, META_AFTER, META_BATCH].contains(&name)
-}
-
-/// One object to put, create-only.
-#[derive(Clone, Debug)]
-pub struct Object {
-    /// Destination bucket.
-    pub bucket: String,
-    /// Full key.
-    pub key: String,
-    /// What is in it.
-    pub kind: Kind,
-    /// Its bytes.
-    pub body: Body,
-    /// Content type.
-    pub content_type: String,
-    /// User metadata.
-    pub metadata: Vec<(String, String)>,
-    /// Records in it.
-    pub records: u64,
-    /// Where it goes, as a dead letter, if another file has taken its key. Uploads only.
-    pub conflict_key: Option<String>,
-    /// When the front door took it, in milliseconds since the epoch. Uploads only.
-    pub accepted_ms: Option<i64>,
-}
-
-/// What an object holds in memory besides its bytes, about: key, metadata, and its entries in the
-/// batch's tables. Of thousands of small objects it is as much as the bytes.
-const BESIDES: usize = 2048;
-
-impl Object {
-    /// Memory held, bytes.
-    pub fn memory(&self) -> usize {
-        self.body.len() + BESIDES
-    }
-
-    /// A metadata value.
-    pub fn meta(&self, name: &str) -> Option<&str> {
-        self.metadata.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The dead letter of an upload whose key belongs to another file. The same for everyone who
-    /// meets the conflict.
-    pub fn as_conflict(&self) -> Option<Self> {
-        let key = self.conflict_key.clone()?;
-        let line = serde_json::json!({
-            "kind": "upload-conflict",
-            "reason": "the file key belongs to another upload with other content",
-            "file_key": self.key,
-            "position": self.meta(event::META_POSITION),
-            "request_id": self.meta(event::META_REQUEST_ID),
-            "sha256": self.meta(event::META_SHA256),
-            "data": STANDARD.encode(self.body.concat()),
-        });
-        Some(Self {
-            bucket: self.bucket.clone(),
-            key,
-            kind: Kind::DeadLetter,
-            body: Body::of(format!("{line}\n")),
-            content_type: "application/x-ndjson".into(),
-            metadata: self.metadata.iter().filter(|(name, _)| is_range(name)).cloned().collect(),
-            records: 1,
-            conflict_key: None,
-            accepted_ms: None,
-        })
-    }
-}
-
-/// Records missing after a position: they left retention before anybody delivered them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// Delivered up to here.
-    pub after: String,
-    /// Where it ends.
-    pub end: GapEnd,
-}
-
-/// The end of a gap.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GapEnd {
-    /// The first record found.
-    Before(String),
-    /// The last record that is missing: nothing was found in a range known to end with it.
-    Through(String),
-}
-
-impl Gap {
-    /// Between a checkpoint and the first record found.
-    pub fn new(after: &Checkpoint, before: &Position) -> Self {
-        Self { after: after.to_string(), end: GapEnd::Before(before.to_string()) }
-    }
-
-    /// From a checkpoint to the end of an announced range, that end included.
-    pub fn through(after: &Checkpoint, last: &Position) -> Self {
-        Self { after: after.to_string(), end: GapEnd::Through(last.to_string()) }
-    }
-
-    /// From a checkpoint to the end of the shard.
-    pub fn to_end(after: &Checkpoint) -> Self {
-        let end = GapEnd::Before(Checkpoint::ShardEnd.to_string());
-        Self { after: after.to_string(), end }
-    }
-}
-
-impl std::fmt::Display for Gap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.end {
-            GapEnd::Before(end) => write!(f, "after {} and before {end}", self.after),
-            GapEnd::Through(end) => write!(f, "after {} up to and including {end}", self.after),
         }
     }
 }
@@ -542,42 +369,12 @@ impl Open {
     }
 }
 
-/// A dead letter that names records nobody can deliver any more.
-pub fn gap_report(
-    settings: &Settings,
-    errors: &Template,
-    shard: &ShardId,
-    range: &str,
-    stamp_ms: i64,
-    gap: &Gap,
-) -> Object {
-    let mut line = serde_json::json!({
-        "stream": settings.stream, "shard": shard, "kind": "gap",
-        "reason": "records between these positions left the stream's retention undelivered",
-        "after": gap.after,
-    });
-    match &gap.end {
-        GapEnd::Before(end) => line["before"] = end.as_str().into(),
-        GapEnd::Through(end) => line["through"] = end.as_str().into(),
-    }
-    let prefix = errors.render(stamp_ms, &settings.stream, shard, "gap");
-    Object {
-        bucket: settings.bucket.clone(),
-        key: format!("{prefix}{}-{shard}-{range}.gap.json", settings.stream),
-        kind: Kind::DeadLetter,
-        body: Body::of(format!("{line}\n")),
-        content_type: "application/json".into(),
-        metadata: Vec::new(),
-        records: 0,
-        conflict_key: None,
-        accepted_ms: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::settings::Format;
+    use crate::delivery::dead_letter::upload_conflict;
+    use crate::delivery::gap::GapEnd;
+    use crate::delivery::settings::{Format, Settings};
 
     const DAY: i64 = 86_400_000;
 
@@ -695,9 +492,11 @@ mod tests {
             ("uploads/a.txt", &b"hello"[..])
         );
         assert_eq!(upload.meta(event::META_POSITION), Some("shardId-000000000000/1"));
-        let conflict = upload.as_conflict().unwrap();
+        let conflict = upload_conflict(upload).unwrap();
         assert_eq!(conflict.key, "errors/upload-conflict/events-shardId-000000000000-1.ndjson");
-        assert!(sealed.objects.iter().all(|o| o.kind == Kind::Upload || o.as_conflict().is_none()));
+        assert!(
+            sealed.objects.iter().all(|o| o.kind == Kind::Upload || upload_conflict(o).is_none())
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! ◆ Blocks of one size, for what many open objects hold.
+//! Blocks of one size, for what many open objects hold.
 //!
 //! A batch with thousands of partitions is thousands of pieces that grow, are compressed, and go. As
 //! allocations of their own they leave holes behind, and the worker keeps half as much again as they

@@ -1,4 +1,4 @@
-//! ◆ Buffers of the size of a frame, used again.
+//! Buffers of the size of a frame, used again.
 //!
 //! A frame is laid out in one of these. Uncompressed, it is handed over in it, and the buffer comes
 //! back when the upload drops the object; else when its object is finished. Pages that the kernel
@@ -6,7 +6,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::delivery::encode::FRAME;
+/// Raw bytes per compressed frame.
+pub const FRAME: usize = 2 * 1024 * 1024;
 
 /// Capacity of a buffer, bytes: a frame, and the end of the record that fills it. What a frame
 /// leaves of that, 3 % at most, is not counted by the budget once it is handed over.

@@ -1,4 +1,4 @@
-//! ◆ One frame of an object into one whole gzip member or zstd frame.
+//! One frame of an object into one whole gzip member or zstd frame.
 //!
 //! Which libraries, and why: `docs/adr/0001-compression.md`. A compressor holds large tables, so a
 //! thread has one of a kind for all its objects.
@@ -8,7 +8,7 @@ use std::io;
 
 use libdeflater::CompressionLvl;
 
-use crate::delivery::encode::FRAME;
+use crate::delivery::buffers::FRAME;
 use crate::delivery::settings::Codec;
 
 /// A thread keeps room for the result up to this size, bytes: a frame, and then some. Frames are

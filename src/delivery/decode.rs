@@ -1,4 +1,4 @@
-//! ◆ Objects back into records: what `encode` does, the other way.
+//! Objects back into records: what `encode` does, the other way.
 
 use std::borrow::Cow;
 

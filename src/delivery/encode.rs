@@ -1,4 +1,4 @@
-//! ◆ Records into object bytes: layout, then compression.
+//! Records into object bytes: layout, then compression.
 //!
 //! Records are laid out as they arrive and compressed in frames of [`FRAME`] bytes at most, each a complete
 //! gzip member or zstd frame (both formats allow a file to hold several). So an open batch holds
@@ -10,55 +10,13 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::delivery::blocks::{Blocks, Chain};
-use crate::delivery::buffers::{self, Lent};
+use crate::delivery::body::Body;
+use crate::delivery::buffers::{self, FRAME, Lent};
 use crate::delivery::compress;
+use crate::delivery::dead_letter::Reject;
 use crate::delivery::settings::{Codec, Format, Settings};
 use crate::ids::ShardId;
 use crate::stream::Record;
-
-/// Raw bytes per compressed frame.
-pub const FRAME: usize = 2 * 1024 * 1024;
-
-/// The bytes of one object, in pieces that are never copied together.
-#[derive(Clone, Debug, Default)]
-pub struct Body {
-    /// In order.
-    pub chunks: Vec<Bytes>,
-}
-
-impl Body {
-    /// Total length, bytes.
-    pub fn len(&self) -> usize {
-        self.chunks.iter().map(Bytes::len).sum()
-    }
-
-    /// No bytes at all.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// One piece.
-    pub fn of(bytes: impl Into<Bytes>) -> Self {
-        Self { chunks: vec![bytes.into()] }
-    }
-
-    /// All bytes in one piece; copies unless there is only one.
-    pub fn concat(&self) -> Bytes {
-        match self.chunks.as_slice() {
-            [one] => one.clone(),
-            many => many.concat().into(),
-        }
-    }
-}
-
-/// A record that this format cannot hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reject {
-    /// Kind of dead letter.
-    pub kind: &'static str,
-    /// What is wrong with it.
-    pub reason: String,
-}
 
 /// Compression failed: out of memory or a broken build, never the data's fault.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! ◆ One field of a JSON record, found without parsing the rest of it.
+//! One field of a JSON record, found without parsing the rest of it.
 //!
 //! The record is walked from its beginning to the field and no further: values on the way are
 //! skipped, strings from quote to quote and nested values by their depth, and what follows is not

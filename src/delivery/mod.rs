@@ -2,15 +2,19 @@
 
 pub mod batch;
 pub mod blocks;
-pub mod budget;
-mod buffers;
+pub mod body;
+pub mod buffers;
 mod compress;
+pub mod dead_letter;
 pub mod decode;
 pub mod encode;
 pub mod field;
+pub mod gap;
+pub mod intent;
+pub mod object;
 pub mod object_key;
 pub mod partition;
 pub mod parts;
+pub mod recipe;
 pub mod route;
 pub mod settings;
-pub mod uploader;

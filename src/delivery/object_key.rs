@@ -1,4 +1,4 @@
-//! ◆ Object keys from a template, the shard and the range: never from a clock.
+//! Object keys from a template, the shard and the range: never from a clock.
 //!
 //! Templates speak Firehose's dialect (`!{timestamp:yyyy/MM/dd/HH}`) and the short one of Kinesis
 //! channels (`!{yyyy}/!{MM}`); Hive style is literal text around them
@@ -12,9 +12,11 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::delivery::field::Path;
-use crate::delivery::partition::MAX_VALUE;
 use crate::ids::ShardId;
 use crate::stream::position::Position;
+
+/// Longest value of a field in a key, bytes, escaped.
+pub const MAX_VALUE: usize = 100;
 
 /// Longest key S3 takes, bytes.
 pub const MAX_KEY: usize = 1024;

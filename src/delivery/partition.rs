@@ -1,4 +1,4 @@
-//! ◆ The partitions of a batch: which one a record belongs to, and what is open in each.
+//! The partitions of a batch: which one a record belongs to, and what is open in each.
 //!
 //! A partition is the prefix of an object key. It follows from the record (its time and the fields
 //! that the key template names) and, where a batch has too many, from the records before it in the
@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::delivery::batch::Recipe;
-use crate::delivery::encode::{Encoder, FRAME};
+use crate::delivery::buffers::FRAME;
+use crate::delivery::encode::Encoder;
 use crate::delivery::field::{Miss, Path};
+use crate::delivery::object_key::MAX_VALUE;
+use crate::delivery::recipe::Recipe;
 use crate::ids::ShardId;
 use crate::stream::Record;
 
@@ -22,8 +24,6 @@ use crate::stream::Record;
 pub const DEFAULT: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Where records stand that found all partitions of their batch taken.
 pub const OVERFLOW: &str = "__overflow__";
-/// Longest value of a field in a key, bytes, escaped.
-pub const MAX_VALUE: usize = 100;
 
 /// Raw bytes that all partitions of a batch together hold uncompressed, about.
 const RAW: usize = 8 * FRAME;

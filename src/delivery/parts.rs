@@ -1,4 +1,4 @@
-//! ◆ The parts of one object that goes up in parts: what is stored, what is next, what is held.
+//! The parts of one object that goes up in parts: what is stored, what is next, what is held.
 //!
 //! Every part but the last is of the same size, and a part is cut wherever that size ends, in the
 //! middle of a chunk of the body too. A chunk is dropped once its last byte is stored. A failed
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::delivery::encode::Body;
+use crate::delivery::body::Body;
 
 /// A part in the store, as the list that completes the upload names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

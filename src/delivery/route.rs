@@ -1,6 +1,7 @@
-//! ◆ What becomes of one record: an object of its own, a place in the archive, or a dead letter.
+//! What becomes of one record: an object of its own, a place in the archive, or a dead letter.
 
-use crate::delivery::encode::{Encoder, Reject};
+use crate::delivery::dead_letter::Reject;
+use crate::delivery::encode::Encoder;
 use crate::delivery::settings::Settings;
 use crate::stream::Record;
 use crate::upload::event::Envelope;

@@ -1,4 +1,4 @@
-//! ◆ Everything that decides which objects a range of records becomes.
+//! Everything that decides which objects a range of records becomes.
 //!
 //! Recorded inside every intent, so that a batch is always finished the way it was announced, also
 //! by a worker that was configured otherwise.

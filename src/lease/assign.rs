@@ -1,4 +1,4 @@
-//! ◆ Which leases to take in this round, which to ask for, and which to free.
+//! Which leases to take in this round, which to ask for, and which to free.
 //!
 //! Every worker computes the same plan for the whole fleet from the same table, and carries out its
 //! own part of it: free leases go to workers that are below the fleet's average, and between two

@@ -1,4 +1,4 @@
-//! ◆ The notice board: one row everybody reads, so that nobody has to read them all.
+//! The notice board: one row everybody reads, so that nobody has to read them all.
 //!
 //! The board is the lease with the smallest key that has work. Two things stand on it. Whoever
 //! frees leases, creates them or finishes a shard raises the number `catchment_news` afterwards;

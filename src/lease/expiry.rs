@@ -1,4 +1,4 @@
-//! ◆ When a lease has expired, judged by our own monotonic clock alone.
+//! When a lease has expired, judged by our own monotonic clock alone.
 //!
 //! A lease lives while its counter moves. Nothing in the row tells time, and no two hosts' clocks
 //! are ever compared: what counts is how long *we* have seen the counter stand still.
@@ -100,7 +100,7 @@ impl Watch {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::lease::row::{Pending, Progress};
+    use crate::checkpoint::progress::{Pending, Progress};
     use crate::stream::position::Checkpoint;
 
     pub(crate) fn lease(shard: &str, owner: Option<&str>, counter: u64) -> Lease {

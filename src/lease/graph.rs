@@ -1,4 +1,4 @@
-//! ◆ Parents and children: which leases to create, when a shard may start, which rows may go.
+//! Parents and children: which leases to create, when a shard may start, which rows may go.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! ◆ Signs of a KCL 3.x application on a table, in either layout.
+//! Signs of a KCL 3.x application on a table, in either layout.
 //!
 //! There, a leader assigns the leases, and a worker that takes them by itself would fight it; so
 //! Catchment does not start beside one. A KCL 2.x application is another matter: its workers take

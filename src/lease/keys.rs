@@ -1,4 +1,4 @@
-//! ◆ How a lease table names its rows: by shard, or by stream and shard.
+//! How a lease table names its rows: by shard, or by stream and shard.
 //!
 //! A KCL application of one stream uses the shard id as `leaseKey`. One of several streams uses
 //! `<account>:<stream>:<creation epoch, s>:<shard>`, and repeats the first three fields in

@@ -1,4 +1,4 @@
-//! ◆ When to look at the table, and at how much of it.
+//! When to look at the table, and at how much of it.
 //!
 //! The owner of the board row ([`crate::lease::board`]) is the lookout: it scans often, and frees
 //! the leases of the dead. Everybody else reads that one row, and scans when its news changed, when

@@ -1,4 +1,4 @@
-//! ◆ One item of the lease table, as the Kinesis Client Library lays it out.
+//! One item of the lease table, as the Kinesis Client Library lays it out.
 //!
 //! Attribute names and types are the KCL's; our own state stands beside them in attributes that
 //! start with `catchment_`, which every KCL keeps and ignores. Sequence numbers are text: DynamoDB
@@ -6,13 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::intent::{BadIntent, Intent, IntentList};
+use crate::checkpoint::progress::{Pending, Progress};
+use crate::delivery::intent::{BadIntent, IntentList};
 use crate::ids::{SequenceNumber, ShardId, WorkerId};
-use crate::lease::rewind::Request;
+use crate::lease::rewind_request::Request;
 use crate::stream::deaggregate::HashRange;
-use crate::stream::position::{
-    BadCheckpoint, Checkpoint, InitialPosition, Position, StartAt, start_at,
-};
+use crate::stream::position::{BadCheckpoint, Checkpoint, InitialPosition, StartAt, start_at};
 
 /// A DynamoDB attribute value, as far as lease items use them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,53 +90,6 @@ pub mod attr {
     pub const RECORDS: &str = "catchment_records";
     /// Ours, in rows of a replay: payload bytes committed.
     pub const BYTES: &str = "catchment_bytes";
-}
-
-/// The pending columns of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pending {
-    /// Nothing under way.
-    None,
-    /// Our intents, with the exact bytes that stand in the row.
-    Ours {
-        /// Ordered and contiguous, the first starts at the checkpoint.
-        intents: Vec<Intent>,
-        /// The bytes a compare-and-set names.
-        raw: Vec<u8>,
-    },
-    /// A prepared checkpoint of a KCL application; replaced by our first intent.
-    Foreign {
-        /// `pendingCheckpoint` as it stands.
-        checkpoint: Option<String>,
-        /// `pendingCheckpointState` as it stands.
-        raw: Option<Vec<u8>>,
-    },
-}
-
-impl Pending {
-    /// Our intents, oldest first.
-    pub fn intents(&self) -> &[Intent] {
-        match self {
-            Self::Ours { intents, .. } => intents,
-            Self::None | Self::Foreign { .. } => &[],
-        }
-    }
-}
-
-/// The part of a row that delivery compares and sets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Delivered up to here.
-    pub checkpoint: Checkpoint,
-    /// Announced beyond it.
-    pub pending: Pending,
-}
-
-impl Progress {
-    /// The last position delivered or announced.
-    pub fn last(&self) -> Option<&Position> {
-        self.pending.intents().last().map(|i| &i.last).or(self.checkpoint.position())
-    }
 }
 
 /// A parsed lease.
@@ -242,7 +194,7 @@ impl Lease {
         let checkpoint = Checkpoint::parse(&checkpoint, sub)
             .map_err(|source| BadLease::Checkpoint { key: key.clone(), source })?;
         let pending =
-            pending(item).map_err(|source| BadLease::Intent { key: key.clone(), source })?;
+            parse_pending(item).map_err(|source| BadLease::Intent { key: key.clone(), source })?;
         let rewind = match text(item, attr::REWIND) {
             Some(raw) => Some(
                 Request::parse(&raw).ok_or_else(|| BadLease::Rewind { key: key.clone(), raw })?,
@@ -326,7 +278,7 @@ fn shards(item: &Item, name: &str) -> Vec<ShardId> {
     }
 }
 
-fn pending(item: &Item) -> Result<Pending, BadIntent> {
+fn parse_pending(item: &Item) -> Result<Pending, BadIntent> {
     let raw = match item.get(attr::PENDING_STATE) {
         Some(Attr::B(raw)) => Some(raw.clone()),
         _ => None,

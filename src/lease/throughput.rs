@@ -1,4 +1,4 @@
-//! ◆ How much a shard carries: measured by its owner, written rarely, read by everybody.
+//! How much a shard carries: measured by its owner, written rarely, read by everybody.
 //!
 //! The number balances the fleet, so what matters is that it rests. It is a mean over minutes, and
 //! the row is given a new one only when that differs by half or more: noise of a fifth either way

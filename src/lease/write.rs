@@ -1,11 +1,12 @@
-//! ◆ Every write to a lease row, as an update expression with its condition.
+//! Every write to a lease row, as an update expression with its condition.
 //!
 //! Heartbeats and takes are conditions on the counter, as in the KCL. Progress (intents and
 //! commits) is a compare-and-set of checkpoint and pending columns; it *bumps* the counter, so it
 //! counts as a heartbeat, but does not test it, or a worker's own renewals would fail its commits.
 
+use crate::checkpoint::progress::{Pending, Progress};
 use crate::ids::WorkerId;
-use crate::lease::row::{Attr, Lease, Pending, Progress, attr};
+use crate::lease::row::{Attr, Lease, attr};
 use crate::mutant::{self, Mutant};
 use crate::stream::position::Checkpoint;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::dynamodb::Tables;
+use super::json_error::error;
 use super::kinesis::Streams;
 use super::s3::Objects;
 use crate::task::Tasks;
@@ -94,13 +95,6 @@ async fn collect(request: Request<Body>) -> Result<Bytes, Response> {
             &format!("the request is over {MAX_JSON} bytes or broke off: {e}"),
         )
     })
-}
-
-/// An error in the AWS JSON protocols.
-pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Response {
-    let body = serde_json::json!({ "__type": kind, "message": message }).to_string();
-    (status, [("content-type", "application/x-amz-json-1.1"), ("x-amzn-errortype", kind)], body)
-        .into_response()
 }
 
 /// Accepts connections until `stop`, then lets each finish the request it is serving.

@@ -15,6 +15,7 @@
 pub mod door;
 mod dynamodb;
 mod gateway;
+mod json_error;
 mod kinesis;
 mod s3;
 #[cfg(test)]

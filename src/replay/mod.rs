@@ -3,5 +3,4 @@
 pub mod plan;
 pub mod progress;
 pub mod resolve;
-pub mod run;
 pub mod store;

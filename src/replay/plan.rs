@@ -1,4 +1,4 @@
-//! ◆ What a replay delivers: which shards, from where, to where. Made once, stored with the leases of
+//! What a replay delivers: which shards, from where, to where. Made once, stored with the leases of
 //! the replay, and never changed.
 
 use std::collections::{BTreeMap, BTreeSet};

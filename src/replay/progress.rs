@@ -1,4 +1,4 @@
-//! ◆ How far a replay is, and when it will be done.
+//! How far a replay is, and when it will be done.
 
 use std::time::Duration;
 

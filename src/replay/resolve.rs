@@ -1,9 +1,10 @@
-//! ▶ From what was asked to a plan: looks at the stream to find shards, samples and losses.
+//! From what was asked to a plan: looks at the stream to find shards, samples and losses.
 
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
+use crate::aws::lookup::{PARALLEL, Probe};
 use crate::delivery::settings::Settings;
 use crate::fault::CallError;
 use crate::ids::{SequenceNumber, ShardId};
@@ -11,7 +12,6 @@ use crate::lease::row::NewLease;
 use crate::replay::plan::{BadRange, From, LAYOUT, Plan, Until};
 use crate::replay::progress::Sample;
 use crate::stream::position::{Checkpoint, StartAt};
-use crate::stream::probe::{PARALLEL, Probe};
 use crate::stream::{ShardInfo, StreamInfo};
 
 /// Records looked at for an estimate.

@@ -1,4 +1,4 @@
-//! ▶ The table of a replay: its plan, and the leases that its workers share.
+//! The table of a replay: its plan, and the leases that its workers share.
 //!
 //! The table is the replay's alone, so the plan can stand in it as an item of its own; workers pass
 //! over it as over every item that is no lease.

@@ -1,4 +1,4 @@
-//! ◆ Buffers of replies, used again.
+//! Buffers of replies, used again.
 //!
 //! A reply of megabytes in a fresh buffer costs more in page faults than its scan. A buffer comes
 //! back when the last slice of it is gone; how much may lie idle is bounded, because idle buffers

@@ -1,4 +1,4 @@
-//! ◆ Where a bounded read of a shard ends: decided by the records, so that a second reading ends at
+//! Where a bounded read of a shard ends: decided by the records, so that a second reading ends at
 //! the same one.
 
 use crate::ids::SequenceNumber;

@@ -1,4 +1,4 @@
-//! ◆ GetRecords in CBOR (RFC 8949): the request, and the records of a reply without a copy.
+//! GetRecords in CBOR (RFC 8949): the request, and the records of a reply without a copy.
 //!
 //! `application/x-amz-cbor-1.1` has the shapes of the JSON protocol with two differences: payloads
 //! are byte strings, and times are whole *milliseconds* since the epoch under tag 1 (which by the
@@ -7,6 +7,9 @@
 //! once and notes where everything stands; what is left without its records becomes JSON for the
 //! SDK's own parser. A reply is understood as a whole or not at all.
 
+mod major;
+mod write;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -14,6 +17,9 @@ use serde_json::{Map, Value};
 
 use crate::ids::SequenceNumber;
 use crate::stream::records::{Entry, Field, MOST, Records, Span};
+
+use major::{ARRAY, BREAK, BYTES, INDEFINITE, MAP, NEGATIVE, TAG, TEXT, UNSIGNED};
+pub use write::request;
 
 /// What requests and replies are called.
 pub const CONTENT_TYPE: &str = "application/x-amz-cbor-1.1";
@@ -24,19 +30,6 @@ const PLAUSIBLE: std::ops::Range<i64> = 1_383_264_000_000..4_102_444_800_000;
 
 /// Nesting that is followed; a shard is three deep.
 const DEPTH: u32 = 16;
-
-/// Major types (RFC 8949, section 3.1).
-const UNSIGNED: u8 = 0;
-const NEGATIVE: u8 = 1;
-const BYTES: u8 = 2;
-const TEXT: u8 = 3;
-const ARRAY: u8 = 4;
-const MAP: u8 = 5;
-const TAG: u8 = 6;
-
-/// Additional information: no length, but a break at the end.
-const INDEFINITE: u8 = 31;
-const BREAK: u8 = 0xff;
 
 /// Why a reply is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,41 +93,6 @@ pub fn error(body: &mut [u8]) -> Option<Vec<u8>> {
     let mut scan = Scan { body, at: 0, entries: Vec::new(), far: None };
     let value = scan.value(DEPTH).filter(Value::is_object)?;
     if scan.at == scan.body.len() { serde_json::to_vec(&value).ok() } else { None }
-}
-
-/// The body of a request.
-pub fn request(arn: &str, iterator: &str, limit: i32) -> Vec<u8> {
-    let mut body = Vec::with_capacity(64 + arn.len() + iterator.len());
-    put_head(&mut body, MAP, 3);
-    for (name, text) in [("StreamARN", arn), ("ShardIterator", iterator)] {
-        put_text(&mut body, name);
-        put_text(&mut body, text);
-    }
-    put_text(&mut body, "Limit");
-    put_head(&mut body, UNSIGNED, usize::try_from(limit).unwrap_or(1));
-    body
-}
-
-fn put_text(to: &mut Vec<u8>, text: &str) {
-    put_head(to, TEXT, text.len());
-    to.extend_from_slice(text.as_bytes());
-}
-
-fn put_head(to: &mut Vec<u8>, major: u8, value: usize) {
-    let major = major << 5;
-    if let Ok(value) = u8::try_from(value) {
-        if value < 24 {
-            to.push(major | value);
-        } else {
-            to.extend([major | 24, value]);
-        }
-    } else if let Ok(value) = u16::try_from(value) {
-        to.push(major | 25);
-        to.extend(value.to_be_bytes());
-    } else {
-        to.push(major | 27);
-        to.extend((value as u64).to_be_bytes());
-    }
 }
 
 /// A field's name as nearly every encoder writes it, head included, at the start of `rest`; and how

@@ -1,4 +1,4 @@
-//! ◆ KPL aggregates into the user records they hold.
+//! KPL aggregates into the user records they hold.
 //!
 //! Layout (KPL aggregation format): the magic bytes `F3 89 9A C2`, a protobuf body, and the MD5 of
 //! the body. The body is `AggregatedRecord { 1: partition keys, 2: explicit hash keys, 3: records }`

@@ -1,4 +1,4 @@
-//! ◆ MD5 of many messages at once (RFC 1321).
+//! MD5 of many messages at once (RFC 1321).
 //!
 //! MD5 is one long chain of additions, so a core that works on one message mostly waits. The
 //! aggregates of a page do not depend on each other: four of them go through the same steps side

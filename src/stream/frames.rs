@@ -1,4 +1,4 @@
-//! ◆ Messages of an event stream (`application/vnd.amazon.eventstream`), as far as they hold records.
+//! Messages of an event stream (`application/vnd.amazon.eventstream`), as far as they hold records.
 //!
 //! The Smithy specification, "Amazon event stream": a message is a prelude (length of the message and
 //! of its headers, CRC-32 of these eight bytes), headers, a payload, and the CRC-32 of all before it;

@@ -1,4 +1,4 @@
-//! ◆ When a shard may be polled again.
+//! When a shard may be polled again.
 //!
 //! Kinesis allows each shard 5 GetRecords calls and 2 MB per second, shared by every polling
 //! consumer; a 10 MB reply blocks the shard for up to 5 s. Staying inside by our own arithmetic

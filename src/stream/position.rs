@@ -1,4 +1,4 @@
-//! ◆ Where in a shard: positions, checkpoints, and where to start reading.
+//! Where in a shard: positions, checkpoints, and where to start reading.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! ◆ How far the reader of a shard is, what it asks for next, and what each page means.
+//! How far the reader of a shard is, what it asks for next, and what each page means.
 
 use crate::fault::{CallError, Fault};
 use crate::ids::SequenceNumber;
@@ -64,30 +64,30 @@ pub struct Beginning {
 
 /// How a page came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     /// When it was asked for, or waited for (wall clock, ms since the epoch).
-    pub(super) asked_ms: i64,
+    pub(crate) asked_ms: i64,
     /// By a subscription.
-    pub(super) pushed: bool,
+    pub(crate) pushed: bool,
 }
 
 /// What a page says.
 #[derive(Debug)]
-pub(super) struct News {
+pub(crate) struct News {
     /// New records of Kinesis, and their payload in bytes.
-    pub(super) records: usize,
-    pub(super) payload: usize,
+    pub(crate) records: usize,
+    pub(crate) payload: usize,
     /// Nothing more was there when it was asked for.
-    pub(super) caught_up: bool,
+    pub(crate) caught_up: bool,
     /// How many were aggregates, and user records of them that other shards deliver.
-    pub(super) aggregates: u64,
-    pub(super) foreign: u64,
-    pub(super) next: Next,
+    pub(crate) aggregates: u64,
+    pub(crate) foreign: u64,
+    pub(crate) next: Next,
 }
 
 /// What follows from a page.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// It says nothing: read on.
     More,
     /// New records; none of a shard at its tip says that everything is read.
@@ -99,7 +99,7 @@ pub(super) enum Next {
 }
 
 /// The state of a reader.
-pub(super) struct Reading {
+pub(crate) struct Reading {
     range: Range,
     /// How long the stream keeps a record.
     retention_ms: i64,
@@ -127,7 +127,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Nothing read yet. `most`: records per call.
-    pub(super) fn new(range: Range, retention_ms: i64, most: i32) -> Self {
+    pub(crate) fn new(range: Range, retention_ms: i64, most: i32) -> Self {
         Self {
             retention_ms,
             most,
@@ -145,23 +145,23 @@ impl Reading {
         }
     }
 
-    pub(super) fn beginning(&self) -> Beginning {
+    pub(crate) fn beginning(&self) -> Beginning {
         self.beginning
     }
 
     /// The end of the range was seen, nothing behind it is wanted.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over
     }
 
     /// The range has an end that is known to be there: it is short, and was given its memory as a
     /// whole.
-    pub(super) fn is_bounded(&self) -> bool {
+    pub(crate) fn is_bounded(&self) -> bool {
         self.range.until.is_some()
     }
 
     /// Everything of such a range was read.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         match (&self.range.until, &self.resume) {
             (Some(until), StartAt::After(last)) => *last >= until.sequence,
             _ => false,
@@ -169,33 +169,33 @@ impl Reading {
     }
 
     /// Where a subscription begins; `None` while the shard has to be polled.
-    pub(super) fn subscribes(&self, now_ms: i64) -> Option<&StartAt> {
+    pub(crate) fn subscribes(&self, now_ms: i64) -> Option<&StartAt> {
         (self.overlap.is_none() && !self.is_near(now_ms)).then_some(&self.resume)
     }
 
     /// Memory the next reply may need, bytes.
-    pub(super) fn expected(&self) -> usize {
+    pub(crate) fn expected(&self) -> usize {
         self.expected
     }
 
     /// Where a new iterator starts.
-    pub(super) fn start(&self) -> StartAt {
+    pub(crate) fn start(&self) -> StartAt {
         self.overlap.clone().map_or_else(|| self.resume.clone(), StartAt::At)
     }
 
     /// The iterator to read by; it stays, for a failed call does not use it up. `None`: ask for one
     /// from [`Reading::start`] on.
-    pub(super) fn iterator(&self) -> Option<&str> {
+    pub(crate) fn iterator(&self) -> Option<&str> {
         self.iterator.as_deref()
     }
 
     /// A new iterator, to read by.
-    pub(super) fn begins(&mut self, iterator: String) -> &str {
+    pub(crate) fn begins(&mut self, iterator: String) -> &str {
         self.iterator.insert(iterator)
     }
 
     /// The iterator is of no use any more. Was there one?
-    pub(super) fn forget_iterator(&mut self) -> bool {
+    pub(crate) fn forget_iterator(&mut self) -> bool {
         self.iterator.take().is_some()
     }
 
@@ -204,7 +204,7 @@ impl Reading {
     /// # Errors
     /// [`CallError`] when records may have left retention before any was read. Whether something
     /// was lost is decided anew by whoever begins at the checkpoint again.
-    pub(super) fn ask(&mut self, now_ms: i64) -> Result<i32, CallError> {
+    pub(crate) fn ask(&mut self, now_ms: i64) -> Result<i32, CallError> {
         let before = self.asked_ms.replace(now_ms);
         let still = |at| may_have_lost(Some(at), now_ms, self.retention_ms);
         if !self.beginning.seen && before.is_some_and(still) {
@@ -244,7 +244,7 @@ impl Reading {
     /// # Errors
     /// [`CallError`] when what was read last is not there any more: the shard must begin again at
     /// its checkpoint, where what is missing is found and told.
-    pub(super) fn take(&mut self, mut page: Page, arrival: Arrival) -> Result<News, CallError> {
+    pub(crate) fn take(&mut self, mut page: Page, arrival: Arrival) -> Result<News, CallError> {
         let Arrival { asked_ms, pushed } = arrival;
         self.asked_ms = Some(asked_ms);
         self.join(&mut page)?;
@@ -336,7 +336,7 @@ impl Reading {
     }
 
     /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.
-    pub(super) fn is_ahead(&self, error: &CallError) -> bool {
+    pub(crate) fn is_ahead(&self, error: &CallError) -> bool {
         matches!(self.resume, StartAt::Timestamp(_))
             && error.operation == "GetShardIterator"
             && error.message.to_ascii_lowercase().contains("timestamp")

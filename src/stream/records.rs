@@ -1,4 +1,4 @@
-//! ◆ The records of a page: where they stand in one buffer.
+//! The records of a page: where they stand in one buffer.
 //!
 //! A page of small records is tens of thousands of them. Nothing is made for each but an `Entry`:
 //! no share of the buffer, no copy of a number. Whoever needs a record looks at it where it stands.

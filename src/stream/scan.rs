@@ -1,4 +1,4 @@
-//! ◆ The records of a GetRecords reply, without a copy or an allocation for each.
+//! The records of a GetRecords reply, without a copy or an allocation for each.
 //!
 //! A reply is one JSON object (Amazon Kinesis API reference, GetRecords, response syntax) that is
 //! nearly all `Records`. [`take`] goes over it once, notes where everything stands, and turns each

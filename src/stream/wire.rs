@@ -1,4 +1,4 @@
-//! ◆ In what GetRecords is spoken, and when CBOR is given up for JSON.
+//! In what GetRecords is spoken, and when CBOR is given up for JSON.
 //!
 //! CBOR (`application/x-amz-cbor-1.1`) is what AWS's Java SDK speaks to Kinesis, but it is described
 //! nowhere and emulators differ. So it is a switch, and whoever does not understand it, or is not

@@ -1,4 +1,4 @@
-//! ▶ The status page, /events, /metrics, /livez, /readyz and /status. All of it only answers.
+//! The status page, /events, /metrics, /livez, /readyz and /status. All of it only answers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::page::{self, Hub};
+use crate::worker::context::Shared;
 use crate::worker::health::STUCK;
-use crate::worker::shared::Shared;
-use crate::worker::status::View;
+use crate::worker::view::View;
 
 /// The endpoint cannot be opened.
 #[derive(Debug, thiserror::Error)]

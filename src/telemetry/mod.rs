@@ -2,6 +2,4 @@
 
 pub mod http;
 pub mod logs;
-pub mod metrics;
 mod page;
-pub mod table;

@@ -1,4 +1,4 @@
-//! ▶ The status page and the events that keep it up to date.
+//! The status page and the events that keep it up to date.
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::shared::Shared;
+use crate::worker::context::Shared;
 use crate::worker::status::SAMPLE;
 
 const PAGE: &str = include_str!("page.html");

@@ -1,4 +1,4 @@
-//! ◆ The upload event: the envelope the front door writes and the worker reads.
+//! The upload event: the envelope the front door writes and the worker reads.
 //!
 //! Version 1 is one JSON object whose fields stand in a fixed order, so that any event begins with
 //! the same bytes ([`PREFIX`]) and a worker can tell it from other records without parsing:

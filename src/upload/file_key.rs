@@ -1,4 +1,4 @@
-//! ◆ Object keys that an event may name.
+//! Object keys that an event may name.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! ▶ Reads objects back: are they whole, and do they hold as many records as they say?
+//! Reads objects back: are they whole, and do they hold as many records as they say?
 
 use futures::StreamExt;
 

@@ -1,4 +1,4 @@
-//! ▶ Compares objects with the stream itself, as far back as it still has the records.
+//! Compares objects with the stream itself, as far back as it still has the records.
 //!
 //! The records of each range are read again and encoded with the settings at hand; what comes out
 //! must be what is in the bucket, byte for byte before compression.
@@ -6,12 +6,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::aws::lookup::{Cursor, Probe};
 use crate::aws::objects::Objects;
 use crate::aws::s3::ObjectStore;
-use crate::delivery::batch::{self, Object, Open, Recipe};
+use crate::delivery::batch::Open;
 use crate::delivery::decode::{decompress, form};
 use crate::delivery::encode::EncodeError;
+use crate::delivery::object::{self, Object};
 use crate::delivery::object_key::parse_position;
+use crate::delivery::recipe::Recipe;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::lease::row::Lease;
@@ -19,7 +22,6 @@ use crate::stream::Record;
 use crate::stream::bound::Bound;
 use crate::stream::deaggregate::split;
 use crate::stream::position::{Checkpoint, InitialPosition, Position};
-use crate::stream::probe::{Cursor, Probe};
 use crate::verify::tiling::{Kind, Piece, Problem};
 
 /// Records asked for at once.
@@ -260,7 +262,7 @@ impl Comparison<'_> {
         let at = record.position();
         let sealed = open.seal_as(at.clone(), at)?;
         match sealed.objects.as_slice() {
-            [object] if object.kind == batch::Kind::Upload => self.is_stored(object).await,
+            [object] if object.kind == object::Kind::Upload => self.is_stored(object).await,
             _ => Ok(false),
         }
     }
@@ -295,13 +297,13 @@ impl Comparison<'_> {
         self.compared.batches += 1;
         for object in &sealed.objects {
             match object.kind {
-                batch::Kind::Upload => {
+                object::Kind::Upload => {
                     if !self.is_stored(object).await? {
                         self.missing(object, "the stream has this upload");
                     }
                 }
-                batch::Kind::Archive => self.archive(&range, object).await?,
-                batch::Kind::DeadLetter => self.dead_letter(&range, object).await?,
+                object::Kind::Archive => self.archive(&range, object).await?,
+                object::Kind::DeadLetter => self.dead_letter(&range, object).await?,
             }
         }
         Ok(())

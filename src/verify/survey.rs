@@ -1,4 +1,4 @@
-//! ▶ Lists objects, reads their metadata, and sorts them by shard.
+//! Lists objects, reads their metadata, and sorts them by shard.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,10 +6,11 @@ use futures::StreamExt;
 
 use crate::aws::objects::Objects;
 use crate::aws::s3::ObjectStore;
-use crate::delivery::batch::{
-    META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, META_STREAM, Recipe,
+use crate::delivery::object::{
+    META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, META_STREAM,
 };
 use crate::delivery::object_key::{Template, object_name, parse_object_name, parse_position};
+use crate::delivery::recipe::Recipe;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::verify::tiling::{Kind, Piece, Problem};

@@ -1,4 +1,4 @@
-//! ◆ Whether the ranges of a shard's objects tile what its lease says is delivered.
+//! Whether the ranges of a shard's objects tile what its lease says is delivered.
 //!
 //! Sequence numbers are not dense: two ranges that do not touch may or may not have records between
 //! them. What proves that they are neighbours is the metadata `catchment-after`, the position a batch

@@ -1,4 +1,4 @@
-//! ◆ Who owns what, over the hash-key space, from the lease table as a worker last read it.
+//! Who owns what, over the hash-key space, from the lease table as a worker last read it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! ◆ Is it well? One word, and the reasons.
+//! Is it well? One word, and the reasons.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! ▶ One task per owned shard; takes leases, follows reshards, drains on request.
+//! One task per owned shard; takes leases, follows reshards, drains on request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::batch::Gap;
+use crate::delivery::gap::Gap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
-use crate::lease::heartbeat::{Registry, heartbeat};
-use crate::lease::keeper::Keeper;
-use crate::lease::leave;
-use crate::lease::news;
-use crate::lease::owned::Owned;
 use crate::shutdown::Shutdown;
 use crate::task::{Handle, TaskDied};
+use crate::worker::context::Shared;
+use crate::worker::leases::change_publisher;
+use crate::worker::leases::hand_back;
+use crate::worker::leases::heartbeat::{Registry, heartbeat};
+use crate::worker::leases::held::Owned;
+use crate::worker::leases::taker::Keeper;
 use crate::worker::shard::{self, Ended};
-use crate::worker::shared::Shared;
 
 /// Time for the last writes to the lease table.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -67,7 +67,7 @@ struct Supervisor {
 pub async fn run(shared: Arc<Shared>, shutdown: Shutdown) -> Exit {
     let registry = Registry::default();
     let beating = shared.tasks.spawn("heartbeat", heartbeat(Arc::clone(&shared), registry.clone()));
-    let telling = shared.tasks.spawn("news", news::run(Arc::clone(&shared)));
+    let telling = shared.tasks.spawn("news", change_publisher::run(Arc::clone(&shared)));
     // A fleet that starts together does not look together, but all look once before any looks twice.
     let begin = shared.clock.now() + shared.jitter.up_to(shared.config.lease.scan / 2);
     let supervisor = Supervisor {
@@ -211,7 +211,7 @@ impl Supervisor {
         tokio::select! {
             biased;
             () = shutdown.abort.cancelled() => {}
-            () = leave::give_back(&self.shared, held) => {}
+            () = hand_back::give_back(&self.shared, held) => {}
             () = clock.sleep(LEAVING) => {}
         }
         let mut found = cause;

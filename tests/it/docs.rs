@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use catchment::config::Config;
 use catchment::config::keys::KEYS;
 use catchment::config::raw::Layers;
-use catchment::telemetry::metrics::{KEEP, Kind, SHARD_SERIES, TABLE, constant_series};
+use catchment::metrics::registry::{KEEP, Kind, SHARD_SERIES, TABLE, constant_series};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use catchment::aws::clients::Clients;
 use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
-use catchment::telemetry::metrics::Metrics;
+use catchment::metrics::registry::Metrics;
 use catchment::worker::{self, supervisor};
 
 use crate::faults::{Outage, Scope, Window};

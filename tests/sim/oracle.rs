@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use catchment::checkpoint::intent::{Intent, IntentList};
+use catchment::delivery::intent::{Intent, IntentList};
 use catchment::delivery::object_key::parse_object_name;
 use catchment::stream::position::Position;
 

@@ -6,16 +6,16 @@ use serde_json::json;
 
 use crate::aws::kinesis::Kinesis;
 use crate::aws::records::tests::{Canned, asking, now, shown};
+use crate::budget::Budget;
 use crate::clock::{Clock, Jitter};
-use crate::delivery::budget::Budget;
 use crate::fault::Fault;
 use crate::ids::ShardId;
-use crate::stream::fan_out::FanOut;
+use crate::metrics::registry::Metrics;
 use crate::stream::frames::write;
 use crate::stream::pacing::Limits;
-use crate::stream::poll::Means;
 use crate::stream::position::StartAt;
-use crate::telemetry::metrics::Metrics;
+use crate::worker::reader::context::Means;
+use crate::worker::reader::fan_out::FanOut;
 
 const CONSUMER: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/s/consumer/c:1";
 

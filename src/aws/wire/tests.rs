@@ -9,9 +9,9 @@ use serde_json::json;
 use crate::aws::kinesis::Kinesis;
 use crate::aws::records::tests::{Answers, Canned, asking, now, read, shown};
 use crate::fault::Fault;
+use crate::metrics::registry::Metrics;
 use crate::stream::cbor::CONTENT_TYPE;
 use crate::stream::wire::Wire;
-use crate::telemetry::metrics::Metrics;
 
 const TIME: i64 = 1_772_003_600_024;
 

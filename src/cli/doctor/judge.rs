@@ -1,4 +1,4 @@
-//! ◆ What was seen, and what is to be thought of it.
+//! What was seen, and what is to be thought of it.
 
 use std::collections::BTreeSet;
 

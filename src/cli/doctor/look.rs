@@ -1,11 +1,11 @@
-//! ▶ Makes the calls, each once, and hands what they say to `judge`.
+//! Makes the calls, each once, and hands what they say to `judge`.
 
 use futures::StreamExt;
 
 use crate::aws::clients::Clients;
 use crate::aws::dynamodb::{LeaseTable, TableError};
 use crate::aws::kinesis::Kinesis;
-use crate::aws::probe::{Identity, Probe, identity};
+use crate::aws::preflight::{Identity, Probe, identity};
 use crate::aws::s3::ObjectStore;
 use crate::cli::leases::lag;
 use crate::clock::{Clock, Jitter};

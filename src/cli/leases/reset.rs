@@ -3,9 +3,10 @@
 use clap::Args;
 
 use crate::aws::dynamodb::LeaseTable;
+use crate::checkpoint::progress::Pending;
 use crate::clock::Clock;
 use crate::lease::keys;
-use crate::lease::row::{Lease, Pending};
+use crate::lease::row::Lease;
 use crate::lease::write;
 use crate::stream::position::Checkpoint;
 

@@ -9,15 +9,17 @@ use futures::StreamExt;
 
 use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::aws::kinesis::Kinesis;
+use crate::aws::lookup::{PARALLEL, Probe};
+use crate::checkpoint::progress::Pending;
 use crate::clock::{Clock, Jitter};
 use crate::config::{Config, OnGap};
 use crate::fault::Fault;
 use crate::ids::{SequenceNumber, ShardId};
-use crate::lease::rewind::{self, Decision, Request, Target};
-use crate::lease::row::{Lease, Pending, attr};
+use crate::lease::rewind::{self, Decision};
+use crate::lease::rewind_request::{Request, Target};
+use crate::lease::row::{Lease, attr};
 use crate::lease::write::Update;
 use crate::stream::position::{Checkpoint, StartAt};
-use crate::stream::probe::{PARALLEL, Probe};
 use crate::stream::{ShardInfo, StreamInfo};
 
 use super::super::Failure;

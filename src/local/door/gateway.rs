@@ -1,4 +1,4 @@
-//! ▶ An HTTP API in front of the upload handler, with a JWT authorizer.
+//! An HTTP API in front of the upload handler, with a JWT authorizer.
 //!
 //! What it applies of Amazon API Gateway's rules: routes before tokens, the authorizer of
 //! [`super::gateway_jwt`], CORS answered by itself, 10 MB of body, 10,240 bytes of headers, and the
@@ -25,7 +25,7 @@ use serde_json::Value;
 use super::gateway_jwt::{Denial, Policy, event_claims, identity, scopes};
 use super::jwks::Authorizer;
 use crate::clock::{Clock, Jitter};
-use crate::upload::handler::Handler;
+use crate::front_door::handler::Handler;
 
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
 const MAX_HEADER_BYTES: usize = 10_240;

@@ -1,4 +1,4 @@
-//! ◆ The rules of API Gateway's JWT authorizer.
+//! The rules of API Gateway's JWT authorizer.
 //!
 //! As documented for HTTP APIs: the token comes from `$request.header.Authorization`, with or
 //! without `Bearer `; its signature is checked with the issuer's public key of that `kid`, RS256

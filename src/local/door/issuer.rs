@@ -1,4 +1,4 @@
-//! ▶ A development OpenID Connect issuer with the endpoints and token shapes of Amazon Cognito.
+//! A development OpenID Connect issuer with the endpoints and token shapes of Amazon Cognito.
 //!
 //! Authorization code with or without PKCE (S256), refresh tokens, RS256. Keys, codes and tokens
 //! live as long as the process. It listens on loopback, and it is not for production.

@@ -1,4 +1,4 @@
-//! ▶ The issuer's public keys, fetched when a token needs them.
+//! The issuer's public keys, fetched when a token needs them.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! ▶ The front door on loopback: issuer, gateway and handler, started together.
+//! The front door on loopback: issuer, gateway and handler, started together.
 
 pub mod gateway;
 pub mod gateway_jwt;
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::aws::door::{Door, DoorConfig, Stream};
+use crate::aws::front_door::{Door, DoorConfig, Stream};
 use crate::clock::{Clock, Jitter};
+use crate::front_door::claims::Demands;
+use crate::front_door::handler::{Handler, HandlerConfig};
 use crate::task::{Handle, Tasks};
-use crate::upload::claims::Demands;
-use crate::upload::handler::{Handler, HandlerConfig};
 use gateway::GatewayOptions;
 use gateway_jwt::Policy;
 use issuer::keys::challenge;

@@ -125,9 +125,9 @@ impl Contents {
                 continue;
             };
             for key in records.keys() {
-                super::count(&mut stream.shard_counters, key);
+                super::retention::count(&mut stream.shard_counters, key);
             }
-            let oldest = super::horizon(now_ms, stream.retention_period_hours);
+            let oldest = super::retention::horizon(now_ms, stream.retention_period_hours);
             records.retain(|_, record| record.approximate_arrival_timestamp >= oldest);
         }
     }

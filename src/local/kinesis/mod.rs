@@ -11,6 +11,7 @@ mod log;
 mod put;
 mod read;
 mod reshard;
+mod retention;
 mod shards;
 
 use std::collections::HashMap;
@@ -21,13 +22,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use ferrokinesis::actions::Operation;
 use ferrokinesis::error::KinesisErrorResponse;
-use ferrokinesis::sequence;
 use ferrokinesis::store::{Store, StoreOptions};
 use ferrokinesis::types::Stream;
 use serde_json::{Map, Value};
 
 use self::log::{Line, Log};
-use super::{LocalError, gateway};
+use super::{LocalError, json_error};
 use crate::clock::{Clock, Jitter};
 use crate::task::Tasks;
 
@@ -96,14 +96,14 @@ impl Streams {
     /// Answers one request.
     pub(super) async fn handle(&self, operation: &str, cbor: bool, body: &[u8]) -> Response {
         if cbor {
-            return gateway::error(
+            return json_error::error(
                 StatusCode::BAD_REQUEST,
                 "SerializationException",
                 "the local Kinesis speaks JSON only: switch CBOR off in the client, for the Java SDK with AWS_CBOR_DISABLE=true",
             );
         }
         let Ok(operation) = operation.parse::<Operation>() else {
-            return gateway::error(
+            return json_error::error(
                 StatusCode::BAD_REQUEST,
                 "UnknownOperationException",
                 &format!("Kinesis has no operation `{operation}`"),
@@ -112,7 +112,7 @@ impl Streams {
         let data = match serde_json::from_slice(body) {
             Ok(Value::Object(data)) => data,
             _ => {
-                return gateway::error(
+                return json_error::error(
                     StatusCode::BAD_REQUEST,
                     "SerializationException",
                     "the body is not a JSON object",
@@ -152,33 +152,11 @@ fn reply(body: Vec<u8>) -> Response {
 fn refuse(fault: &Fault) -> Response {
     let status = StatusCode::from_u16(fault.status_code).unwrap_or(StatusCode::BAD_REQUEST);
     let message = fault.body.message.as_deref().unwrap_or_default();
-    gateway::error(status, &fault.body.error_type, message)
+    json_error::error(status, &fault.body.error_type, message)
 }
 
 fn invalid(message: impl AsRef<str>) -> Fault {
     Fault::client_error("InvalidArgumentException", Some(message.as_ref()))
-}
-
-/// The oldest arrival, in epoch seconds, that is still retained.
-fn horizon(now_ms: i64, hours: u32) -> f64 {
-    now_ms as f64 / 1000.0 - f64::from(hours) * 3600.0
-}
-
-/// Raises the counter of the shard in a record key past that record.
-fn count(counters: &mut Vec<u64>, key: &str) {
-    let Some((_, number)) = key.split_once('/') else {
-        return;
-    };
-    let Ok(number) = sequence::parse_sequence(number) else {
-        return;
-    };
-    let Ok(shard) = usize::try_from(number.shard_ix) else {
-        return;
-    };
-    if counters.len() <= shard {
-        counters.resize(shard + 1, 1);
-    }
-    counters[shard] = counters[shard].max(number.seq_ix.unwrap_or(0) + 1);
 }
 
 impl Inner {

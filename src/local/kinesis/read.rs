@@ -147,7 +147,7 @@ impl Inner {
         let id = sequence::shard_id_name(position.shard_ix as i64);
         shard(&stream, &id)?;
         let now_ms = self.clock.wall();
-        let oldest = super::horizon(now_ms, stream.retention_period_hours);
+        let oldest = super::retention::horizon(now_ms, stream.retention_period_hours);
         let hex = sequence::shard_ix_to_hex(position.shard_ix as i64);
         let end = sequence::shard_ix_to_hex(position.shard_ix as i64 + 1);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -90,7 +90,8 @@ impl Inner {
             },
         };
         let stream = self.store.get_stream(&from.stream).await?;
-        let oldest = super::horizon(self.clock.wall(), stream.retention_period_hours) * 1000.0;
+        let oldest =
+            super::retention::horizon(self.clock.wall(), stream.retention_period_hours) * 1000.0;
         // A stream younger than its retention begins with its first shards.
         let first = stream.shards.iter().map(created).min().unwrap_or(0);
         let oldest = first.max(oldest.max(0.0) as u64);

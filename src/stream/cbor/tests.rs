@@ -2,6 +2,7 @@ use ciborium::Value;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::write::put_head;
 use super::*;
 
 const SEQUENCE: &str = "49590338271490256608559692538361571095921575989136588898";

@@ -1,15 +1,17 @@
-//! ▶ The end of a shard: read to its end, read to a replay's bound, or gone from the stream.
+//! The end of a shard: read to its end, read to a replay's bound, or gone from the stream.
 
 use super::{Pipeline, Stop};
-use crate::delivery::batch::{Cause, Gap, gap_report};
-use crate::delivery::uploader::upload;
+use crate::delivery::batch::Cause;
+use crate::delivery::dead_letter::gap_report;
+use crate::delivery::gap::Gap;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::lease::graph;
 use crate::lease::row::{Lease, NewLease};
 use crate::stream::ShardInfo;
 use crate::stream::position::Checkpoint;
-use crate::worker::shared::Shared;
+use crate::worker::context::Shared;
+use crate::worker::shard::uploader::upload;
 
 impl Pipeline {
     /// The range of a replay is read to its end: the lease is finished, whatever the shard has left.

@@ -9,7 +9,7 @@ use super::*;
 use crate::proxy::Moment;
 
 const SHARDS: usize = 5_000;
-/// Writes in flight at once, see `lease/keeper.rs`.
+/// Writes in flight at once, see `worker/leases/taker.rs`.
 const PARALLEL: usize = 32;
 
 /// Leases are created for all of them, page by page, parents before children, and no more writes

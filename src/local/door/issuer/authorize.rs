@@ -1,4 +1,4 @@
-//! ▶ Authorization and login: from a client's wish to a code.
+//! Authorization and login: from a client's wish to a code.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! ◆ Codes and refresh tokens: handed out once, taken back once, forgotten in time.
+//! Codes and refresh tokens: handed out once, taken back once, forgotten in time.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! ◆ The two pages of the issuer.
+//! The two pages of the issuer.
 
 const STYLE: &str = include_str!("../assets/issuer.css");
 

@@ -1,4 +1,4 @@
-//! ▶ The issuer's endpoints.
+//! The issuer's endpoints.
 
 use std::sync::Arc;
 

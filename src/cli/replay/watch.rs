@@ -1,0 +1,89 @@
+//! Watches a replay while its workers deliver: progress, and the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::replay::plan::Plan;
+use crate::replay::progress::{Pace, Progress};
+use crate::replay::store::Store;
+use crate::worker::context::Shared;
+
+/// Configuration of the replay's worker: the live one with the plan's table, keys and settings.
+pub(crate) fn configure(config: &mut crate::config::Config, plan: &Plan, table: &str) {
+    let settings = &plan.settings;
+    config.lease.table = table.to_owned();
+    config.stream.name.clone_from(&settings.stream);
+    if let Some((arn, _)) = plan.stream.rsplit_once('@') {
+        config.stream.name = arn.to_owned();
+    }
+    config.delivery.settings.clone_from(settings);
+}
+
+/// Looks at the table until everything is delivered; then asks the worker to stop. Returns the last
+/// state seen, and never before `stop` or completion.
+pub(crate) async fn watch(
+    shared: Arc<Shared>,
+    plan: Arc<Plan>,
+    store: Store,
+    every: Duration,
+    drain: CancellationToken,
+    mut tell: impl FnMut(&Progress, f64) + Send,
+) -> Progress {
+    let clock = shared.clock.clone();
+    let mut pace = Pace::default();
+    let mut last = Progress::default();
+    let mut told = clock.now();
+    loop {
+        match store.progress(true).await {
+            Ok(progress) => last = progress,
+            Err(error) => tracing::warn!(%error, "reading the replay's table failed"),
+        }
+        let lag = lag_ms(&shared, &plan);
+        last.lag_seconds = lag.map(|ms| ms as f64 / 1000.0);
+        let (ratio, left) = lag.map_or((0.0, None), |ms| pace.note(clock.now(), ms));
+        last.eta_seconds = left.map(|left| left.as_secs_f64());
+        if last.complete {
+            (last.lag_seconds, last.eta_seconds) = (Some(0.0), Some(0.0));
+        }
+        show(&shared, &last);
+        if last.complete {
+            drain.cancel();
+            return last;
+        }
+        if drain.is_cancelled() {
+            return last;
+        }
+        if clock.now() - told >= every {
+            told = clock.now();
+            tell(&last, ratio);
+        }
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => {}
+            () = clock.sleep(every.min(shared.config.lease.scan)) => {}
+        }
+    }
+}
+
+/// How far the slowest shard of this process is from the end of the range: MillisBehindLatest counts
+/// from now, the range may have ended earlier.
+fn lag_ms(shared: &Shared, plan: &Plan) -> Option<i64> {
+    let past = (shared.clock.wall() - plan.end_ms()).max(0);
+    let board = shared.board.snapshot();
+    board.shards.values().filter_map(|s| s.behind_ms).map(|ms| (ms - past).max(0)).max()
+}
+
+fn show(shared: &Shared, progress: &Progress) {
+    let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let metrics = &shared.metrics;
+    let active = progress.shards - progress.finished;
+    metrics.set("catchment_replay_shards", &["finished"], gauge(progress.finished as u64));
+    metrics.set("catchment_replay_shards", &["active"], gauge(active as u64));
+    metrics.set("catchment_replay_records", &[], gauge(progress.records));
+    metrics.set("catchment_replay_bytes", &[], gauge(progress.bytes));
+    if let Some(lag) = progress.lag_seconds {
+        metrics.set_float("catchment_replay_lag_seconds", &[], lag);
+    }
+}

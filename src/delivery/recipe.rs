@@ -1,0 +1,42 @@
+//! Settings with their templates parsed.
+
+use std::sync::Arc;
+
+use crate::delivery::field::Path;
+use crate::delivery::object_key::{BadTemplate, Template};
+use crate::delivery::settings::Settings;
+
+/// Settings with their templates parsed: what encoding needs at hand.
+#[derive(Debug)]
+pub struct Recipe {
+    /// What goes into the intent.
+    pub settings: Arc<Settings>,
+    /// Where archive objects go.
+    pub prefix: Template,
+    /// Where dead letters go.
+    pub errors: Template,
+    /// The field that holds a record's time; the time of arrival counts if there is none.
+    pub time_field: Option<Path>,
+}
+
+impl Recipe {
+    /// Parses the templates.
+    ///
+    /// # Errors
+    /// The template that is wrong, and why.
+    pub fn new(settings: Arc<Settings>) -> Result<Self, BadTemplate> {
+        let time_field = match settings.time_field.as_str() {
+            "" => None,
+            path => Some(
+                Path::parse(path)
+                    .map_err(|why| BadTemplate::Field(settings.time_field.clone(), why))?,
+            ),
+        };
+        Ok(Self {
+            time_field,
+            prefix: Template::parse(&settings.prefix, false)?,
+            errors: Template::parse(&settings.errors, true)?,
+            settings,
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! Tells the fleet that there is something to take, once for a batch of changes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::aws::dynamodb::{LeaseTable, Written};
+use crate::ids::ShardId;
+use crate::lease::board;
+use crate::metrics::registry::Metrics;
+
+/// What is to be told, and where.
+#[derive(Clone, Default)]
+pub struct News {
+    state: Arc<Mutex<State>>,
+    marked: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    /// There is something to tell.
+    marked: bool,
+    board: Option<ShardId>,
+    /// Where the board was before: others may still read there.
+    before: Option<ShardId>,
+}
+
+impl News {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Others may have something to do now.
+    pub fn mark(&self) {
+        self.lock().marked = true;
+        self.marked.notify_one();
+    }
+
+    /// Waits until there may be something to tell.
+    pub(super) async fn marked(&self) {
+        self.marked.notified().await;
+    }
+
+    /// A scan saw the board here.
+    pub fn board(&self, board: Option<&ShardId>) {
+        let mut state = self.lock();
+        if state.board.as_ref() != board {
+            let before = state.board.take();
+            state.before = before.or(state.before.take());
+            state.board = board.cloned();
+        }
+        if state.marked && state.board.is_some() {
+            self.marked.notify_one();
+        }
+    }
+
+    /// Tells what was marked; says whether nothing is left to tell.
+    pub async fn tell(&self, table: &LeaseTable, metrics: &Metrics) -> bool {
+        let boards: Vec<ShardId> = {
+            let mut state = self.lock();
+            if !state.marked {
+                return true;
+            }
+            if state.board.is_none() {
+                // Nobody reads a board, everybody scans.
+                return true;
+            }
+            state.marked = false;
+            let before = state.before.take();
+            state.board.iter().cloned().chain(before).collect()
+        };
+        let mut told = true;
+        for shard in boards {
+            match table.update(&shard, board::bump()).await {
+                Ok(Written::Done(_)) => metrics.add("catchment_lease_news_total", &["told"], 1),
+                // The row is gone: whoever reads it scans, and so do we.
+                Ok(Written::Refused(_)) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "telling the fleet failed");
+                    metrics.add("catchment_lease_news_total", &["failed"], 1);
+                    told = false;
+                }
+            }
+        }
+        if !told {
+            self.lock().marked = true;
+        }
+        told
+    }
+}

@@ -1,0 +1,11 @@
+//! The leases of this worker: takes them, keeps them alive, gives them back.
+//!
+//! What to do is decided in [`crate::lease`]; these tasks call the lease table and obey.
+
+pub mod change_publisher;
+pub mod change_signal;
+pub mod hand_back;
+pub mod heartbeat;
+pub mod held;
+pub mod shard_sync;
+pub mod taker;

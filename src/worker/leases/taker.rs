@@ -1,0 +1,324 @@
+//! Looks at the table and takes what is ours to take.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::aws::dynamodb::Written;
+use crate::fault::CallError;
+use crate::ids::ShardId;
+use crate::lease::assign::{self, Bounds, Round};
+use crate::lease::board::{self, Board};
+use crate::lease::expiry::{HANDOFF, Watch};
+use crate::lease::lookout::{Look, Pace, Patrol};
+use crate::lease::row::{Item, Lease};
+use crate::lease::write::{self, Notes};
+use crate::worker::context::Shared;
+use crate::worker::fleet::Fleet;
+use crate::worker::leases::heartbeat::Registry;
+use crate::worker::leases::held::Owned;
+
+/// Writes in flight at once.
+pub(super) const PARALLEL: usize = 32;
+/// A shard that failed here is left to others for this long.
+const COOL_DOWN: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Keeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) registry: Registry,
+    pub(super) watch: Watch,
+    pub(super) pace: Pace,
+    pub(super) patrol: Patrol,
+    pub(super) cooling: BTreeMap<ShardId, Duration>,
+    /// Leases asked for, and since when: their rows are read until they are ours.
+    pub(super) coming: BTreeMap<ShardId, Duration>,
+    /// Rounds in which there was something to take.
+    pub(super) rounds: u32,
+    /// The table as last read.
+    pub(super) known: Option<Vec<Lease>>,
+    pub(super) unreadable: BTreeSet<String>,
+}
+
+impl Keeper {
+    /// Nothing seen yet.
+    pub fn new(shared: Arc<Shared>, registry: Registry) -> Self {
+        let config = &shared.config.lease;
+        let pace = Pace { look: config.scan, full: config.full_scan, failover: config.failover };
+        Self {
+            watch: Watch::new(config.failover),
+            patrol: Patrol::new(pace),
+            pace,
+            shared,
+            registry,
+            cooling: BTreeMap::new(),
+            coming: BTreeMap::new(),
+            rounds: 0,
+            known: None,
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// A shard failed here: let others try first.
+    pub fn cool(&mut self, shard: &ShardId) {
+        let until = self.shared.clock.now() + COOL_DOWN;
+        self.cooling.insert(shard.clone(), until);
+        self.patrol.wish(until);
+    }
+
+    /// Something changed that may be for us: look at the whole table next time.
+    pub fn hurry(&mut self) {
+        self.patrol.wish(self.shared.clock.now());
+    }
+
+    /// The readable leases of the table. What cannot be read is told once, counted, and left alone.
+    pub(super) async fn leases(&mut self, consistent: bool) -> Result<Vec<Lease>, CallError> {
+        let items = self.shared.table.scan(consistent).await?;
+        let mut unreadable = BTreeSet::new();
+        let mut leases = Vec::with_capacity(items.len());
+        for item in &items {
+            match Lease::parse(item) {
+                Ok(lease) => leases.extend(lease),
+                Err(error) => {
+                    unreadable.insert(error.to_string());
+                }
+            }
+        }
+        for error in unreadable.difference(&self.unreadable) {
+            tracing::error!(%error, "an item of the lease table cannot be read; it is left alone");
+        }
+        let count = i64::try_from(unreadable.len()).unwrap_or(i64::MAX);
+        self.shared.metrics.set("catchment_leases_unreadable", &[], count);
+        self.unreadable = unreadable;
+        Ok(leases)
+    }
+
+    /// One look: at the rows we wait for, and at the board or the whole table, whichever is due.
+    /// Leases that became ours are added to `won`.
+    ///
+    /// # Errors
+    /// [`CallError`] when the table cannot be read.
+    pub async fn look(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+        self.arrivals(won).await?;
+        let lookout = self.patrol.board().is_some_and(|board| self.registry.holds(board));
+        let everywhere = match self.patrol.next(self.shared.clock.now(), lookout) {
+            Look::Everywhere => true,
+            Look::Rest => false,
+            Look::At(shard) => {
+                let item = self.shared.table.peek(&shard).await?;
+                let board = item.as_ref().and_then(Board::read);
+                let now = self.shared.clock.now();
+                if let Some(board) = &board {
+                    self.watch.observe_row(now, &board.lease);
+                }
+                self.patrol.saw(now, board.as_ref())
+            }
+        };
+        if everywhere { self.round(won).await } else { Ok(()) }
+    }
+
+    /// Leases we asked for: are they handed over?
+    async fn arrivals(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+        let patience = self.shared.config.lease.failover + HANDOFF;
+        for (shard, asked) in self.coming.clone() {
+            let row = match self.shared.table.get(&shard).await? {
+                Some(item) => Lease::parse(&item).ok().flatten(),
+                None => None,
+            };
+            let now = self.shared.clock.now();
+            let ours = row.filter(|row| row.owner.as_ref() == Some(&self.shared.me));
+            if let Some(row) = &ours
+                && row.checkpoint_owner.is_some()
+                && now.saturating_sub(asked) < patience
+            {
+                continue;
+            }
+            self.coming.remove(&shard);
+            // Is there more to ask for?
+            self.patrol.wish(now);
+            if let Some(row) = ours.filter(|row| row.checkpoint_owner.is_none())
+                && !self.registry.holds(&shard)
+            {
+                won.extend(self.adopt(&row).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the table, decides, takes.
+    async fn round(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+        let begun = self.shared.clock.now();
+        // Rows may be seconds old, each of another age: all that follows is conditional on them.
+        let leases = self.leases(false).await?;
+        let now = self.shared.clock.now();
+        self.shared.metrics.add("catchment_lease_scans_total", &[], 1);
+        self.watch.observe(now, &leases);
+        self.cooling.retain(|_, until| *until > now);
+        let active = leases.iter().filter(|l| !l.is_finished()).count();
+        let bounds =
+            Bounds { hold: self.shared.config.lease.max, take: assign::ramp(self.rounds, active) };
+        let round = assign::decide(&leases, &self.watch, &self.shared.me, bounds, begun);
+        let Round { take, ask, ours, coming, free, more, workers, active, waiting } = round;
+        self.show(workers, active, waiting, &leases);
+        let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
+        let board = board::place(&leases);
+        let rest = self.shared.jitter.spread(self.pace.rest(workers), 0.2);
+        let board_row = board.as_ref().and_then(|board| rows.get(board)).copied();
+        self.patrol.scanned(begun, now, board_row, rest);
+        self.shared.news.board(board.as_ref());
+        for owned in self.registry.all() {
+            if let Some(row) = rows.get(&owned.shard) {
+                owned.wanted(row);
+            }
+        }
+        if !take.is_empty() {
+            self.rounds = self.rounds.saturating_add(1);
+        }
+        for until in take.iter().filter_map(|shard| self.cooling.get(shard)) {
+            self.patrol.wish(*until);
+        }
+        let row = |shard: &ShardId| rows.get(shard).copied();
+        let open =
+            |l: &&Lease| !self.registry.holds(&l.shard) && !self.cooling.contains_key(&l.shard);
+        // At most TAKE_PER_ROUND of them.
+        let wanted: Vec<&Lease> = take.iter().filter_map(row).filter(open).collect();
+        let taken = join_all(wanted.into_iter().map(|lease| self.take(lease, &rows))).await;
+        let missed = taken.iter().any(Option::is_none);
+        won.extend(taken.into_iter().flatten());
+        let arrived: Vec<&Lease> = ours.iter().filter_map(row).filter(open).collect();
+        for some in arrived.chunks(PARALLEL) {
+            let adopted = join_all(some.iter().map(|lease| self.adopt(lease))).await;
+            won.extend(adopted.into_iter().flatten());
+        }
+        let asked = join_all(ask.iter().filter_map(row).map(|lease| self.ask(lease))).await;
+        for shard in asked.into_iter().flatten().chain(coming) {
+            self.coming.entry(shard).or_insert(now);
+        }
+        let lookout = board.as_ref().is_some_and(|board| self.registry.holds(board));
+        if lookout {
+            self.free(free.iter().filter_map(row).filter(open).collect()).await;
+        }
+        if more || missed {
+            self.patrol.wish(now);
+        }
+        self.known = Some(leases);
+        Ok(())
+    }
+
+    /// The lookout's duty: leases of the dead are free for all, who need not each watch them expire.
+    async fn free(&self, dead: Vec<&Lease>) {
+        for some in dead.chunks(PARALLEL) {
+            let writes = some.iter().map(|lease| async {
+                match self.shared.table.update(&lease.shard, write::free(lease)).await {
+                    Ok(Written::Done(_)) => {
+                        tracing::info!(shard = %lease.shard, from = ?lease.effective_owner(),
+                            "lease of a dead worker freed");
+                        self.shared.metrics.add("catchment_leases_freed_total", &[], 1);
+                        self.shared.news.mark();
+                    }
+                    // It lives, or somebody was faster.
+                    Ok(Written::Refused(_)) => {}
+                    Err(error) => {
+                        tracing::warn!(shard = %lease.shard, %error, "freeing a lease failed");
+                    }
+                }
+            });
+            join_all(writes).await;
+        }
+    }
+
+    /// Asks the owner of a lease to hand it over; names the lease if it may do so.
+    async fn ask(&self, lease: &Lease) -> Option<ShardId> {
+        let update = write::request_handoff(lease, &self.shared.me)?;
+        match self.shared.table.update(&lease.shard, update).await {
+            Ok(Written::Done(_)) => {
+                self.shared.metrics.add("catchment_lease_handoffs_total", &["asked"], 1);
+                tracing::info!(shard = %lease.shard, from = ?lease.owner, "asked for a lease");
+            }
+            // Somebody else asked first, or it moved on.
+            Ok(Written::Refused(_)) => return None,
+            Err(error) => {
+                tracing::warn!(shard = %lease.shard, %error, "asking for a lease failed");
+            }
+        }
+        Some(lease.shard.clone())
+    }
+
+    /// Starts a lease that was handed over to us; the first heartbeat makes sure it still is.
+    async fn adopt(&self, lease: &Lease) -> Option<Arc<Owned>> {
+        let asked = self.shared.clock.now();
+        let update = write::renew(lease, &self.shared.me, &Notes::default());
+        let item = match self.shared.table.update(&lease.shard, update).await {
+            Ok(Written::Done(item)) => item,
+            Ok(Written::Refused(_)) => return None,
+            Err(error) => {
+                tracing::warn!(shard = %lease.shard, %error, "starting a lease handed over failed");
+                return None;
+            }
+        };
+        self.shared.metrics.add("catchment_lease_handoffs_total", &["received"], 1);
+        self.own(&item, asked)
+    }
+
+    /// A row that names us becomes a lease we work on.
+    fn own(&self, item: &Item, asked: Duration) -> Option<Arc<Owned>> {
+        let row = Lease::parse(item).ok().flatten()?;
+        if row.owner.as_ref() != Some(&self.shared.me) || row.checkpoint_owner.is_some() {
+            return None;
+        }
+        let owned = Arc::new(Owned::new(self.shared.lease_means(), row, asked));
+        self.registry.insert(&owned);
+        Some(owned)
+    }
+
+    async fn take(&self, lease: &Lease, rows: &BTreeMap<&ShardId, &Lease>) -> Option<Arc<Owned>> {
+        // A parent the scan does not show may be gone, or younger than what the scan read.
+        for parent in board::unseen_parents(lease, rows) {
+            match self.shared.table.get(parent).await {
+                Ok(None) => {}
+                Ok(Some(item)) => {
+                    let parent = Lease::parse(&item).ok().flatten();
+                    if !parent.is_some_and(|parent| parent.is_finished()) {
+                        return None;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(shard = %lease.shard, %error, "reading its parent's lease failed");
+                    return None;
+                }
+            }
+        }
+        let asked = self.shared.clock.now();
+        let update = write::take(lease, &self.shared.me, &self.shared.stream.identity());
+        let item = match self.shared.table.update(&lease.shard, update).await {
+            // Also after a refusal the row decides: an earlier attempt of ours may have won.
+            Ok(Written::Done(item) | Written::Refused(Some(item))) => item,
+            Ok(Written::Refused(None)) => return None,
+            Err(error) => {
+                tracing::warn!(shard = %lease.shard, %error, "taking a lease failed");
+                return None;
+            }
+        };
+        let owned = self.own(&item, asked)?;
+        self.shared.metrics.add("catchment_leases_taken_total", &[], 1);
+        Some(owned)
+    }
+
+    fn show(&self, workers: usize, active: usize, waiting: usize, leases: &[Lease]) {
+        let metrics = &self.shared.metrics;
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        metrics.set("catchment_workers", &[], gauge(workers));
+        metrics.set("catchment_leases", &["active"], gauge(active - waiting));
+        metrics.set("catchment_leases", &["waiting"], gauge(waiting));
+        metrics.set("catchment_leases", &["finished"], gauge(leases.len() - active));
+        let wall = self.shared.clock.wall();
+        self.shared.board.update(|b| {
+            b.ready = true;
+            b.workers = workers;
+            b.active_leases = active;
+            b.fleet = Fleet::of(leases, wall, &b.fleet);
+        });
+    }
+}

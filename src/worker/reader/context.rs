@@ -1,0 +1,34 @@
+//! What a reader of a shard needs.
+
+use std::sync::Arc;
+
+use crate::aws::kinesis::Kinesis;
+use crate::budget::Budget;
+use crate::clock::{Clock, Jitter};
+use crate::metrics::registry::Metrics;
+use crate::stream::pacing::Limits;
+
+/// What a reader needs.
+#[derive(Clone)]
+pub struct Means {
+    /// The stream.
+    pub kinesis: Kinesis,
+    /// Its ARN.
+    pub arn: String,
+    /// ARN of the consumer to subscribe as; `None` to poll.
+    pub consumer: Option<String>,
+    /// How long the stream keeps a record, milliseconds.
+    pub retention_ms: i64,
+    /// Pace.
+    pub pace: Limits,
+    /// Records per call.
+    pub page_records: i32,
+    /// Memory.
+    pub budget: Budget,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub jitter: Jitter,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}

@@ -1,0 +1,370 @@
+//! The life of one owned shard: finish what was announced, then read, batch, announce, put and
+//! commit until the shard ends, the lease goes, or the worker stops.
+
+mod batching;
+mod end;
+pub mod recovery;
+mod report;
+pub mod stop;
+pub mod uploader;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::Permit;
+use crate::checkpoint::ledger::{Change, Ledger};
+use crate::checkpoint::progress::{Pending, Progress};
+use crate::delivery::batch::{Cause, Open};
+use crate::delivery::object::Object;
+use crate::fault::{CallError, Fault};
+use crate::lease::expiry::HANDOFF;
+use crate::mutant::{self, Mutant};
+use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
+use crate::stream::reading::{Beginning, Range};
+use crate::task::Handle;
+use crate::worker::context::Shared;
+use crate::worker::leases::held::{Lost, Owned};
+use crate::worker::reader::poll::{self, Fetched};
+use crate::worker::shard::recovery::Recovered;
+use crate::worker::shard::uploader::upload;
+pub use stop::Ended;
+use stop::Stop;
+
+/// Works on one shard until it ends. `drain` asks to finish what is in hand and release the lease.
+pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToken) -> Ended {
+    let shard = lease.shard.clone();
+    tracing::info!(%shard, "shard taken");
+    // What is rare is boxed: an owned shard holds the memory of the largest state of this future.
+    let begun = Box::pin(Pipeline::new(Arc::clone(&shared), Arc::clone(&lease))).await;
+    let mut pipeline = match begun {
+        Ok(pipeline) => pipeline,
+        Err(stop) => return Box::pin(end(&shared, &lease, stop)).await,
+    };
+    let wanted = lease.wanted.clone();
+    let patience = shared.clock.clone();
+    let result = tokio::select! {
+        biased;
+        result = pipeline.run(&drain) => result,
+        // The worker that asked has waited long enough. Announced batches are finished by it.
+        () = async { wanted.cancelled().await; patience.sleep(HANDOFF).await } => Ok(Ended::Released),
+    };
+    shared.budget.closed(&shard);
+    drop(pipeline);
+    shared.metrics.leave(shared.clock.now(), &shard);
+    match result {
+        Ok(ended) => {
+            // Of a finished shard too: a dead name in the table misleads people and the KCL.
+            if matches!(ended, Ended::Released | Ended::Finished) {
+                if matches!(ended, Ended::Released) {
+                    Box::pin(lease.go_back()).await;
+                }
+                Box::pin(lease.release()).await;
+            }
+            tracing::info!(%shard, ?ended, "shard done");
+            ended
+        }
+        Err(stop) => Box::pin(end(&shared, &lease, stop)).await,
+    }
+}
+
+async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
+    let ended = match stop {
+        Stop::Lost => return Ended::Lost,
+        Stop::Gap(gap) => Ended::Gap(gap),
+        error => {
+            tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
+            shared.metrics.add("catchment_shard_failures_total", &[], 1);
+            shared.board.error(shared.clock.wall(), &format!("{}: {error}", lease.shard));
+            match error {
+                Stop::Vanished(error) => Ended::Vanished(error.to_string()),
+                error => Ended::Failed(error.to_string()),
+            }
+        }
+    };
+    lease.release().await;
+    ended
+}
+
+/// A cut batch that is not announced yet.
+struct Batch {
+    objects: Vec<Object>,
+    permit: Permit,
+}
+
+type Write = Pin<Box<dyn Future<Output = Result<Change, Lost>> + Send>>;
+type Upload = Pin<Box<dyn Future<Output = Result<Position, Stop>> + Send>>;
+
+struct Pipeline {
+    shared: Arc<Shared>,
+    lease: Arc<Owned>,
+    ledger: Ledger,
+    /// Batches that wait to be announced, by the end of their range; then their upload has them.
+    batches: BTreeMap<Position, Batch>,
+    uploads: FuturesUnordered<Upload>,
+    write: Option<Write>,
+    open: Option<(Open, Permit, Duration)>,
+    cut: Arc<Notify>,
+    pages: mpsc::Receiver<Fetched>,
+    reader: Option<Handle<()>>,
+    /// A checkpoint whose record was not found where reading began.
+    start_gone: bool,
+    /// When reading began, the shard had not been read to its tip for as long as retention reaches:
+    /// if the checkpointed record turns out to be gone, others may be. Until that is known, the
+    /// row keeps the old time: a tip that is empty now says nothing about what was there before.
+    suspect: bool,
+    /// The oldest record in hand: when it was read.
+    oldest: VecDeque<(Position, Duration)>,
+    ending: bool,
+    draining: bool,
+    /// The stream is gone: what is in hand is delivered, and then this is told.
+    vanished: Option<CallError>,
+}
+
+impl Pipeline {
+    async fn new(shared: Arc<Shared>, lease: Arc<Owned>) -> Result<Self, Stop> {
+        let row = lease.row().await;
+        let now = shared.clock.now();
+        shared.board.update(|b| {
+            let entry = b.shards.entry(lease.shard.clone()).or_default();
+            entry.state = "recovering";
+            entry.checkpoint = row.progress.checkpoint.to_string();
+            (entry.moved_at, entry.read_at) = (now, now);
+        });
+        let (_, pages) = mpsc::channel(1);
+        let mut this = Self {
+            ledger: Ledger::new(row.progress, shared.config.delivery.pipeline),
+            batches: BTreeMap::new(),
+            uploads: FuturesUnordered::new(),
+            write: None,
+            open: None,
+            cut: Arc::new(Notify::new()),
+            pages,
+            reader: None,
+            start_gone: false,
+            suspect: false,
+            oldest: VecDeque::new(),
+            ending: false,
+            draining: false,
+            vanished: None,
+            shared,
+            lease,
+        };
+        this.recover().await?;
+        Ok(this)
+    }
+
+    /// Finishes the intents found in the row, oldest first. Nothing else happens before.
+    async fn recover(&mut self) -> Result<(), Stop> {
+        let row = self.lease.row().await;
+        while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
+            let after = self.ledger.progress().checkpoint.clone();
+            if mutant::is(Mutant::IgnorePending) {
+                let none = Progress { checkpoint: after, pending: Pending::None };
+                self.lease.progress(self.ledger.progress(), &none).await?;
+                self.ledger = Ledger::new(none, self.shared.config.delivery.pipeline);
+                break;
+            }
+            tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
+                "finishing an announced batch");
+            let Some(start) = row.start(&after, self.shared.config.stream.start) else {
+                break;
+            };
+            let lost = self.lease.lost.clone();
+            let Recovered { objects, permit, gap } = tokio::select! {
+                biased;
+                () = lost.cancelled() => return Err(Stop::Lost),
+                recovered =
+                    recovery::recover(&self.shared, &row, &after, start, &intent) =>
+                    recovered?,
+            };
+            if let Some(gap) = gap {
+                self.gap(&gap)?;
+            }
+            upload(&self.shared, &self.lease, objects, permit).await?;
+            self.ledger.durable(&intent.last);
+            if let Some(change) = self.ledger.next() {
+                self.lease.progress(&change.from, &change.to).await?;
+                self.written(change);
+            }
+            self.shared.metrics.add("catchment_intents_recovered_total", &[], 1);
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, drain: &CancellationToken) -> Result<Ended, Stop> {
+        let row = self.lease.row().await;
+        let checkpoint = self.ledger.progress().checkpoint.clone();
+        if self.lease.is_asked_back() {
+            // Everything announced is delivered, nothing is read: the lease can go back now.
+            return Ok(Ended::Released);
+        }
+        let Some(start) = row.start(&checkpoint, self.shared.config.stream.start) else {
+            return Ok(Ended::Finished);
+        };
+        let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
+        let exact = matches!(start, StartAt::At(_));
+        self.suspect = exact && may_have_lost(row.read_through_ms, now, retention);
+        if let Some(replay) = &self.shared.replay
+            && replay.begins_too_late(&row, &self.shared.stream, now)
+        {
+            (self.suspect, self.start_gone) = (true, true);
+        }
+        let range = Range {
+            start,
+            after: checkpoint.position().cloned(),
+            until: None,
+            bound: self.shared.replay.as_ref().and_then(|replay| replay.bound(&row.shard)),
+            deaggregate: self.shared.recipe.settings.deaggregate,
+            hash_range: row.hash_keys(),
+        };
+        let (send, pages) = mpsc::channel(1);
+        self.pages = pages;
+        let read = poll::read(self.shared.reader(), self.lease.shard.clone(), range, send);
+        self.reader = Some(self.shared.tasks.spawn("reader", read));
+        self.state("reading");
+        loop {
+            if self.write.is_none()
+                && let Some(change) = self.ledger.next()
+            {
+                self.write = Some(self.begin(change));
+            }
+            if self.write.is_none() && self.ledger.is_idle() && self.open.is_none() {
+                if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
+                    self.shared.metrics.add("catchment_shards_finished_total", &[], 1);
+                    return Ok(Ended::Finished);
+                }
+                if let Some(error) = self.vanished.take() {
+                    return Err(Stop::Vanished(error));
+                }
+                if self.draining {
+                    return Ok(Ended::Released);
+                }
+            }
+            self.step(drain).await?;
+        }
+    }
+
+    /// Waits for the next thing to happen, and does it.
+    async fn step(&mut self, drain: &CancellationToken) -> Result<(), Stop> {
+        let clock = self.shared.clock.clone();
+        let due = self.open.as_ref().map(|(_, _, at)| *at + self.shared.config.delivery.limits.age);
+        // Backpressure: one batch open, a bounded number cut. Reading goes on when one is durable.
+        let room = self.ledger.undelivered() <= self.shared.config.delivery.pipeline;
+        let reading = room && !self.draining && !self.ending;
+        let (lost, cut) = (self.lease.lost.clone(), Arc::clone(&self.cut));
+        let (wanted, rewind) = (self.lease.wanted.clone(), self.lease.rewind.clone());
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => return Err(Stop::Lost),
+            change = async { match &mut self.write { Some(w) => w.await, None => std::future::pending().await } } => {
+                self.write = None;
+                self.written(change?);
+            }
+            Some(durable) = self.uploads.next(), if !self.uploads.is_empty() => {
+                let last = durable?;
+                // The upload gave its memory back to the budget: before the commit.
+                self.ledger.durable(&last);
+                self.moved();
+            }
+            () = drain.cancelled(), if !self.draining => self.drain().await?,
+            () = wanted.cancelled(), if !self.draining => self.drain().await?,
+            () = rewind.cancelled(), if !self.draining => self.drain().await?,
+            () = cut.notified(), if self.open.is_some() => self.cut(Cause::Pressure).await?,
+            () = sleep_until(&clock, due), if due.is_some() => self.cut(Cause::Time).await?,
+            fetched = self.pages.recv(), if reading => match fetched {
+                Some(fetched) => self.fetched(fetched).await?,
+                None => return Err(Stop::Call(CallError {
+                    operation: "GetRecords",
+                    fault: Fault::Unavailable,
+                    code: "ReaderStopped".into(),
+                    message: "the reader of the shard ended unexpectedly".into(),
+                    request_id: None,
+                })),
+            },
+        }
+        Ok(())
+    }
+
+    /// Stops reading; what is in hand is delivered and committed, then the lease is given back.
+    async fn drain(&mut self) -> Result<(), Stop> {
+        self.draining = true;
+        self.reader = None;
+        self.state("draining");
+        self.cut(Cause::Drain).await
+    }
+
+    /// Is the checkpointed record still there? If so, nothing after it was lost.
+    fn began(&mut self, beginning: Beginning) {
+        self.start_gone |= beginning.gone;
+        self.suspect &= self.start_gone || !beginning.seen;
+    }
+
+    async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
+        match fetched {
+            Fetched::Page { records, permit, behind_ms, beginning } => {
+                self.began(beginning);
+                let (now, count) = (self.shared.clock.now(), records.len() as u64);
+                self.shared.board.update(|b| {
+                    b.records_read += count;
+                    if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
+                        (entry.behind_ms, entry.read_at) = (behind_ms, now);
+                    }
+                });
+                self.moved();
+                if records.is_empty() {
+                    if self.open.is_none() && self.ledger.is_idle() && !self.suspect {
+                        self.lease.caught_up(self.shared.clock.wall());
+                    }
+                    return Ok(());
+                }
+                self.take(records, permit).await
+            }
+            Fetched::End { children, beginning } => {
+                self.began(beginning);
+                Box::pin(self.lost_tail()).await?;
+                Box::pin(self.shard_end(children)).await
+            }
+            Fetched::Bound(beginning) => {
+                self.began(beginning);
+                Box::pin(self.lost_tail()).await?;
+                Box::pin(self.over()).await
+            }
+            Fetched::Failed(error) if error.fault == Fault::NotFound => {
+                Box::pin(self.gone(error)).await
+            }
+            Fetched::Failed(error) => Err(error.into()),
+        }
+    }
+
+    fn begin(&self, change: Change) -> Write {
+        let lease = Arc::clone(&self.lease);
+        Box::pin(async move {
+            lease.progress(&change.from, &change.to).await?;
+            Ok(change)
+        })
+    }
+
+    fn upload(&self, Batch { objects, permit }: Batch, last: Position) -> Upload {
+        let (shared, lease) = (Arc::clone(&self.shared), Arc::clone(&self.lease));
+        let tasks = self.shared.tasks.clone();
+        Box::pin(async move {
+            let work = async move { upload(&shared, &lease, objects, permit).await };
+            tasks.spawn("upload", work).await??;
+            Ok(last)
+        })
+    }
+}
+
+async fn sleep_until(clock: &crate::clock::Clock, at: Option<Duration>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,154 @@
+//! Finishes what another owner announced.
+//!
+//! An intent found in the row names a range and how to encode it. Its objects may all exist, some
+//! of them, or none, and its author may still be putting them. So the range is read again, exactly
+//! and to its last record, encoded with the *recorded* settings, and put create-only: whatever is
+//! there already is left alone.
+//!
+//! If part of the range has left retention, no object can be completed under its full key any
+//! more. Objects that exist are whole and stay; records that can still be read and whose object
+//! does not exist are kept in the dead letters; what is gone is named there, in the log and in the
+//! metrics.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::budget::Permit;
+use crate::delivery::batch::{Limits, Open};
+use crate::delivery::dead_letter::gap_report;
+use crate::delivery::encode::EncodeError;
+use crate::delivery::gap::Gap;
+use crate::delivery::intent::Intent;
+use crate::delivery::object::{Kind, Object};
+use crate::delivery::object_key::BadTemplate;
+use crate::delivery::recipe::Recipe;
+use crate::fault::{CallError, Fault};
+use crate::lease::row::Lease;
+use crate::mutant::{self, Mutant};
+use crate::stream::position::{Checkpoint, StartAt};
+use crate::stream::reading::Range;
+use crate::task::TaskDied;
+use crate::worker::context::Shared;
+use crate::worker::reader::poll::{self, Fetched};
+
+/// Replies at the tip of the shard, without the end of the range, after which it counts as gone.
+const TIPS: u32 = 3;
+
+/// A batch ready to be put again.
+pub struct Recovered {
+    /// Its objects.
+    pub objects: Vec<Object>,
+    /// Memory of the objects.
+    pub permit: Permit,
+    /// Part of the range is gone.
+    pub gap: Option<Gap>,
+}
+
+/// Why an intent cannot be finished here and now.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// A call failed for good.
+    #[error("re-reading an announced batch failed: {0}")]
+    Call(#[from] CallError),
+    /// Encoding failed.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The recorded template cannot be parsed: written by another version.
+    #[error("the settings of an announced batch cannot be used: {0}")]
+    Settings(#[from] BadTemplate),
+    /// The encoder died.
+    #[error(transparent)]
+    Task(#[from] TaskDied),
+}
+
+/// Reads (`after`, `intent.last`] again and rebuilds its objects.
+///
+/// # Errors
+/// [`RecoveryError`]
+pub async fn recover(
+    shared: &Shared,
+    lease: &Lease,
+    after: &Checkpoint,
+    start: StartAt,
+    intent: &Intent,
+) -> Result<Recovered, RecoveryError> {
+    let shard = &lease.shard;
+    let recipe = if mutant::is(Mutant::OwnSettings) {
+        Arc::clone(&shared.recipe)
+    } else {
+        Arc::new(Recipe::new(Arc::clone(&intent.settings))?)
+    };
+    let stamp_ms = if mutant::is(Mutant::OwnClock) { shared.clock.wall() } else { intent.stamp_ms };
+    let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
+    let mut open =
+        Open::new(Arc::clone(&recipe), shard.clone(), stamp_ms, recorded_gap).following(after);
+    // Room for the whole batch, before the first record of it is held: what is read here can be
+    // given back only when all of it is, so waiting for more half-way could be waiting for itself.
+    let room = usize::try_from(intent.bytes).unwrap_or(usize::MAX);
+    let mut permit = shared.budget.acquire(room).await;
+    let (send, mut receive) = mpsc::channel(1);
+    let range = Range {
+        start,
+        after: after.position().cloned(),
+        until: Some(intent.last.clone()),
+        bound: None,
+        deaggregate: intent.settings.deaggregate,
+        hash_range: lease.hash_keys(),
+    };
+    let reading =
+        shared.tasks.spawn("recovery", poll::read(shared.reader(), shard.clone(), range, send));
+    let mut tips = 0;
+    while let Some(fetched) = receive.recv().await {
+        match fetched {
+            Fetched::Page { mut records, behind_ms, .. } => {
+                tips = if records.is_empty() && behind_ms == Some(0) { tips + 1 } else { 0 };
+                let work = move || open.fill(&mut records, &Limits::NONE).map(|_| open);
+                open = shared.tasks.compute(work).await??;
+                permit.resize(open.memory().max(room));
+                if tips >= TIPS || mutant::is(Mutant::OnePage) {
+                    break;
+                }
+            }
+            Fetched::End { .. } | Fetched::Bound(_) => break,
+            // The whole shard is gone, and with it the range.
+            Fetched::Failed(error) if error.fault == Fault::NotFound => break,
+            Fetched::Failed(error) => return Err(error.into()),
+        }
+    }
+    drop(reading);
+    let (found, end) = (open.first().cloned(), open.last().cloned());
+    let (first, last) = (intent.first.clone(), intent.last.clone());
+    let sealed = shared.tasks.compute(move || open.seal_as(first, last)).await??;
+    permit.resize(sealed.objects.iter().map(Object::memory).sum());
+    let whole = found.as_ref() == Some(&intent.first)
+        && sealed.intent.records == intent.records
+        && sealed.intent.bytes == intent.bytes;
+    if whole || (mutant::is(Mutant::PartIsWhole) && found.is_some()) {
+        return Ok(Recovered { objects: sealed.objects, permit, gap: None });
+    }
+    // Retention takes the oldest first: what was not read at the end of the range is gone with all
+    // before it.
+    let gap = match found {
+        Some(first) if end.as_ref() == Some(&intent.last) => Gap::new(after, &first),
+        _ => Gap::through(after, &intent.last),
+    };
+    let mut objects = Vec::new();
+    for object in sealed.objects.into_iter().filter(|o| o.records > 0) {
+        // A file is one record, there or not: never a part.
+        if object.kind == Kind::Upload {
+            objects.push(object);
+        } else if !shared.store.exists(&object.bucket, &object.key).await? {
+            let settings = &recipe.settings;
+            let errors = recipe.errors.render(intent.stamp_ms, &settings.stream, shard, "gap");
+            objects.push(Object {
+                key: format!("{errors}{}", object.key),
+                kind: Kind::DeadLetter,
+                ..object
+            });
+        }
+    }
+    let name = format!("{}-{}", intent.first, intent.last);
+    objects.push(gap_report(&recipe.settings, &recipe.errors, shard, &name, intent.stamp_ms, &gap));
+    Ok(Recovered { objects, permit, gap: Some(gap) })
+}

@@ -1,0 +1,362 @@
+//! Puts the objects of one batch, create-only, until all are durable. What is stored is dropped,
+//! and its share of the byte budget given back, at once: an object, or a part of one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use crate::aws::s3::{Put, is_gone};
+use crate::budget::Permit;
+use crate::delivery::body::Body;
+use crate::delivery::dead_letter::upload_conflict;
+use crate::delivery::object::{Kind, Object};
+use crate::delivery::parts::{Parts, Step};
+use crate::fault::CallError;
+use crate::mutant::{self, Mutant};
+use crate::upload::event;
+use crate::worker::context::Shared;
+use crate::worker::leases::held::Owned;
+
+/// Why a batch is not durable.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The lease went; whoever has it now finishes the batch.
+    #[error("the lease was lost during an upload")]
+    Lost,
+    /// The store refused or failed for the whole deadline.
+    #[error("object `{key}` could not be stored within {waited:?}: {last}")]
+    Deadline {
+        /// Its key.
+        key: String,
+        /// How long we tried since a part of it, if any, was stored.
+        waited: Duration,
+        /// The last failure.
+        last: Box<CallError>,
+    },
+    /// The store has lost parts that are in memory no more. They are in the stream: whoever takes
+    /// the shard reads the announced batch again.
+    #[error(
+        "the multipart upload of object `{key}` is gone from the bucket, with parts that are no \
+         longer in memory; the batch will be read again from the stream. If this repeats, look for \
+         a lifecycle rule, or somebody, that aborts uploads under way: {last}"
+    )]
+    Gone {
+        /// Its key.
+        key: String,
+        /// What the store said.
+        last: Box<CallError>,
+    },
+}
+
+/// Objects of one batch put at the same time.
+const PER_BATCH: usize = 16;
+/// Time to tell the store that an upload in parts is given up.
+const ABORT: Duration = Duration::from_secs(5);
+/// What a stored object still takes in the list of its batch.
+const SLOT: usize = size_of::<Object>();
+
+/// What a batch on its way holds of the budget.
+struct Held(Mutex<Permit>);
+
+impl Held {
+    /// So many bytes exist now.
+    fn take(&self, bytes: usize) {
+        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = permit.bytes().saturating_add(bytes);
+        permit.resize(more);
+    }
+
+    /// So many bytes are dropped.
+    fn give(&self, bytes: usize) {
+        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = permit.bytes().saturating_sub(bytes);
+        permit.resize(rest);
+    }
+}
+
+/// Puts every object. Returns only when all are durable. `permit` shrinks as they are.
+///
+/// # Errors
+/// [`UploadError`]; some of the objects may be in place then.
+pub async fn upload(
+    shared: &Shared,
+    lease: &Arc<Owned>,
+    objects: Vec<Object>,
+    mut permit: Permit,
+) -> Result<(), UploadError> {
+    permit.resize(objects.iter().map(Object::memory).sum());
+    let held = Held(Mutex::new(permit));
+    let mut running = FuturesUnordered::new();
+    for object in objects {
+        if running.len() == PER_BATCH
+            && let Some(result) = running.next().await
+        {
+            result?;
+        }
+        running.push(put(shared, lease, &held, object));
+    }
+    while let Some(result) = running.next().await {
+        result?;
+        if mutant::is(Mutant::FirstObjectIsEnough) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Puts one object, or what becomes of it if its key is taken.
+async fn put(
+    shared: &Shared,
+    lease: &Arc<Owned>,
+    held: &Held,
+    object: Object,
+) -> Result<(), UploadError> {
+    let mut sending = Sending::new(shared, held, object);
+    let result = sending.until_durable(lease).await;
+    let mut conflict = None;
+    if let Ok(Put::Existed) = result
+        && sending.object.kind == Kind::Upload
+    {
+        conflict = taken(shared, lease, &sending.object).await?;
+    }
+    // Before the old bytes go: never less than what is there.
+    held.take(conflict.as_ref().map_or(0, Object::memory));
+    sending.finish(lease, &result).await;
+    result?;
+    match conflict {
+        Some(conflict) => Box::pin(put(shared, lease, held, conflict)).await,
+        None => Ok(()),
+    }
+}
+
+/// An object on its way.
+struct Sending<'a> {
+    shared: &'a Shared,
+    held: &'a Held,
+    /// Without its bytes if it goes up in parts.
+    object: Object,
+    parts: Option<Parts>,
+    /// Length of the whole.
+    size: usize,
+    begun: Duration,
+}
+
+/// Why an attempt came to nothing.
+enum Failed {
+    /// Another may do better.
+    Passing(CallError),
+    /// None can: see [`UploadError::Gone`].
+    Gone(CallError),
+}
+
+impl<'a> Sending<'a> {
+    fn new(shared: &'a Shared, held: &'a Held, mut object: Object) -> Self {
+        let (size, part) = (object.body.len(), shared.config.delivery.multipart_bytes);
+        // A file, 10 MiB at most, stays whole: if its key is taken, it is needed once more.
+        let parts = (size > part && object.kind != Kind::Upload)
+            .then(|| Parts::new(std::mem::take(&mut object.body), part));
+        Self { shared, held, object, parts, size, begun: shared.clock.now() }
+    }
+
+    /// Attempt after attempt, each from where the last one came to.
+    async fn until_durable(&mut self, lease: &Arc<Owned>) -> Result<Put, UploadError> {
+        let shared = self.shared;
+        let (mut since, mut done) = (self.begun, 0);
+        let mut pauses = pauses();
+        loop {
+            fence(shared, lease).await?;
+            let attempt = {
+                let _turn = shared.uploads.acquire().await;
+                tokio::select! {
+                    biased;
+                    () = lease.lost.cancelled() => return Err(UploadError::Lost),
+                    attempt = self.attempt() => attempt,
+                }
+            };
+            let error = match attempt {
+                Ok(put) => {
+                    self.note(put);
+                    return Ok(put);
+                }
+                Err(_) if mutant::is(Mutant::PutErrorIsSuccess) => return Ok(Put::Created),
+                Err(Failed::Passing(error)) => error,
+                Err(Failed::Gone(error)) => {
+                    let key = self.object.key.clone();
+                    return Err(UploadError::Gone { key, last: Box::new(error) });
+                }
+            };
+            self.failed(&error);
+            let now = shared.clock.now();
+            // Further than ever: the store can be reached. A number of times, at most.
+            let parts = self.parts.as_ref().map_or(0, Parts::done);
+            if parts > done {
+                (since, done, pauses) = (now, parts, self::pauses());
+            }
+            let waited = now - since;
+            if waited > shared.config.delivery.upload_deadline {
+                let key = self.object.key.clone();
+                return Err(UploadError::Deadline { key, waited, last: Box::new(error) });
+            }
+            let pause = pauses.next().unwrap_or(Duration::from_secs(10));
+            tokio::select! {
+                biased;
+                () = lease.lost.cancelled() => return Err(UploadError::Lost),
+                () = shared.clock.sleep(shared.jitter.spread(pause, 0.5)) => {}
+            }
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<Put, Failed> {
+        let (store, object) = (&self.shared.store, &self.object);
+        let Some(parts) = &mut self.parts else {
+            return store.put(object).await.map_err(Failed::Passing);
+        };
+        loop {
+            let failed = match parts.next() {
+                Step::Begin => match store.begin_parts(object).await {
+                    Ok(id) => {
+                        parts.begun(id);
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+                Step::Part(id, number, part) => {
+                    match store.put_part(object, id, number, &part).await {
+                        Ok(stored) => {
+                            drop(part);
+                            self.held.give(parts.stored(stored));
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
+                }
+                Step::Complete(id, list) => match store.join_parts(object, id, list).await {
+                    Ok(put) => return Ok(put),
+                    Err(error) => error,
+                },
+            };
+            if !is_gone(&failed) {
+                return Err(Failed::Passing(failed));
+            }
+            // Keys are created once, and name what is in the object: what is there is this one.
+            if store.exists(&object.bucket, &object.key).await.map_err(Failed::Passing)? {
+                // A reply to our own completion was lost, or to somebody's who finished the batch.
+                let ours = matches!(parts.next(), Step::Complete(..));
+                return Ok(if ours { Put::Created } else { Put::Existed });
+            }
+            let again = parts.restart();
+            return Err(if again { Failed::Passing(failed) } else { Failed::Gone(failed) });
+        }
+    }
+
+    /// Drops what is left of the object, and the upload if it did not become the object. The parts
+    /// of a lost lease are left to the bucket's lifecycle rule: nothing waits for them.
+    async fn finish(&mut self, lease: &Owned, result: &Result<Put, UploadError>) {
+        let parts = self.parts.take();
+        let rest = self.object.memory() + parts.as_ref().map_or(0, Parts::memory);
+        let id = parts.as_ref().and_then(Parts::id).map(str::to_owned);
+        drop(parts);
+        self.object.body = Body::default();
+        self.held.give(rest.saturating_sub(SLOT));
+        if let Some(id) = id
+            && !matches!(result, Ok(Put::Created) | Err(UploadError::Lost))
+        {
+            tokio::select! {
+                biased;
+                () = lease.lost.cancelled() => {}
+                () = self.shared.store.abort_parts(&self.object, &id) => {}
+                () = self.shared.clock.sleep(ABORT) => {}
+            }
+        }
+    }
+
+    fn failed(&self, error: &CallError) {
+        let (shared, key) = (self.shared, &self.object.key);
+        let class = error.fault.as_str();
+        shared.metrics.add("catchment_put_retries_total", &[class], 1);
+        shared.metrics.add("catchment_call_failures_total", &[error.operation, class], 1);
+        tracing::warn!(key, %error, "storing an object failed; trying again");
+        shared.board.error(shared.clock.wall(), &format!("{key}: {error}"));
+    }
+
+    fn note(&self, put: Put) {
+        let (shared, object) = (self.shared, &self.object);
+        match put {
+            Put::Created => {
+                let kind = match object.kind {
+                    Kind::Archive => "archive",
+                    Kind::Upload => "upload",
+                    Kind::DeadLetter => "dead_letter",
+                };
+                let took = shared.clock.now() - self.begun;
+                shared.metrics.add("catchment_objects_written_total", &[kind], 1);
+                shared.metrics.observe("catchment_object_bytes", self.size as f64);
+                shared.metrics.observe("catchment_put_seconds", took.as_secs_f64());
+                if let Some(accepted) = object.accepted_ms {
+                    let ms = shared.clock.wall().saturating_sub(accepted).max(0);
+                    shared.metrics.observe("catchment_upload_seconds", ms as f64 / 1000.0);
+                }
+                shared.board.object(shared.clock.wall(), &object.key, object.records, self.size);
+                tracing::debug!(key = object.key, records = object.records, "object stored");
+            }
+            Put::Existed => {
+                shared.metrics.add("catchment_objects_existed_total", &[], 1);
+                tracing::info!(key = object.key, "object was there already; left alone");
+            }
+        }
+    }
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(10))
+        .without_max_times()
+        .build()
+}
+
+/// The key of an upload is taken. By this very event, when it is delivered again; by another event
+/// of the same file, which is a duplicate; or by another file, and then this one is put aside: the
+/// object returned is to be put.
+async fn taken(
+    shared: &Shared,
+    lease: &Arc<Owned>,
+    object: &Object,
+) -> Result<Option<Object>, UploadError> {
+    let there = loop {
+        fence(shared, lease).await?;
+        match shared.store.metadata(&object.bucket, &object.key).await {
+            Ok(Some(there)) => break there,
+            // Deleted since: the file was stored, and somebody is done with it.
+            Ok(None) => return Ok(None),
+            Err(error) => tracing::warn!(key = object.key, %error, "reading metadata failed"),
+        }
+        shared.clock.sleep(shared.jitter.spread(Duration::from_secs(1), 0.5)).await;
+    };
+    let same = |name: &str| there.get(name).map(String::as_str) == object.meta(name);
+    if same(event::META_POSITION) || same(event::META_SHA256) {
+        return Ok(None);
+    }
+    let Some(conflict) = upload_conflict(object) else { return Ok(None) };
+    tracing::warn!(key = object.key, "the key of an upload belongs to another file; put aside");
+    shared.metrics.add("catchment_dead_letters_total", &["upload-conflict"], 1);
+    Ok(Some(conflict))
+}
+
+/// Waits while the lease is too long without a heartbeat to start anything.
+async fn fence(shared: &Shared, lease: &Arc<Owned>) -> Result<(), UploadError> {
+    while !lease.may_deliver() {
+        if lease.expire() {
+            return Err(UploadError::Lost);
+        }
+        tokio::select! {
+            biased;
+            () = lease.lost.cancelled() => return Err(UploadError::Lost),
+            () = shared.clock.sleep(Duration::from_millis(200)) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The fan-out consumer of the application, found or registered when a worker starts.
+
+use std::time::Duration;
+
+use crate::aws::kinesis::Kinesis;
+use crate::clock::Clock;
+use crate::config::{ReadBy, Stream};
+use crate::fault::Fault;
+use crate::stream::StreamInfo;
+use crate::worker::start::error::{StartError, patiently};
+
+/// How long a consumer that was just registered may take to become ACTIVE.
+const BECOMES_ACTIVE: Duration = Duration::from_secs(60);
+
+/// ARN of the consumer to subscribe as; `None` to poll.
+///
+/// # Errors
+/// [`StartError`]: a permission is missing, or `fan-out` is asked for and there is no such consumer.
+pub(super) async fn find(
+    clock: &Clock,
+    kinesis: &Kinesis,
+    stream: &StreamInfo,
+    settings: &Stream,
+) -> Result<Option<String>, StartError> {
+    if settings.reader == ReadBy::Polling {
+        return Ok(None);
+    }
+    let asked = settings.consumer.as_str();
+    let begun = clock.now();
+    let mut registered = false;
+    loop {
+        let found = patiently(clock, || kinesis.consumer(&stream.arn, asked)).await;
+        let missing = match found {
+            Ok(consumer) if consumer.active => {
+                tracing::info!(consumer = consumer.arn, "reading by enhanced fan-out");
+                return Ok(Some(consumer.arn));
+            }
+            Ok(_) => None,
+            Err(StartError::Unavailable(error, _)) if error.fault == Fault::NotFound => Some(error),
+            Err(other) => return Err(other),
+        };
+        if settings.reader == ReadBy::Auto {
+            let what = if missing.is_some() { "not registered" } else { "not ACTIVE" };
+            tracing::info!(consumer = asked, "the fan-out consumer is {what}: polling");
+            return Ok(None);
+        }
+        match missing {
+            Some(error) if asked.starts_with("arn:") || registered => {
+                return Err(StartError::NoConsumer { consumer: asked.to_owned(), source: error });
+            }
+            Some(_) => {
+                match kinesis.register(&stream.arn, asked).await {
+                    // Another worker of the fleet may have done it a moment ago.
+                    Err(error) if error.code != "ResourceInUseException" => {
+                        return Err(match error.fault {
+                            Fault::Denied => StartError::Denied(error),
+                            _ => {
+                                StartError::NoConsumer { consumer: asked.to_owned(), source: error }
+                            }
+                        });
+                    }
+                    _ => tracing::info!(consumer = asked, "fan-out consumer registered"),
+                }
+                registered = true;
+            }
+            None if clock.now() - begun > BECOMES_ACTIVE => {
+                tracing::warn!(consumer = asked, "the fan-out consumer is not ACTIVE yet: polling");
+                return Ok(None);
+            }
+            None => {}
+        }
+        clock.sleep(Duration::from_secs(1)).await;
+    }
+}

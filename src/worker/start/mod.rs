@@ -1,0 +1,9 @@
+//! Starting a worker: everything it needs is checked before the first lease is taken.
+
+pub mod error;
+mod fan_out_consumer;
+mod lease_table;
+mod prepare;
+
+pub use error::StartError;
+pub use prepare::{prepare, prepare_for};
