@@ -163,6 +163,9 @@ pub struct Object {
     pub conflict_key: Option<String>,
     /// When the front door took it, in milliseconds since the epoch. Uploads only.
     pub accepted_ms: Option<i64>,
+    /// To be put when all other objects of the batch are durable: it takes overflow, and its
+    /// existence says that every partition which had room exists.
+    pub last: bool,
 }
 
 /// What an object holds in memory besides its bytes, about: key, metadata, and its entries in the
@@ -203,6 +206,7 @@ impl Object {
             records: 1,
             conflict_key: None,
             accepted_ms: None,
+            last: false,
         })
     }
 }
@@ -466,23 +470,17 @@ impl Open {
             records,
             conflict_key: None,
             accepted_ms: None,
+            last: false,
         };
-        let codec = settings.codec.extension();
-        for Partition { prefix, encoder, records } in self.partitions.into_sorted() {
-            let key = format!("{prefix}{name}.{}{codec}", settings.format.extension());
+        for Partition { prefix, encoder, records, overflow } in self.partitions.into_sorted() {
+            let key = archive_key(&prefix, &name, &settings);
             let content_type = settings.format.content_type();
-            objects.push(object(
-                key,
-                Kind::Archive,
-                encoder.finish(&mut self.blocks)?,
-                content_type,
-                records,
-            ));
+            let body = encoder.finish(&mut self.blocks)?;
+            let archive = object(key, Kind::Archive, body, content_type, records);
+            objects.push(Object { last: overflow, ..archive });
         }
         for (kind, (encoder, records)) in self.dead {
-            let prefix =
-                self.recipe.errors.render(self.stamp_ms, &settings.stream, &self.shard, kind);
-            let key = format!("{prefix}{name}.ndjson{codec}");
+            let key = dead_letter_key(&self.recipe, &self.shard, self.stamp_ms, kind, &name);
             let body = encoder.finish(&mut self.blocks)?;
             objects.push(object(key, Kind::DeadLetter, body, "application/x-ndjson", records));
         }
@@ -538,8 +536,27 @@ impl Open {
                 settings.stream, self.shard
             )),
             accepted_ms: Some(envelope.received_at),
+            last: false,
         }
     }
+}
+
+/// Key of the archive object of a partition, for a batch whose objects bear this name.
+pub(super) fn archive_key(prefix: &str, name: &str, settings: &Settings) -> String {
+    format!("{prefix}{name}.{}{}", settings.format.extension(), settings.codec.extension())
+}
+
+/// Key of the object of the dead letters of one kind.
+pub(super) fn dead_letter_key(
+    recipe: &Recipe,
+    shard: &ShardId,
+    stamp_ms: i64,
+    kind: &str,
+    name: &str,
+) -> String {
+    let Recipe { settings, errors, .. } = recipe;
+    let prefix = errors.render(stamp_ms, &settings.stream, shard, kind);
+    format!("{prefix}{name}.ndjson{}", settings.codec.extension())
 }
 
 /// A dead letter that names records nobody can deliver any more.
@@ -571,6 +588,7 @@ pub fn gap_report(
         records: 0,
         conflict_key: None,
         accepted_ms: None,
+        last: false,
     }
 }
 

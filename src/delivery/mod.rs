@@ -11,6 +11,7 @@ pub mod field;
 pub mod object_key;
 pub mod partition;
 pub mod parts;
+pub mod remains;
 pub mod route;
 pub mod settings;
 pub mod uploader;
