@@ -38,6 +38,8 @@ pub enum Mutant {
     PartIsWhole,
     /// A finished lease is deleted while its shard is still listed.
     DeleteEarly,
+    /// Overflow is put before the partitions that had room.
+    OverflowFirst,
 }
 
 #[cfg(feature = "mutants")]
@@ -50,7 +52,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 16] = [
+    pub const ALL: [Mutant; 17] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -67,6 +69,7 @@ mod chosen {
         Mutant::OwnClock,
         Mutant::PartIsWhole,
         Mutant::DeleteEarly,
+        Mutant::OverflowFirst,
     ];
 
     /// Breaks a rule on this thread, or none.

@@ -474,6 +474,7 @@ impl Bench {
             let piece = Bytes::from(vec![b'x'; 1 << 20]);
             let object = Object {
                 accepted_ms: None,
+                last: false,
                 bucket: "archive".into(),
                 key: "key".into(),
                 kind: Kind::Archive,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::delivery::blocks::Blocks;
 use crate::delivery::body::Body;
-use crate::delivery::dead_letter::gap_report;
+use crate::delivery::dead_letter::{self, gap_report};
 use crate::delivery::encode::{EncodeError, Encoder};
 use crate::delivery::gap::Gap;
 use crate::delivery::intent::Intent;
@@ -17,7 +17,7 @@ use crate::delivery::object::{
     BESIDES, Kind, META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD,
     META_STREAM, Object,
 };
-use crate::delivery::object_key::object_name;
+use crate::delivery::object_key::{archive_key, object_name};
 use crate::delivery::partition::{Partition, Partitions, frame};
 use crate::delivery::recipe::Recipe;
 use crate::delivery::route::{Route, route};
@@ -293,23 +293,17 @@ impl Open {
             records,
             conflict_key: None,
             accepted_ms: None,
+            last: false,
         };
-        let codec = settings.codec.extension();
-        for Partition { prefix, encoder, records } in self.partitions.into_sorted() {
-            let key = format!("{prefix}{name}.{}{codec}", settings.format.extension());
+        for Partition { prefix, encoder, records, overflow } in self.partitions.into_sorted() {
+            let key = archive_key(&prefix, &name, &settings);
             let content_type = settings.format.content_type();
-            objects.push(object(
-                key,
-                Kind::Archive,
-                encoder.finish(&mut self.blocks)?,
-                content_type,
-                records,
-            ));
+            let body = encoder.finish(&mut self.blocks)?;
+            let archive = object(key, Kind::Archive, body, content_type, records);
+            objects.push(Object { last: overflow, ..archive });
         }
         for (kind, (encoder, records)) in self.dead {
-            let prefix =
-                self.recipe.errors.render(self.stamp_ms, &settings.stream, &self.shard, kind);
-            let key = format!("{prefix}{name}.ndjson{codec}");
+            let key = dead_letter::key(&self.recipe, &self.shard, self.stamp_ms, kind, &name);
             let body = encoder.finish(&mut self.blocks)?;
             objects.push(object(key, Kind::DeadLetter, body, "application/x-ndjson", records));
         }
@@ -365,6 +359,7 @@ impl Open {
                 settings.stream, self.shard
             )),
             accepted_ms: Some(envelope.received_at),
+            last: false,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::delivery::body::Body;
 use crate::delivery::gap::{Gap, GapEnd};
 use crate::delivery::object::{Kind, Object, is_range};
 use crate::delivery::object_key::Template;
+use crate::delivery::recipe::Recipe;
 use crate::delivery::settings::Settings;
 use crate::ids::ShardId;
 use crate::upload::event;
@@ -47,6 +48,7 @@ pub fn upload_conflict(upload: &Object) -> Option<Object> {
         records: 1,
         conflict_key: None,
         accepted_ms: None,
+        last: false,
     })
 }
 
@@ -79,5 +81,19 @@ pub fn gap_report(
         records: 0,
         conflict_key: None,
         accepted_ms: None,
+        last: false,
     }
+}
+
+/// Key of the object of the dead letters of one kind, for a batch whose objects bear this name.
+pub(super) fn key(
+    recipe: &Recipe,
+    shard: &ShardId,
+    stamp_ms: i64,
+    kind: &str,
+    name: &str,
+) -> String {
+    let Recipe { settings, errors, .. } = recipe;
+    let prefix = errors.render(stamp_ms, &settings.stream, shard, kind);
+    format!("{prefix}{name}.ndjson{}", settings.codec.extension())
 }

@@ -16,5 +16,6 @@ pub mod object_key;
 pub mod partition;
 pub mod parts;
 pub mod recipe;
+pub mod remains;
 pub mod route;
 pub mod settings;

@@ -60,6 +60,9 @@ pub struct Object {
     pub conflict_key: Option<String>,
     /// When the front door took it, in milliseconds since the epoch. Uploads only.
     pub accepted_ms: Option<i64>,
+    /// To be put when all other objects of the batch are durable: it takes overflow, and its
+    /// existence says that every partition which had room exists.
+    pub last: bool,
 }
 
 /// What an object holds in memory besides its bytes, about: key, metadata, and its entries in the

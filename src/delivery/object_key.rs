@@ -12,6 +12,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::delivery::field::Path;
+use crate::delivery::settings::Settings;
 use crate::ids::ShardId;
 use crate::stream::position::Position;
 
@@ -326,6 +327,11 @@ pub fn parse_object_name(key: &str) -> Option<(ShardId, Position, Position)> {
 /// A position as it stands in names and metadata.
 pub fn parse_position(text: &str) -> Option<Position> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
+}
+
+/// Key of the archive object of a partition, for a batch whose objects bear this name.
+pub(super) fn archive_key(prefix: &str, name: &str, settings: &Settings) -> String {
+    format!("{prefix}{name}.{}{}", settings.format.extension(), settings.codec.extension())
 }
 
 #[cfg(test)]

@@ -67,6 +67,17 @@ pub struct Partition {
     pub encoder: Encoder,
     /// Records in it.
     pub records: u64,
+    /// It takes what finds no room elsewhere.
+    pub overflow: bool,
+}
+
+/// Where a record of a batch may stand, as prefixes of object keys.
+#[derive(Debug)]
+pub struct Candidates {
+    /// Its own partition.
+    pub own: String,
+    /// Where it spills to if the batch had no room for its own partition.
+    pub spilled: Option<String>,
 }
 
 /// Everything open in a batch.
@@ -144,6 +155,18 @@ impl Partitions {
             || self.by_prefix.contains_key(&self.prefix(place.ms, &self.slot))
     }
 
+    /// Where this record may stand, whatever else is in its batch. Which of the two it is follows
+    /// from the records before it, so of a batch that cannot be read as a whole only the objects
+    /// tell: those that take overflow are put after all others.
+    pub fn candidates(&mut self, record: Record<'_>) -> Candidates {
+        let place = self.place(record);
+        let own = self.prefix(place.ms, &self.slot);
+        let spills = self.recipe.settings.spill > 0;
+        let spilled =
+            spills.then(|| self.overflow(place.arrival_ms)).filter(|spilled| *spilled != own);
+        Candidates { own, spilled }
+    }
+
     /// The partition of this record, opened if need be.
     pub fn of(&mut self, record: Record<'_>) -> &mut Partition {
         let at = self.arrival(record);
@@ -176,7 +199,9 @@ impl Partitions {
                     if spilled != prefix {
                         // Not remembered: of slots that overflow there is no bound.
                         *self.misplaced.entry(Misplaced::Overflow).or_default() += 1;
-                        return self.open(spilled);
+                        let index = self.open(spilled);
+                        self.list[index].overflow = true;
+                        return index;
                     }
                 }
                 let index = self.open(prefix);
@@ -196,7 +221,7 @@ impl Partitions {
         let index = self.list.len();
         self.by_prefix.insert(prefix.clone(), index);
         let encoder = Encoder::archive(&self.recipe.settings);
-        self.list.push(Partition { prefix, encoder, records: 0 });
+        self.list.push(Partition { prefix, encoder, records: 0, overflow: false });
         index
     }
 

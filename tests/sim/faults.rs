@@ -169,6 +169,8 @@ pub enum Outage {
     Throttled,
     /// The credentials of everybody have expired.
     Expired,
+    /// 5xx for half of all paths, always the same: some objects of a batch get through.
+    Half,
 }
 
 impl Outage {

@@ -10,7 +10,8 @@ use crate::effects::{Fnv, Observer};
 use crate::faults::{FaultMix, Outage, Scope, Script, Window};
 use crate::load::Load;
 use crate::node::{Node, NodeOptions};
-use crate::services::kinesis::KinesisOptions;
+use crate::oracle;
+use crate::services::kinesis::{KinesisOptions, Record, Shard};
 use crate::services::world::WorldOptions;
 use crate::services::{Backend, Service, World};
 use crate::sim::{Setup, Sim};
@@ -29,6 +30,8 @@ pub struct Fleet {
     pub shards: u32,
     pub records: u64,
     pub load: Load,
+    /// All are down while batches are announced and partly put, see [`Self::goes_dark`].
+    pub dark: bool,
     /// Workers begin at LATEST.
     pub latest: bool,
     /// Some incarnations stop at a gap; the next may go on.
@@ -92,6 +95,7 @@ impl Fleet {
             shards,
             records,
             load: Load { pad: 20, ..Load::default() },
+            dark: false,
             latest: false,
             stops: false,
             survivor: None,
@@ -181,8 +185,30 @@ impl Fleet {
             }
             fleet.plan.push((at, Act::Blackout(rng.u64(22..28), rng.usize(0..workers * 2))));
         }
+        // Of its own, so that the other fleets stay what they were.
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x4441_524b);
+        if rng.u32(0..4) == 0 {
+            fleet.goes_dark(&mut rng);
+        }
         fleet.plan.sort_by_key(|(at, _)| *at);
         fleet
+    }
+
+    /// What is rare by chance: the lights go out while batches are announced and partly put, for
+    /// about as long as retention, and the shards they are of have just been closed.
+    fn goes_dark(&mut self, rng: &mut fastrand::Rng) {
+        self.plan.retain(|(_, act)| !matches!(act, Act::Blackout(..)));
+        self.load.fields = true;
+        self.dark = true;
+        let at = rng.u64(8_000..self.heal_ms);
+        let outage = Act::Cut(Cut::Service(Service::S3, Outage::Half), 60_000);
+        self.plan.push((at - rng.u64(500..6_000), outage));
+        if rng.bool() {
+            let nth = rng.usize(0..8);
+            let reshard = if rng.bool() { Act::Split(nth) } else { Act::Merge(nth) };
+            self.plan.push((at - rng.u64(0..6_000), reshard));
+        }
+        self.plan.push((at, Act::Blackout(rng.u64(25..28), rng.usize(0..self.workers * 2))));
     }
 
     /// Does this incarnation run the build before this one, which cannot finish what is encoded by
@@ -406,19 +432,29 @@ impl Driver<'_> {
     }
 
     /// What is older than retention goes; or not all of it yet, since the service trims when it
-    /// likes: the line then runs between two records that came in just before `begun`, where
-    /// batches are announced and not put.
+    /// likes: the line then runs between two records that came in just before `begun`, inside a
+    /// batch that is announced and not committed if there is one.
     fn retention(&self, rng: &mut fastrand::Rng, begun: i64) {
         let now = self.sim.net.now().wall_ms;
         let mut world = self.sim.net.world();
+        let announced = oracle::announced(&world.dynamodb.rows(TABLE));
         let Ok(stream) = world.kinesis.stream(STREAM) else {
             return;
         };
         let horizon = now - stream.retention_hours * 3_600_000;
-        let late = horizon > begun && rng.bool();
-        let recent = || stream.shards.iter().flat_map(|s| &s.records).map(|r| r.arrival_ms);
-        let recent: Vec<i64> = recent().filter(|ms| (begun - 10_000..begun).contains(ms)).collect();
-        let line = if late { rng.choice(recent).unwrap_or(begun) } else { horizon };
+        let late = horizon > begun && (self.fleet.dark || rng.bool());
+        let all = || stream.shards.iter().flat_map(|s| s.records.iter().map(move |r| (s, r)));
+        let is_inside = |(shard, record): &(&Shard, &Record)| {
+            let inside =
+                |first: u128, last: u128| first < record.sequence && record.sequence <= last;
+            announced.iter().any(|(of, first, last)| *of == shard.id && inside(*first, *last))
+        };
+        let mut lines: Vec<i64> = all().filter(is_inside).map(|(_, r)| r.arrival_ms).collect();
+        if lines.is_empty() {
+            let recent = all().map(|(_, r)| r.arrival_ms);
+            lines = recent.filter(|ms| (begun - 10_000..begun).contains(ms)).collect();
+        }
+        let line = if late { rng.choice(lines).unwrap_or(begun) } else { horizon };
         stream.trim(line, horizon);
     }
 

@@ -19,7 +19,7 @@ use catchment::clock::Clock;
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 
-use crate::effects::{Effect, Trace};
+use crate::effects::{Effect, Fnv, Trace};
 use crate::faults::{Fault, FaultMix, Outage, Scope, Script, Window};
 use crate::services::world::Now;
 use crate::services::{
@@ -216,6 +216,11 @@ impl Net {
                 return;
             }
             (Some(Outage::Unavailable), _) | (_, Some(Fault::ErrorBefore)) => {
+                Some(internal(service, other))
+            }
+            (Some(Outage::Half), _)
+                if Fnv::of(request.uri().path().as_bytes()).is_multiple_of(2) =>
+            {
                 Some(internal(service, other))
             }
             (Some(Outage::Expired), _) => Some(expired(service)),

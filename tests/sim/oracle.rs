@@ -97,6 +97,17 @@ fn progress(row: &Row) -> Result<Progress, String> {
     Ok(Progress { checkpoint: checkpoint + &sub, intents })
 }
 
+/// The first and last sequence number of each announced batch, by shard.
+pub fn announced(rows: &BTreeMap<String, Row>) -> Vec<(String, u128, u128)> {
+    let of = |shard: &String, row: &Row| {
+        let intents = progress(row).map(|progress| progress.intents).unwrap_or_default();
+        let sequence = |p: &Position| parse_sequence_number(p.sequence.as_str()).unwrap_or(0);
+        let range = |i: &Intent| (shard.clone(), sequence(&i.first), sequence(&i.last));
+        intents.iter().map(range).collect::<Vec<_>>()
+    };
+    rows.iter().flat_map(|(shard, row)| of(shard, row)).collect()
+}
+
 /// A checkpoint (`49…`, `49…898.3`, a sentinel) as a number that grows; what is at most this is
 /// delivered.
 fn reach(checkpoint: &str) -> u128 {

@@ -10,8 +10,10 @@
 //! does not exist are kept in the dead letters; what is gone is named there, in the log and in the
 //! metrics.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::budget::Permit;
@@ -20,9 +22,10 @@ use crate::delivery::dead_letter::gap_report;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::gap::Gap;
 use crate::delivery::intent::Intent;
-use crate::delivery::object::{Kind, Object};
+use crate::delivery::object::Object;
 use crate::delivery::object_key::BadTemplate;
 use crate::delivery::recipe::Recipe;
+use crate::delivery::remains::{Remains, RemainsError};
 use crate::fault::{CallError, Fault};
 use crate::lease::row::Lease;
 use crate::mutant::{self, Mutant};
@@ -34,6 +37,8 @@ use crate::worker::reader::poll::{self, Fetched};
 
 /// Replies at the tip of the shard, without the end of the range, after which it counts as gone.
 const TIPS: u32 = 3;
+/// Objects looked for at the same time.
+const LOOKS: usize = 16;
 
 /// A batch ready to be put again.
 pub struct Recovered {
@@ -54,6 +59,19 @@ pub enum RecoveryError {
     /// Encoding failed.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// What is left of the range cannot be encoded.
+    #[error(transparent)]
+    Remains(#[from] RemainsError),
+    /// The range begins with its first record, and is not what was announced.
+    #[error(
+        "an announced batch of {announced} records was read again as {read}; it will be read again"
+    )]
+    Incomplete {
+        /// Records read.
+        read: u64,
+        /// Records announced.
+        announced: u64,
+    },
     /// The recorded template cannot be parsed: written by another version.
     #[error("the settings of an announced batch cannot be used: {0}")]
     Settings(#[from] BadTemplate),
@@ -99,13 +117,29 @@ pub async fn recover(
     let reading =
         shared.tasks.spawn("recovery", poll::read(shared.reader(), shard.clone(), range, send));
     let mut tips = 0;
+    let mut remains: Option<Remains> = None;
     while let Some(fetched) = receive.recv().await {
         match fetched {
             Fetched::Page { mut records, behind_ms, .. } => {
                 tips = if records.is_empty() && behind_ms == Some(0) { tips + 1 } else { 0 };
-                let work = move || open.fill(&mut records, &Limits::NONE).map(|_| open);
-                open = shared.tasks.compute(work).await??;
-                permit.resize(open.memory().max(room));
+                let cut = open.is_empty()
+                    && records.first().is_some_and(|first| first.position() != intent.first)
+                    && !mutant::is(Mutant::PartIsWhole);
+                if cut && remains.is_none() {
+                    let (recipe, intent) = (Arc::clone(&recipe), intent.clone());
+                    remains = Some(Remains::new(recipe, shard.clone(), intent));
+                }
+                match &mut remains {
+                    Some(remains) => {
+                        remains.push(records);
+                        permit.resize(remains.memory().max(room));
+                    }
+                    None => {
+                        let work = move || open.fill(&mut records, &Limits::NONE).map(|_| open);
+                        open = shared.tasks.compute(work).await??;
+                        permit.resize(open.memory().max(room));
+                    }
+                }
                 if tips >= TIPS || mutant::is(Mutant::OnePage) {
                     break;
                 }
@@ -117,38 +151,47 @@ pub async fn recover(
         }
     }
     drop(reading);
-    let (found, end) = (open.first().cloned(), open.last().cloned());
-    let (first, last) = (intent.first.clone(), intent.last.clone());
-    let sealed = shared.tasks.compute(move || open.seal_as(first, last)).await??;
-    permit.resize(sealed.objects.iter().map(Object::memory).sum());
-    let whole = found.as_ref() == Some(&intent.first)
-        && sealed.intent.records == intent.records
-        && sealed.intent.bytes == intent.bytes;
-    if whole || (mutant::is(Mutant::PartIsWhole) && found.is_some()) {
+    if remains.is_none() && !open.is_empty() {
+        let (first, last) = (intent.first.clone(), intent.last.clone());
+        let sealed = shared.tasks.compute(move || open.seal_as(first, last)).await??;
+        let (read, bytes) = (sealed.intent.records, sealed.intent.bytes);
+        if (read, bytes) != (intent.records, intent.bytes) && !mutant::is(Mutant::PartIsWhole) {
+            // The next attempt finds that the beginning has gone meanwhile, or all of it.
+            return Err(RecoveryError::Incomplete { read, announced: intent.records });
+        }
+        permit.resize(sealed.objects.iter().map(Object::memory).sum());
         return Ok(Recovered { objects: sealed.objects, permit, gap: None });
     }
     // Retention takes the oldest first: what was not read at the end of the range is gone with all
     // before it.
-    let gap = match found {
-        Some(first) if end.as_ref() == Some(&intent.last) => Gap::new(after, &first),
+    let gap = match remains.as_ref().and_then(|r| Some((r.first()?, r.last()?))) {
+        Some((first, last)) if last == intent.last => Gap::new(after, &first),
         _ => Gap::through(after, &intent.last),
     };
-    let mut objects = Vec::new();
-    for object in sealed.objects.into_iter().filter(|o| o.records > 0) {
-        // A file is one record, there or not: never a part.
-        if object.kind == Kind::Upload {
-            objects.push(object);
-        } else if !shared.store.exists(&object.bucket, &object.key).await? {
-            let settings = &recipe.settings;
-            let errors = recipe.errors.render(intent.stamp_ms, &settings.stream, shard, "gap");
-            objects.push(Object {
-                key: format!("{errors}{}", object.key),
-                kind: Kind::DeadLetter,
-                ..object
-            });
-        }
-    }
+    let mut objects = match remains {
+        Some(remains) => keep(shared, &recipe, remains).await?,
+        None => Vec::new(),
+    };
     let name = format!("{}-{}", intent.first, intent.last);
     objects.push(gap_report(&recipe.settings, &recipe.errors, shard, &name, intent.stamp_ms, &gap));
+    permit.resize(objects.iter().map(Object::memory).sum());
     Ok(Recovered { objects, permit, gap: Some(gap) })
+}
+
+/// Looks which objects of the batch exist, and makes dead letters of what is in none of them.
+async fn keep(
+    shared: &Shared,
+    recipe: &Recipe,
+    remains: Remains,
+) -> Result<Vec<Object>, RecoveryError> {
+    let (keys, remains) = shared.tasks.compute(move || (remains.keys(), remains)).await?;
+    let bucket = &recipe.settings.bucket;
+    let looks = keys.into_iter().map(|key| async move {
+        let exists = shared.store.exists(bucket, &key).await?;
+        Ok::<_, CallError>(exists.then_some(key))
+    });
+    let exist = futures::stream::iter(looks).buffer_unordered(LOOKS);
+    let exist: BTreeSet<String> =
+        exist.try_filter_map(|key| async { Ok(key) }).try_collect().await?;
+    Ok(shared.tasks.compute(move || remains.seal(&exist)).await??)
 }

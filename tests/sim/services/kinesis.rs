@@ -134,9 +134,14 @@ impl Stream {
     }
 
     /// Shards that ListShards still shows: open, or closed within retention.
-    pub fn listed(&self, now_ms: i64) -> impl Iterator<Item = &Shard> {
+    pub fn listed(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter(|s| !s.gone)
+    }
+
+    /// Shards that were closed longer ago than retention are gone, for lists and readers alike.
+    pub fn expire(&mut self, now_ms: i64) {
         let horizon = now_ms - self.retention_hours * 3_600_000;
-        self.shards.iter().filter(move |s| !s.gone && s.closed.is_none_or(|(_, at)| at >= horizon))
+        self.trim(i64::MIN, horizon);
     }
 
     fn open(&mut self, parents: Vec<String>, range: (u128, u128), now_ms: i64) -> usize {

@@ -100,10 +100,13 @@ impl Kinesis {
         now_ms: i64,
     ) -> (Response, Option<Served>) {
         let mut served = None;
+        for stream in self.streams.values_mut() {
+            stream.expire(now_ms);
+        }
         let answer = match operation {
             "CreateStream" => self.create_stream(body, now_ms),
             "DeleteStream" => self.delete_stream(body),
-            "DescribeStreamSummary" => self.describe(body, now_ms),
+            "DescribeStreamSummary" => self.describe(body),
             "ListShards" => self.list_shards(body, now_ms),
             "GetShardIterator" => self.get_shard_iterator(body, now_ms),
             "GetRecords" => self.get_records(body, now_ms).map(|(answer, records)| {
@@ -146,10 +149,10 @@ impl Kinesis {
         Ok(json!({}))
     }
 
-    fn describe(&mut self, body: &Value, now_ms: i64) -> Answer {
+    fn describe(&mut self, body: &Value) -> Answer {
         only_fields(body, &["StreamName", "StreamARN"])?;
         let stream = self.stream(&stream_name(body)?)?;
-        let open = stream.listed(now_ms).filter(|s| s.closed.is_none()).count();
+        let open = stream.listed().filter(|s| s.closed.is_none()).count();
         Ok(json!({ "StreamDescriptionSummary": {
             "StreamName": stream.name,
             "StreamARN": stream_arn(&stream.name),
@@ -218,7 +221,7 @@ impl Kinesis {
                     _ => true,
                 }
         };
-        let all: Vec<&Shard> = stream.listed(now_ms).filter(wanted).collect();
+        let all: Vec<&Shard> = stream.listed().filter(wanted).collect();
         let page: Vec<Value> = all.iter().take(limit).map(|s| shard_json(s)).collect();
         let mut answer = json!({ "Shards": page });
         if all.len() > limit {
