@@ -18,12 +18,13 @@ use aws_sdk_dynamodb::types::{
 
 use crate::aws::fault::describe;
 use crate::clock::Clock;
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 use crate::ids::ShardId;
 use crate::lease::keys::Keys;
 use crate::lease::row::{Attr, Item, attr};
 use crate::lease::write::{self, Update};
 use crate::metrics::registry::Metrics;
+use crate::metrics::table as metric;
 
 /// The table of one application.
 #[derive(Clone)]
@@ -107,14 +108,14 @@ impl LeaseTable {
     fn used(&self, kind: &str, capacity: Option<&ConsumedCapacity>) {
         if let (Some(metrics), Some(capacity)) = (&self.metrics, capacity) {
             let units = capacity.capacity_units().unwrap_or(0.0);
-            metrics.add_float("catchment_dynamodb_consumed_units_total", &[kind], units);
+            metrics.add_float(metric::DYNAMODB_CONSUMED_UNITS_TOTAL, &[kind], units);
         }
     }
 
     /// A refused write costs as much as one that takes effect, but its reply names no units.
     fn refused(&self) {
         if let Some(metrics) = &self.metrics {
-            metrics.add_float("catchment_dynamodb_consumed_units_total", &["write"], 1.0);
+            metrics.add_float(metric::DYNAMODB_CONSUMED_UNITS_TOTAL, &["write"], 1.0);
         }
     }
 
@@ -195,6 +196,7 @@ impl LeaseTable {
         let bad = |e: aws_sdk_dynamodb::error::BuildError| CallError {
             operation: "CreateTable",
             fault: Fault::Invalid,
+            detail: Detail::Plain,
             code: "BuildError".into(),
             message: e.to_string(),
             request_id: None,

@@ -5,7 +5,7 @@ use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
 use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardEventStream};
 
 use crate::aws::events::TakeEvents;
-use crate::aws::fault::{by_code, chain, describe};
+use crate::aws::fault::{by_code, chain, describe, detail};
 use crate::aws::kinesis::{Kinesis, Start, child_shards, malformed, records};
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
@@ -124,11 +124,10 @@ where
     R: std::fmt::Debug + 'static,
 {
     let known = error.as_service_error().and_then(ProvideErrorMetadata::code);
-    CallError {
-        operation: "SubscribeToShard",
-        fault: known.map_or(Fault::Unavailable, |code| by_code(code, None)),
-        code: known.unwrap_or("BrokenSubscription").to_owned(),
-        message: chain(error),
-        request_id: None,
-    }
+    let fault = known.map_or(Fault::Unavailable, |code| by_code(code, None));
+    let code = known.unwrap_or("BrokenSubscription").to_owned();
+    let message = chain(error);
+    let operation = "SubscribeToShard";
+    let detail = detail(operation, fault, &code, &message);
+    CallError { operation, fault, detail, code, message, request_id: None }
 }

@@ -6,7 +6,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::request_id::RequestId;
 
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 
 /// Describes a failed call.
 pub(crate) fn describe<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> CallError
@@ -47,7 +47,9 @@ where
         (SdkError::ServiceError(_), Some(message)) => message.to_owned(),
         _ => chain(error),
     };
-    CallError { operation, fault, code, message, request_id: error.request_id().map(str::to_owned) }
+    let detail = detail(operation, fault, &code, &message);
+    let request_id = error.request_id().map(str::to_owned);
+    CallError { operation, fault, detail, code, message, request_id }
 }
 
 /// What an error and its causes say, each once.
@@ -67,6 +69,34 @@ fn lacks_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| e.source()).any(|cause| {
         matches!(cause.downcast_ref(), Some(CredentialsError::CredentialsNotLoaded(_)))
     })
+}
+
+/// What the code, or where services have no code for it the message, says beyond the kind.
+pub(super) fn detail(operation: &str, fault: Fault, code: &str, message: &str) -> Detail {
+    match code {
+        "ResourceInUseException" => Detail::Occupied,
+        "NoCredentials" => Detail::NoCredentials,
+        "ExpiredToken" | "ExpiredTokenException" => Detail::ExpiredCredentials,
+        "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidSignatureException"
+        | "MissingAuthenticationTokenException" => Detail::UnknownCredentials,
+        "PermanentRedirect" => Detail::OtherRegion,
+        "NoSuchUpload" | "InvalidPart" => Detail::UploadGone,
+        _ if fault == Fault::Denied && (code.contains("KMS") || message.contains("kms:")) => {
+            Detail::EncryptionKey
+        }
+        // AT_TIMESTAMP in the future is an invalid argument.
+        _ if fault == Fault::Invalid
+            && operation == "GetShardIterator"
+            && message.to_ascii_lowercase().contains("timestamp") =>
+        {
+            Detail::FutureStart
+        }
+        _ => Detail::Plain,
+    }
 }
 
 pub(super) fn by_code(code: &str, status: Option<u16>) -> Fault {
@@ -114,5 +144,42 @@ pub(super) fn by_code(code: &str, status: Option<u16>) -> Fault {
             Some(400..=499) => Fault::Invalid,
             _ => Fault::Unavailable,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_say_more_than_their_kind() {
+        let of = |code: &str, message: &str| {
+            let fault = by_code(code, Some(400));
+            (fault, detail("GetShardIterator", fault, code, message))
+        };
+        for (code, message, fault, detail) in [
+            ("ResourceInUseException", "", Fault::Unavailable, Detail::Occupied),
+            ("ExpiredTokenException", "", Fault::Denied, Detail::ExpiredCredentials),
+            ("InvalidAccessKeyId", "", Fault::Denied, Detail::UnknownCredentials),
+            ("KMSAccessDeniedException", "", Fault::Denied, Detail::EncryptionKey),
+            ("AccessDenied", "not allowed: kms:Decrypt", Fault::Denied, Detail::EncryptionKey),
+            ("AccessDenied", "", Fault::Denied, Detail::Plain),
+            ("NoSuchUpload", "", Fault::NotFound, Detail::UploadGone),
+            ("InvalidPart", "", Fault::Invalid, Detail::UploadGone),
+            ("InvalidArgumentException", "timestampInMillis", Fault::Invalid, Detail::FutureStart),
+            ("InvalidArgumentException", "other", Fault::Invalid, Detail::Plain),
+        ] {
+            assert_eq!(of(code, message), (fault, detail), "{code} {message}");
+        }
+    }
+
+    /// Whatever a person must mend names its remedy.
+    #[test]
+    fn what_waits_for_a_person_has_a_remedy() {
+        for code in ["AccessDenied", "ExpiredToken", "SignatureDoesNotMatch", "PermanentRedirect"] {
+            let fault = by_code(code, None);
+            let remedy = detail("GetRecords", fault, code, "").remedy().or(fault.remedy());
+            assert!(!fault.is_transient() && remedy.is_some(), "{code}");
+        }
     }
 }

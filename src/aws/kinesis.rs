@@ -9,7 +9,7 @@ use aws_sdk_kinesis::types::{self, ShardIteratorType, StreamStatus};
 use crate::aws::fault::describe;
 use crate::aws::records::{Scanned, TakeRecords};
 use crate::aws::wire::{Cbor, Failed};
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 use crate::ids::{BadSequenceNumber, ShardId};
 use crate::metrics::registry::Metrics;
 use crate::stream::arena::Arenas;
@@ -249,6 +249,7 @@ pub(super) fn malformed(operation: &'static str, what: &str) -> CallError {
     CallError {
         operation,
         fault: Fault::Unavailable,
+        detail: Detail::Plain,
         code: "MalformedReply".into(),
         message: what.to_owned(),
         request_id: None,

@@ -77,7 +77,8 @@ impl Probe {
                     return Ok(page);
                 }
                 Err(error) => {
-                    let passing = error.fault.is_passing() || error.fault == Fault::ExpiredIterator;
+                    let passing =
+                        error.fault.is_transient() || error.fault == Fault::ExpiredIterator;
                     failures += 1;
                     if !passing || failures > ATTEMPTS {
                         return Err(error);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::aws::fault::describe;
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 
 /// Reads objects.
 #[derive(Clone, Debug)]
@@ -83,6 +83,7 @@ impl Objects {
         let body = reply.body.collect().await.map_err(|e| CallError {
             operation: "GetObject",
             fault: Fault::Unavailable,
+            detail: Detail::Plain,
             code: "Body".into(),
             message: e.to_string(),
             request_id: None,

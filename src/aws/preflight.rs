@@ -19,7 +19,7 @@ use aws_smithy_types::date_time::Format;
 
 use crate::aws::clients::{Clients, behavior};
 use crate::aws::fault::{chain, describe};
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 use crate::lease::row::attr;
 use crate::stream::StreamSummary;
 
@@ -34,19 +34,18 @@ pub struct Identity {
     pub temporary: bool,
 }
 
+/// Nothing in the credential chain has any.
+#[derive(Debug, thiserror::Error)]
+#[error("no credentials: {0}")]
+pub struct NoCredentials(String);
+
 /// Asks the credential chain.
 ///
 /// # Errors
-/// [`CallError`] of the operation `Credentials`, which is no call: nothing in the chain has any.
-pub async fn identity() -> Result<Identity, CallError> {
+/// [`NoCredentials`]
+pub async fn identity() -> Result<Identity, NoCredentials> {
     let shared: SdkConfig = aws_config::defaults(behavior()).load().await;
-    let none = |message: String| CallError {
-        operation: "Credentials",
-        fault: Fault::Denied,
-        code: "NoCredentials".into(),
-        message,
-        request_id: None,
-    };
+    let none = NoCredentials;
     let provider = shared.credentials_provider();
     let provider = provider.ok_or_else(|| none("no provider is configured".into()))?;
     let found = provider.provide_credentials().await.map_err(|error| none(chain(&error)))?;
@@ -233,6 +232,7 @@ fn not_refused(operation: &'static str) -> CallError {
     CallError {
         operation,
         fault: Fault::Invalid,
+        detail: Detail::Plain,
         code: "ConditionIgnored".into(),
         message: "a write whose condition cannot hold was not refused".into(),
         request_id: None,

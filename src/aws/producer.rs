@@ -5,7 +5,7 @@ use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use bytes::Bytes;
 
 use crate::aws::fault::describe;
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 use crate::ids::{SequenceNumber, ShardId};
 
 /// Most records of one PutRecords.
@@ -63,6 +63,7 @@ impl Producer {
         let malformed = |message: String| CallError {
             operation: "PutRecords",
             fault: Fault::Invalid,
+            detail: Detail::Plain,
             code: "Malformed".into(),
             message,
             request_id: None,

@@ -20,7 +20,7 @@ use crate::aws::fault::describe;
 use crate::delivery::body::Body;
 use crate::delivery::object::Object;
 use crate::delivery::parts::Stored;
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 use crate::mutant::{self, Mutant};
 
 /// Access to buckets.
@@ -67,7 +67,7 @@ impl ObjectStore {
                 }
                 if let (Some(region), Some(301 | 400)) = (region, status) {
                     told.fault = Fault::Invalid;
-                    told.code = "PermanentRedirect".into();
+                    (told.detail, told.code) = (Detail::OtherRegion, "PermanentRedirect".into());
                     told.message =
                         format!("the bucket is in region {region}; set AWS_REGION to it");
                 }
@@ -229,7 +229,7 @@ impl ObjectStore {
 /// The upload, or a part of it as we know it, is not there any more: it was aborted, by a lifecycle
 /// rule or by somebody, or it has become the object and the reply was lost.
 pub fn is_gone(error: &CallError) -> bool {
-    matches!(error.code.as_str(), "NoSuchUpload" | "InvalidPart")
+    error.detail == Detail::UploadGone
 }
 
 /// 412: the key exists.

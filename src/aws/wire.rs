@@ -11,6 +11,7 @@ use crate::aws::fault::describe;
 use crate::aws::records::Scanned;
 use crate::fault::CallError;
 use crate::metrics::registry::Metrics;
+use crate::metrics::table as metric;
 use crate::stream::cbor::Unreadable;
 use crate::stream::wire::{Fallback, Trust};
 
@@ -99,7 +100,7 @@ impl Cbor {
     /// The call was made again in JSON; `answered`: with success.
     pub(super) fn fell_back(&self, doubt: &Doubt, answered: bool) {
         let Doubt { why, words } = doubt;
-        self.metrics.add("catchment_wire_fallbacks_total", &[why.as_str()], 1);
+        self.metrics.add(metric::WIRE_FALLBACKS_TOTAL, &[why.as_str()], 1);
         let over = self.trust().fell_back(*why, answered);
         if over {
             tracing::warn!(

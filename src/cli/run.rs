@@ -61,8 +61,8 @@ pub(super) async fn worker(
 /// 1 for what a later start may find healed, so that an init system tries again; 2 for a person.
 fn start_code(error: &StartError) -> u8 {
     match error {
-        StartError::Unavailable(call, _) if call.fault.is_passing() => 1,
-        StartError::Table(TableError::Call(call)) if call.fault.is_passing() => 1,
+        StartError::Unavailable(call, _) if call.fault.is_transient() => 1,
+        StartError::Table(TableError::Call(call)) if call.fault.is_transient() => 1,
         StartError::Table(TableError::NotActive { .. }) => 1,
         _ => 2,
     }
@@ -131,13 +131,14 @@ pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::{CallError, Fault};
+    use crate::fault::{CallError, Detail, Fault};
 
     #[test]
     fn a_start_that_may_heal_is_told_apart_from_one_that_will_not() {
         let call = |fault| CallError {
             operation: "DescribeStreamSummary",
             fault,
+            detail: Detail::Plain,
             code: "x".into(),
             message: String::new(),
             request_id: None,

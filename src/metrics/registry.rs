@@ -14,6 +14,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::table as metric;
+use super::table::{Bytes, Counter, FloatCounter, FloatGauge, Gauge, Seconds};
 pub use super::table::{Def, KNOWN, Kind, TABLE};
 use crate::ids::ShardId;
 
@@ -36,14 +38,20 @@ const BYTES: &[f64] = &[
     268_435_456.0,
 ];
 
-/// The registry and its handles.
+/// A metric with all its series.
+enum Series {
+    Counter(IntCounterVec),
+    FloatCounter(CounterVec),
+    Gauge(IntGaugeVec),
+    FloatGauge(GaugeVec),
+    Distribution(HistogramVec),
+}
+
+/// The registry and its metrics.
 pub struct Metrics {
     registry: Registry,
-    counters: Vec<(&'static str, IntCounterVec)>,
-    amounts: Vec<(&'static str, CounterVec)>,
-    gauges: Vec<(&'static str, IntGaugeVec)>,
-    floats: Vec<(&'static str, GaugeVec)>,
-    histograms: Vec<(&'static str, HistogramVec)>,
+    /// In the order of [`TABLE`].
+    rows: Vec<Series>,
     shard_labels: bool,
     /// Shard labels that have series, and when the shard was last ours (clock of the process).
     seen: Mutex<BTreeMap<String, Duration>>,
@@ -67,11 +75,7 @@ impl Metrics {
         let common = HashMap::from([("stream".to_owned(), stream.to_owned())]);
         let mut this = Self {
             registry: Registry::new_custom(None, Some(common)).expect("no prefix to be wrong"),
-            counters: Vec::new(),
-            amounts: Vec::new(),
-            gauges: Vec::new(),
-            floats: Vec::new(),
-            histograms: Vec::new(),
+            rows: Vec::new(),
             shard_labels,
             seen: Mutex::default(),
         };
@@ -80,60 +84,29 @@ impl Metrics {
             let histogram =
                 |buckets: &[f64]| HistogramOpts::new(def.name, def.help).buckets(buckets.to_vec());
             // The table is constant: a name or bucket it cannot register is caught by the tests.
-            match def.kind {
-                Kind::Counter => {
-                    let metric = IntCounterVec::new(opts, def.labels).expect(def.name);
-                    this.counters.push((def.name, this.register(metric)));
+            let series = match def.kind {
+                Kind::Counter => Series::Counter(
+                    this.register(IntCounterVec::new(opts, def.labels).expect(def.name)),
+                ),
+                Kind::FloatCounter => Series::FloatCounter(
+                    this.register(CounterVec::new(opts, def.labels).expect(def.name)),
+                ),
+                Kind::Gauge => Series::Gauge(
+                    this.register(IntGaugeVec::new(opts, def.labels).expect(def.name)),
+                ),
+                Kind::FloatGauge => Series::FloatGauge(
+                    this.register(GaugeVec::new(opts, def.labels).expect(def.name)),
+                ),
+                Kind::Seconds | Kind::Bytes => {
+                    let buckets = if def.kind == Kind::Seconds { SECONDS } else { BYTES };
+                    let metric = HistogramVec::new(histogram(buckets), def.labels);
+                    Series::Distribution(this.register(metric.expect(def.name)))
                 }
-                Kind::FloatCounter => {
-                    let metric = CounterVec::new(opts, def.labels).expect(def.name);
-                    this.amounts.push((def.name, this.register(metric)));
-                }
-                Kind::Gauge => {
-                    let metric = IntGaugeVec::new(opts, def.labels).expect(def.name);
-                    this.gauges.push((def.name, this.register(metric)));
-                }
-                Kind::FloatGauge => {
-                    let metric = GaugeVec::new(opts, def.labels).expect(def.name);
-                    this.floats.push((def.name, this.register(metric)));
-                }
-                Kind::Seconds => {
-                    let metric = HistogramVec::new(histogram(SECONDS), def.labels).expect(def.name);
-                    this.histograms.push((def.name, this.register(metric)));
-                }
-                Kind::Bytes => {
-                    let metric = HistogramVec::new(histogram(BYTES), def.labels).expect(def.name);
-                    this.histograms.push((def.name, this.register(metric)));
-                }
-            }
-            this.begin(def);
+            };
+            begin(def, this.rows.len(), &series);
+            this.rows.push(series);
         }
         this
-    }
-
-    /// Series without labels, and those with labels known beforehand, exist from the start, at zero.
-    fn begin(&self, def: &Def) {
-        let known = KNOWN.iter().find(|(name, _)| *name == def.name);
-        let known: Vec<&[&str]> = match known {
-            Some((_, values)) => values.iter().map(std::slice::from_ref).collect(),
-            None if def.labels.is_empty() => vec![&[]],
-            None => Vec::new(),
-        };
-        for labels in known {
-            match def.kind {
-                Kind::Counter => self.add(def.name, labels, 0),
-                Kind::FloatCounter => self.add_float(def.name, labels, 0.0),
-                Kind::Gauge => self.set(def.name, labels, 0),
-                // There is no lag where there is no replay.
-                Kind::FloatGauge => {}
-                Kind::Seconds | Kind::Bytes => {
-                    if let Some((_, metric)) = self.histograms.iter().find(|(n, _)| *n == def.name)
-                    {
-                        let _ = metric.with_label_values(labels);
-                    }
-                }
-            }
-        }
     }
 
     fn register<C: Collector + Clone + 'static>(&self, metric: C) -> C {
@@ -141,55 +114,56 @@ impl Metrics {
         metric
     }
 
-    /// Adds to a counter of the table.
-    pub fn add(&self, name: &'static str, labels: &[&str], by: u64) {
-        debug_assert!(is_known(name, labels), "{name}: {labels:?} is not in KNOWN");
-        if let Some((_, metric)) = self.counters.iter().find(|(n, _)| *n == name) {
+    /// Adds to a counter.
+    pub fn add(&self, metric: Counter, labels: &[&str], by: u64) {
+        debug_assert!(is_known(metric.0, labels), "{metric:?}: {labels:?} is not in KNOWN");
+        if let Series::Counter(metric) = &self.rows[metric.0] {
             metric.with_label_values(labels).inc_by(by);
-        } else {
-            debug_assert!(false, "{name} is no counter");
         }
     }
 
-    /// Adds to a fractional counter of the table.
-    pub fn add_float(&self, name: &'static str, labels: &[&str], by: f64) {
-        if let Some((_, metric)) = self.amounts.iter().find(|(n, _)| *n == name) {
+    /// Adds to a fractional counter.
+    pub fn add_float(&self, metric: FloatCounter, labels: &[&str], by: f64) {
+        if let Series::FloatCounter(metric) = &self.rows[metric.0] {
             metric.with_label_values(labels).inc_by(by);
-        } else {
-            debug_assert!(false, "{name} is no fractional counter");
         }
     }
 
-    /// A fractional counter of the table as it stands.
-    pub fn amount(&self, name: &'static str, labels: &[&str]) -> f64 {
-        let found = self.amounts.iter().find(|(n, _)| *n == name);
-        found.map_or(0.0, |(_, metric)| metric.with_label_values(labels).get())
+    /// A fractional counter as it stands.
+    pub fn amount(&self, metric: FloatCounter, labels: &[&str]) -> f64 {
+        match &self.rows[metric.0] {
+            Series::FloatCounter(metric) => metric.with_label_values(labels).get(),
+            _ => 0.0,
+        }
     }
 
-    /// Sets a gauge of the table.
-    pub fn set(&self, name: &'static str, labels: &[&str], to: i64) {
-        if let Some((_, metric)) = self.gauges.iter().find(|(n, _)| *n == name) {
+    /// Sets a gauge. More than an `i64` holds is shown as the most it holds.
+    pub fn set(&self, metric: Gauge, labels: &[&str], to: impl TryInto<i64>) {
+        if let Series::Gauge(metric) = &self.rows[metric.0] {
+            metric.with_label_values(labels).set(to.try_into().unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Sets a fractional gauge.
+    pub fn set_float(&self, metric: FloatGauge, labels: &[&str], to: f64) {
+        if let Series::FloatGauge(metric) = &self.rows[metric.0] {
             metric.with_label_values(labels).set(to);
-        } else {
-            debug_assert!(false, "{name} is no gauge");
         }
     }
 
-    /// Sets a fractional gauge of the table.
-    pub fn set_float(&self, name: &'static str, labels: &[&str], to: f64) {
-        if let Some((_, metric)) = self.floats.iter().find(|(n, _)| *n == name) {
-            metric.with_label_values(labels).set(to);
-        } else {
-            debug_assert!(false, "{name} is no fractional gauge");
-        }
+    /// Observes how long something took.
+    pub fn observe(&self, metric: Seconds, took: Duration) {
+        self.distribution(metric.0, took.as_secs_f64());
     }
 
-    /// Observes a value of a distribution of the table.
-    pub fn observe(&self, name: &'static str, value: f64) {
-        if let Some((_, metric)) = self.histograms.iter().find(|(n, _)| *n == name) {
+    /// Observes how large something is.
+    pub fn observe_bytes(&self, metric: Bytes, bytes: usize) {
+        self.distribution(metric.0, bytes as f64);
+    }
+
+    fn distribution(&self, row: usize, value: f64) {
+        if let Series::Distribution(metric) = &self.rows[row] {
             metric.with_label_values::<&str>(&[]).observe(value);
-        } else {
-            debug_assert!(false, "{name} is no distribution");
         }
     }
 
@@ -211,29 +185,32 @@ impl Metrics {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for (label, row) in &rows {
             seen.insert((*label).to_owned(), now);
-            self.show("catchment_behind_latest_seconds", label, row.behind);
-            self.show("catchment_oldest_undelivered_seconds", label, Some(row.oldest));
-            self.show("catchment_no_progress_seconds", label, Some(row.still));
+            self.show(metric::BEHIND_LATEST_SECONDS, label, row.behind);
+            self.show(metric::OLDEST_UNDELIVERED_SECONDS, label, Some(row.oldest));
+            self.show(metric::NO_PROGRESS_SECONDS, label, Some(row.still));
         }
         seen.retain(|label, at| {
             if !rows.contains_key(label.as_str()) {
-                for (_, metric) in &self.floats {
-                    let _ = metric.remove_label_values(&[label.as_str()]);
+                for metric in &self.rows {
+                    if let Series::FloatGauge(metric) = metric {
+                        let _ = metric.remove_label_values(&[label.as_str()]);
+                    }
                 }
             }
             let keep = now.saturating_sub(*at) <= KEEP;
             if !keep {
-                for def in TABLE.iter().filter(|def| def.labels == ["shard"]) {
-                    let metric = self.counters.iter().find(|(name, _)| *name == def.name);
-                    let _ = metric.map(|(_, m)| m.remove_label_values(&[label.as_str()]));
+                for (def, metric) in TABLE.iter().zip(&self.rows) {
+                    if let (["shard"], Series::Counter(metric)) = (def.labels, metric) {
+                        let _ = metric.remove_label_values(&[label.as_str()]);
+                    }
                 }
             }
             keep
         });
     }
 
-    fn show(&self, name: &str, label: &str, value: Option<f64>) {
-        if let Some((_, metric)) = self.floats.iter().find(|(n, _)| *n == name) {
+    fn show(&self, metric: FloatGauge, label: &str, value: Option<f64>) {
+        if let Series::FloatGauge(metric) = &self.rows[metric.0] {
             match value {
                 Some(value) => metric.with_label_values(&[label]).set(value),
                 None => drop(metric.remove_label_values(&[label])),
@@ -260,16 +237,16 @@ impl Metrics {
         if let Ok(statm) = std::fs::read_to_string("/proc/self/statm")
             && let Some(pages) = statm.split(' ').nth(1).and_then(|p| p.parse::<i64>().ok())
         {
-            self.set("process_resident_memory_bytes", &[], pages * PAGE);
+            self.set(metric::PROCESS_RESIDENT_MEMORY_BYTES, &[], pages * PAGE);
         }
         if let Ok(stat) = std::fs::read_to_string("/proc/self/stat")
             && let Some((_, rest)) = stat.rsplit_once(") ")
         {
             let ticks: f64 =
                 rest.split(' ').skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
-            let name = "process_cpu_seconds_total";
-            let more = ticks / TICKS_PER_SECOND - self.amount(name, &[]);
-            self.add_float(name, &[], more.max(0.0));
+            let total = metric::PROCESS_CPU_SECONDS_TOTAL;
+            let more = ticks / TICKS_PER_SECOND - self.amount(total, &[]);
+            self.add_float(total, &[], more.max(0.0));
         }
     }
 }
@@ -286,8 +263,28 @@ pub fn constant_series() -> usize {
     TABLE.iter().filter(|def| def.labels.is_empty()).map(one).sum::<usize>() + known
 }
 
-fn is_known(name: &str, labels: &[&str]) -> bool {
-    let known = KNOWN.iter().find(|(known, _)| *known == name);
+/// Series without labels, and those with labels known beforehand, exist from the start, at zero.
+fn begin(def: &Def, row: usize, series: &Series) {
+    let known = KNOWN.iter().find(|(known, _)| *known == row);
+    let known: Vec<&[&str]> = match known {
+        Some((_, values)) => values.iter().map(std::slice::from_ref).collect(),
+        None if def.labels.is_empty() => vec![&[]],
+        None => Vec::new(),
+    };
+    for labels in known {
+        match series {
+            Series::Counter(metric) => drop(metric.with_label_values(labels)),
+            Series::FloatCounter(metric) => drop(metric.with_label_values(labels)),
+            Series::Gauge(metric) => drop(metric.with_label_values(labels)),
+            // There is no lag where there is no replay.
+            Series::FloatGauge(_) => {}
+            Series::Distribution(metric) => drop(metric.with_label_values(labels)),
+        }
+    }
+}
+
+fn is_known(row: usize, labels: &[&str]) -> bool {
+    let known = KNOWN.iter().find(|(known, _)| *known == row);
     known.is_none_or(|(_, values)| labels.len() == 1 && values.contains(&labels[0]))
 }
 
@@ -304,8 +301,8 @@ mod tests {
             let counter = matches!(def.kind, Kind::Counter | Kind::FloatCounter);
             assert!(!counter || counter_name, "{}", def.name);
         }
-        metrics.add("catchment_batches_total", &["size"], 2);
-        metrics.observe("catchment_put_seconds", 0.2);
+        metrics.add(metric::BATCHES_TOTAL, &["size"], 2);
+        metrics.observe(metric::PUT_SECONDS, Duration::from_millis(200));
         let text = metrics.render();
         assert!(
             text.contains("catchment_batches_total{cause=\"size\",stream=\"clicks\"} 2"),
@@ -328,8 +325,10 @@ mod tests {
 
     fn busy(metrics: &Metrics, shards: &[(ShardId, ShardGauges)]) {
         for (id, _) in shards {
-            for def in TABLE.iter().filter(|d| d.kind == Kind::Counter && d.labels == ["shard"]) {
-                metrics.add(def.name, &[metrics.shard(id)], 1);
+            for (row, def) in TABLE.iter().enumerate() {
+                if def.kind == Kind::Counter && def.labels == ["shard"] {
+                    metrics.add(Counter(row), &[metrics.shard(id)], 1);
+                }
             }
         }
     }
@@ -391,8 +390,9 @@ mod tests {
     #[test]
     fn known_labels_belong_to_metrics_of_one_label_and_start_at_zero() {
         let text = Metrics::new("clicks", true).render();
-        for (name, values) in KNOWN {
-            let def = TABLE.iter().find(|def| def.name == *name).expect(name);
+        for (row, values) in KNOWN {
+            let def = &TABLE[*row];
+            let name = def.name;
             for value in *values {
                 let mut labels =
                     ["stream=\"clicks\"".to_owned(), format!("{}=\"{value}\"", def.labels[0])];

@@ -1,6 +1,6 @@
 //! How far the reader of a shard is, what it asks for next, and what each page means.
 
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 use crate::ids::SequenceNumber;
 use crate::stream::bound::Bound;
 use crate::stream::deaggregate::{HashRange, Split, may_be_aggregate, split};
@@ -337,9 +337,7 @@ impl Reading {
 
     /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.
     pub(crate) fn is_ahead(&self, error: &CallError) -> bool {
-        matches!(self.resume, StartAt::Timestamp(_))
-            && error.operation == "GetShardIterator"
-            && error.message.to_ascii_lowercase().contains("timestamp")
+        matches!(self.resume, StartAt::Timestamp(_)) && error.detail == Detail::FutureStart
     }
 }
 
@@ -347,6 +345,7 @@ fn passed(message: String) -> CallError {
     CallError {
         operation: "GetRecords",
         fault: Fault::Unavailable,
+        detail: Detail::Plain,
         code: "PassedByRetention".into(),
         message,
         request_id: None,

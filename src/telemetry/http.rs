@@ -11,6 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::table as metric;
 use crate::telemetry::page::{self, Hub};
 use crate::worker::context::Shared;
 use crate::worker::health::STUCK;
@@ -60,10 +61,9 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let (limit, used, waiting) = shared.budget.usage();
-    let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    shared.metrics.set("catchment_budget_bytes", &[], gauge(limit));
-    shared.metrics.set("catchment_buffer_bytes", &[], gauge(used));
-    shared.metrics.set("catchment_budget_waiting", &[], gauge(waiting));
+    shared.metrics.set(metric::BUDGET_BYTES, &[], limit);
+    shared.metrics.set(metric::BUFFER_BYTES, &[], used);
+    shared.metrics.set(metric::BUDGET_WAITING, &[], waiting);
     let now = shared.clock.now();
     shared.metrics.shards(now, &shared.board.gauges(now));
     let text = shared.metrics.render();

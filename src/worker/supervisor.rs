@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::gap::Gap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
+use crate::metrics::table as metric;
 use crate::shutdown::Shutdown;
 use crate::task::{Handle, TaskDied};
 use crate::worker::context::Shared;
@@ -144,7 +145,7 @@ impl Supervisor {
             Ok(value) => Some(value),
             Err(error) => {
                 let labels = [error.operation, error.fault.as_str()];
-                self.shared.metrics.add("catchment_call_failures_total", &labels, 1);
+                self.shared.metrics.add(metric::CALL_FAILURES_TOTAL, &labels, 1);
                 self.shared.board.error(self.shared.clock.wall(), &error.to_string());
                 tracing::warn!(%error, "{what}");
                 None
@@ -188,7 +189,7 @@ impl Supervisor {
             Ok(Ended::Gap(gap)) => return Some((id, gap)),
             Err(error) => {
                 tracing::error!(shard = %id, %error, "the task of a shard died");
-                self.shared.metrics.add("catchment_shard_failures_total", &[], 1);
+                self.shared.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
                 self.keeper.cool(&id);
             }
         }
@@ -196,8 +197,7 @@ impl Supervisor {
     }
 
     fn count(&self) {
-        let owned = i64::try_from(self.leases.len()).unwrap_or(i64::MAX);
-        self.shared.metrics.set("catchment_leases_owned", &[], owned);
+        self.shared.metrics.set(metric::LEASES_OWNED, &[], self.leases.len());
     }
 
     /// Drains every shard within the deadline.

@@ -10,6 +10,7 @@ use catchment::aws::clients::Clients;
 use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
 use catchment::metrics::registry::Metrics;
+use catchment::metrics::table as metric;
 use catchment::worker::{self, supervisor};
 
 use crate::faults::{Outage, Scope, Window};
@@ -101,7 +102,7 @@ impl Fleet {
     fn units(&self) -> (f64, f64) {
         let all = self.metrics.lock().unwrap();
         let of = |kind: &str| -> f64 {
-            let name = "catchment_dynamodb_consumed_units_total";
+            let name = metric::DYNAMODB_CONSUMED_UNITS_TOTAL;
             all.iter().map(|m| m.amount(name, &[kind])).sum()
         };
         (of("read"), of("write"))

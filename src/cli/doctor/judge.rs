@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::config::ReadBy;
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Detail, Fault};
 use crate::iam::{CALLS, Role};
 use crate::lease::kcl3;
 use crate::lease::row::Lease;
@@ -84,14 +84,12 @@ pub(super) fn failed(
     let operation = format!("{service}.{}", error.operation);
     let action = CALLS.iter().find(|c| c.operation == operation).map_or("it", |c| c.action);
     match error.fault {
-        Fault::Denied if error.code.contains("KMS") || error.message.contains("kms:") => {
-            Finding::fail(
-                check,
-                found,
-                "grant the use of the KMS key to this role, in its policy and in the key's",
-            )
+        Fault::Denied if error.detail == Detail::EncryptionKey => {
+            Finding::fail(check, found, Detail::EncryptionKey.remedy().unwrap_or_default())
         }
-        Fault::Denied if error.code == "PermanentRedirect" => Finding::fail(check, found, missing),
+        Fault::Denied if error.detail == Detail::OtherRegion => {
+            Finding::fail(check, found, missing)
+        }
         Fault::Denied => Finding::fail(
             check,
             found,
@@ -114,40 +112,20 @@ pub(super) fn failed(
     }
 }
 
-/// Codes by which services refuse credentials as such, not an action.
-const UNKNOWN_TO_AWS: &[&str] = &[
-    "NoCredentials",
-    "UnrecognizedClientException",
-    "InvalidClientTokenId",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidSignatureException",
-    "MissingAuthenticationTokenException",
-    "ExpiredToken",
-    "ExpiredTokenException",
-];
-
 /// `who` is what the credential chain says, `first` how the first call with them went.
-pub(super) fn credentials(who: Result<String, &CallError>, first: Option<&CallError>) -> Finding {
+pub(super) fn credentials(who: Result<String, String>, first: Option<&CallError>) -> Finding {
     let check = "credentials";
-    let refused = first.filter(|error| UNKNOWN_TO_AWS.contains(&error.code.as_str()));
+    let refused = first.and_then(|error| match error.detail {
+        Detail::NoCredentials | Detail::ExpiredCredentials | Detail::UnknownCredentials => {
+            Some((error, error.remedy().unwrap_or_default()))
+        }
+        _ => None,
+    });
     match (who, refused) {
-        (Err(error), _) => Finding::fail(
-            check,
-            error.to_string(),
-            "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or run where a role is attached",
-        ),
-        (Ok(_), Some(error)) if error.code.starts_with("ExpiredToken") => Finding::fail(
-            check,
-            error.to_string(),
-            "renew the session token, or run where a role is attached, which renews its own",
-        ),
-        (Ok(_), Some(error)) => Finding::fail(
-            check,
-            error.to_string(),
-            "these credentials are not known there: check AWS_PROFILE, AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY",
-        ),
+        (Err(error), _) => {
+            Finding::fail(check, error, Detail::NoCredentials.remedy().unwrap_or_default())
+        }
+        (Ok(_), Some((error, remedy))) => Finding::fail(check, error.to_string(), remedy),
         (Ok(who), None) => Finding::ok(check, who),
     }
 }
@@ -368,6 +346,7 @@ mod tests {
         CallError {
             operation: "PutItem",
             fault,
+            detail: Detail::Plain,
             code: code.into(),
             message: "m".into(),
             request_id: None,
@@ -410,7 +389,8 @@ mod tests {
         assert_eq!(told.verdict, Verdict::Warn);
         let told = failed("table", "DynamoDB", &error(Fault::NotFound, "x"), "make one");
         assert_eq!(told.remedy.as_deref(), Some("make one"));
-        let told = failed("read", "Kinesis", &error(Fault::Denied, "KMSAccessDeniedException"), "");
+        let key = CallError { detail: Detail::EncryptionKey, ..error(Fault::Denied, "KMS") };
+        let told = failed("read", "Kinesis", &key, "");
         assert!(told.remedy.unwrap().contains("KMS key"));
     }
 
@@ -419,13 +399,16 @@ mod tests {
         let who = || Ok("region eu-west-1".to_owned());
         let denied = error(Fault::Denied, "AccessDeniedException");
         assert_eq!(credentials(who(), Some(&denied)).verdict, Verdict::Ok);
-        for code in UNKNOWN_TO_AWS {
-            let refused = error(Fault::Denied, code);
-            assert_eq!(credentials(who(), Some(&refused)).verdict, Verdict::Fail, "{code}");
+        for (detail, remedy) in [
+            (Detail::NoCredentials, "AWS_PROFILE"),
+            (Detail::UnknownCredentials, "not known there"),
+            (Detail::ExpiredCredentials, "renew"),
+        ] {
+            let told = credentials(who(), Some(&CallError { detail, ..denied.clone() }));
+            assert_eq!(told.verdict, Verdict::Fail, "{detail:?}");
+            assert!(told.remedy.unwrap().contains(remedy), "{detail:?}");
         }
-        let expired = error(Fault::Denied, "ExpiredToken");
-        assert!(credentials(who(), Some(&expired)).remedy.unwrap().contains("renew"));
-        assert_eq!(credentials(Err(&denied), None).verdict, Verdict::Fail);
+        assert_eq!(credentials(Err("none".into()), None).verdict, Verdict::Fail);
     }
 
     #[test]

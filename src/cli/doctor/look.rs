@@ -49,7 +49,7 @@ pub(super) async fn everything(config: &Config, role: Role, clients: Clients) ->
     let who = identity().await;
     let (summary, date) = doctor.probe.stream(name).await;
     let ours = doctor.clock.wall();
-    let told = who.as_ref().map(describe);
+    let told = who.as_ref().map(describe).map_err(ToString::to_string);
     let credentials = judge::credentials(told, summary.as_ref().err());
     let usable = credentials.verdict == Verdict::Ok;
     let mut findings = vec![credentials, judge::clock(date, ours)];

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::table as metric;
 use crate::replay::plan::Plan;
 use crate::replay::progress::{Pace, Progress};
 use crate::replay::store::Store;
@@ -76,14 +77,13 @@ fn lag_ms(shared: &Shared, plan: &Plan) -> Option<i64> {
 }
 
 fn show(shared: &Shared, progress: &Progress) {
-    let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let metrics = &shared.metrics;
     let active = progress.shards - progress.finished;
-    metrics.set("catchment_replay_shards", &["finished"], gauge(progress.finished as u64));
-    metrics.set("catchment_replay_shards", &["active"], gauge(active as u64));
-    metrics.set("catchment_replay_records", &[], gauge(progress.records));
-    metrics.set("catchment_replay_bytes", &[], gauge(progress.bytes));
+    metrics.set(metric::REPLAY_SHARDS, &["finished"], progress.finished);
+    metrics.set(metric::REPLAY_SHARDS, &["active"], active);
+    metrics.set(metric::REPLAY_RECORDS, &[], progress.records);
+    metrics.set(metric::REPLAY_BYTES, &[], progress.bytes);
     if let Some(lag) = progress.lag_seconds {
-        metrics.set_float("catchment_replay_lag_seconds", &[], lag);
+        metrics.set_float(metric::REPLAY_LAG_SECONDS, &[], lag);
     }
 }

@@ -367,6 +367,7 @@ fn only_a_time_to_come_is_waited_for() {
     let refused = |operation, message: &str| CallError {
         operation,
         fault: Fault::Invalid,
+        detail: Detail::Plain,
         code: "InvalidArgumentException".into(),
         message: message.into(),
         request_id: None,

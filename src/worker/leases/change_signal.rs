@@ -8,6 +8,7 @@ use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::ids::ShardId;
 use crate::lease::board;
 use crate::metrics::registry::Metrics;
+use crate::metrics::table as metric;
 
 /// What is to be told, and where.
 #[derive(Clone, Default)]
@@ -72,12 +73,12 @@ impl News {
         let mut told = true;
         for shard in boards {
             match table.update(&shard, board::bump()).await {
-                Ok(Written::Done(_)) => metrics.add("catchment_lease_news_total", &["told"], 1),
+                Ok(Written::Done(_)) => metrics.add(metric::LEASE_NEWS_TOTAL, &["told"], 1),
                 // The row is gone: whoever reads it scans, and so do we.
                 Ok(Written::Refused(_)) => {}
                 Err(error) => {
                     tracing::debug!(%error, "telling the fleet failed");
-                    metrics.add("catchment_lease_news_total", &["failed"], 1);
+                    metrics.add(metric::LEASE_NEWS_TOTAL, &["failed"], 1);
                     told = false;
                 }
             }

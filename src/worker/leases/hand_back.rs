@@ -8,6 +8,7 @@ use crate::aws::dynamodb::Written;
 use crate::ids::ShardId;
 use crate::lease::row::Lease;
 use crate::lease::write;
+use crate::metrics::table as metric;
 use crate::worker::context::Shared;
 
 /// Gives back what bears our name in the table and is not among the leases `held`: handed over to
@@ -36,7 +37,7 @@ pub async fn give_back(shared: &Shared, held: BTreeSet<ShardId>) {
         }
         match written {
             Ok(Written::Done(_)) => {
-                shared.metrics.add("catchment_leases_released_total", &[], 1);
+                shared.metrics.add(metric::LEASES_RELEASED_TOTAL, &[], 1);
                 shared.news.mark();
             }
             Ok(Written::Refused(_)) => {}

@@ -22,6 +22,7 @@ use crate::lease::row::{Item, Lease};
 use crate::lease::throughput::Meter;
 use crate::lease::write::{self, Notes, Verdict};
 use crate::metrics::registry::Metrics;
+use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::worker::leases::change_signal::News;
 
@@ -152,7 +153,7 @@ impl Owned {
     fn lose(&self, why: &str) {
         if !self.lost.is_cancelled() {
             tracing::warn!(shard = %self.shard, why, "lease lost");
-            self.metrics.add("catchment_leases_lost_total", &[], 1);
+            self.metrics.add(metric::LEASES_LOST_TOTAL, &[], 1);
             self.lost.cancel();
         }
     }
@@ -191,7 +192,7 @@ impl Owned {
                 Ok(Written::Done(item)) => {
                     self.adopt(row, &item);
                     self.alive(asked);
-                    self.metrics.add("catchment_lease_renewals_total", &["ok"], 1);
+                    self.metrics.add(metric::LEASE_RENEWALS_TOTAL, &["ok"], 1);
                     return;
                 }
                 Ok(Written::Refused(image)) => {
@@ -202,10 +203,10 @@ impl Owned {
                                 self.wanted(&seen);
                                 *row = seen;
                             }
-                            self.metrics.add("catchment_lease_renewals_total", &["retry"], 1);
+                            self.metrics.add(metric::LEASE_RENEWALS_TOTAL, &["retry"], 1);
                         }
                         Verdict::Lost => {
-                            self.metrics.add("catchment_lease_renewals_total", &["lost"], 1);
+                            self.metrics.add(metric::LEASE_RENEWALS_TOTAL, &["lost"], 1);
                             self.lose("another worker holds it");
                             return;
                         }
@@ -244,7 +245,7 @@ impl Owned {
                 Ok(Written::Done(item)) => {
                     self.adopt(&mut row, &item);
                     self.alive(asked);
-                    self.metrics.add("catchment_commits_total", &[], 1);
+                    self.metrics.add(metric::COMMITS_TOTAL, &[], 1);
                     return Ok(());
                 }
                 Ok(Written::Refused(image)) => self.parse(image),
@@ -271,7 +272,7 @@ impl Owned {
                     if let Some(found) = found {
                         *row = found;
                     }
-                    self.metrics.add("catchment_commits_total", &[], 1);
+                    self.metrics.add(metric::COMMITS_TOTAL, &[], 1);
                     return Ok(());
                 }
                 Verdict::Again => {}
@@ -304,12 +305,12 @@ impl Owned {
         if let Ok(Written::Refused(Some(_))) = written {
             written = self.table.update(&self.shard, write::transfer(&self.me)).await;
             if let Ok(Written::Done(_)) = written {
-                self.metrics.add("catchment_lease_handoffs_total", &["given"], 1);
+                self.metrics.add(metric::LEASE_HANDOFFS_TOTAL, &["given"], 1);
             }
         }
         match written {
             Ok(Written::Done(_)) => {
-                self.metrics.add("catchment_leases_released_total", &[], 1);
+                self.metrics.add(metric::LEASES_RELEASED_TOTAL, &[], 1);
                 self.news.mark();
             }
             Ok(Written::Refused(_)) => {}
@@ -346,11 +347,7 @@ impl Owned {
     }
 
     fn note(&self, error: &CallError, what: &str) {
-        self.metrics.add(
-            "catchment_call_failures_total",
-            &[error.operation, error.fault.as_str()],
-            1,
-        );
+        self.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, error.fault.as_str()], 1);
         tracing::warn!(shard = %self.shard, %error, "{what}");
     }
 }

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use crate::fault::CallError;
 use crate::lease::graph;
 use crate::lease::row::NewLease;
+use crate::metrics::table as metric;
 use crate::worker::leases::taker::{Keeper, PARALLEL};
 
 impl Keeper {
@@ -72,7 +73,7 @@ impl Keeper {
                 for written in join_all(writes).await {
                     new += usize::from(written?);
                 }
-                self.shared.metrics.add("catchment_leases_created_total", &[], new as u64);
+                self.shared.metrics.add(metric::LEASES_CREATED_TOTAL, &[], new as u64);
                 created += new;
                 if new > 0 {
                     self.shared.news.mark();

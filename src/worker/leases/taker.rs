@@ -15,6 +15,7 @@ use crate::lease::expiry::{HANDOFF, Watch};
 use crate::lease::lookout::{Look, Pace, Patrol};
 use crate::lease::row::{Item, Lease};
 use crate::lease::write::{self, Notes};
+use crate::metrics::table as metric;
 use crate::worker::context::Shared;
 use crate::worker::fleet::Fleet;
 use crate::worker::leases::heartbeat::Registry;
@@ -89,8 +90,7 @@ impl Keeper {
         for error in unreadable.difference(&self.unreadable) {
             tracing::error!(%error, "an item of the lease table cannot be read; it is left alone");
         }
-        let count = i64::try_from(unreadable.len()).unwrap_or(i64::MAX);
-        self.shared.metrics.set("catchment_leases_unreadable", &[], count);
+        self.shared.metrics.set(metric::LEASES_UNREADABLE, &[], unreadable.len());
         self.unreadable = unreadable;
         Ok(leases)
     }
@@ -153,7 +153,7 @@ impl Keeper {
         // Rows may be seconds old, each of another age: all that follows is conditional on them.
         let leases = self.leases(false).await?;
         let now = self.shared.clock.now();
-        self.shared.metrics.add("catchment_lease_scans_total", &[], 1);
+        self.shared.metrics.add(metric::LEASE_SCANS_TOTAL, &[], 1);
         self.watch.observe(now, &leases);
         self.cooling.retain(|_, until| *until > now);
         let active = leases.iter().filter(|l| !l.is_finished()).count();
@@ -215,7 +215,7 @@ impl Keeper {
                     Ok(Written::Done(_)) => {
                         tracing::info!(shard = %lease.shard, from = ?lease.effective_owner(),
                             "lease of a dead worker freed");
-                        self.shared.metrics.add("catchment_leases_freed_total", &[], 1);
+                        self.shared.metrics.add(metric::LEASES_FREED_TOTAL, &[], 1);
                         self.shared.news.mark();
                     }
                     // It lives, or somebody was faster.
@@ -234,7 +234,7 @@ impl Keeper {
         let update = write::request_handoff(lease, &self.shared.me)?;
         match self.shared.table.update(&lease.shard, update).await {
             Ok(Written::Done(_)) => {
-                self.shared.metrics.add("catchment_lease_handoffs_total", &["asked"], 1);
+                self.shared.metrics.add(metric::LEASE_HANDOFFS_TOTAL, &["asked"], 1);
                 tracing::info!(shard = %lease.shard, from = ?lease.owner, "asked for a lease");
             }
             // Somebody else asked first, or it moved on.
@@ -258,7 +258,7 @@ impl Keeper {
                 return None;
             }
         };
-        self.shared.metrics.add("catchment_lease_handoffs_total", &["received"], 1);
+        self.shared.metrics.add(metric::LEASE_HANDOFFS_TOTAL, &["received"], 1);
         self.own(&item, asked)
     }
 
@@ -302,17 +302,16 @@ impl Keeper {
             }
         };
         let owned = self.own(&item, asked)?;
-        self.shared.metrics.add("catchment_leases_taken_total", &[], 1);
+        self.shared.metrics.add(metric::LEASES_TAKEN_TOTAL, &[], 1);
         Some(owned)
     }
 
     fn show(&self, workers: usize, active: usize, waiting: usize, leases: &[Lease]) {
         let metrics = &self.shared.metrics;
-        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        metrics.set("catchment_workers", &[], gauge(workers));
-        metrics.set("catchment_leases", &["active"], gauge(active - waiting));
-        metrics.set("catchment_leases", &["waiting"], gauge(waiting));
-        metrics.set("catchment_leases", &["finished"], gauge(leases.len() - active));
+        metrics.set(metric::WORKERS, &[], workers);
+        metrics.set(metric::LEASES, &["active"], active - waiting);
+        metrics.set(metric::LEASES, &["waiting"], waiting);
+        metrics.set(metric::LEASES, &["finished"], leases.len() - active);
         let wall = self.shared.clock.wall();
         self.shared.board.update(|b| {
             b.ready = true;

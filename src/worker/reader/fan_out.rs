@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use crate::aws::fan_out::Subscription;
 use crate::clock::{Clock, Jitter};
-use crate::fault::Fault;
+use crate::fault::{Detail, Fault};
 use crate::ids::ShardId;
+use crate::metrics::table as metric;
 use crate::stream::Page;
 use crate::stream::position::StartAt;
 use crate::worker::reader::context::Means;
@@ -66,19 +67,19 @@ impl FanOut {
                 (!self.ended || !page.records.is_empty()).then_some(page)
             }
             Some(Ok(None)) => {
-                means.metrics.add("catchment_subscriptions_total", &["over"], 1);
+                means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["over"], 1);
                 self.rest(clock, jitter, Duration::from_secs(1));
                 None
             }
             Some(Err(error)) => {
                 let class = error.fault.as_str();
-                means.metrics.add("catchment_subscriptions_total", &[class], 1);
+                means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &[class], 1);
                 tracing::debug!(%shard, %error, "subscription broken; polling meanwhile");
                 self.rest(clock, jitter, OCCUPIED);
                 None
             }
             None => {
-                means.metrics.add("catchment_subscriptions_total", &["silent"], 1);
+                means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["silent"], 1);
                 tracing::warn!(%shard, "subscription silent for {SILENCE:?}; polling meanwhile");
                 self.rest(clock, jitter, OCCUPIED);
                 None
@@ -95,22 +96,22 @@ impl FanOut {
             () = clock.sleep(SILENCE) => None,
         };
         let Some(reply) = subscribing else {
-            metrics.add("catchment_subscriptions_total", &["silent"], 1);
+            metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["silent"], 1);
             tracing::warn!(%shard, "no word on a subscription for {SILENCE:?}; polling meanwhile");
             self.rest(clock, jitter, OCCUPIED);
             return None;
         };
         let error = match reply {
             Ok(subscription) => {
-                metrics.add("catchment_subscriptions_total", &["opened"], 1);
+                metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["opened"], 1);
                 self.open = Some(subscription);
                 return Some(());
             }
             Err(error) => error,
         };
-        let occupied = error.code == "ResourceInUseException";
+        let occupied = error.detail == Detail::Occupied;
         let class = if occupied { "occupied" } else { error.fault.as_str() };
-        metrics.add("catchment_subscriptions_total", &[class], 1);
+        metrics.add(metric::SUBSCRIPTIONS_TOTAL, &[class], 1);
         match error.fault {
             // The worker that had the shard before, or our own before this one: it passes.
             Fault::Throttled | Fault::Unavailable | Fault::ExpiredIterator => {
@@ -128,7 +129,7 @@ impl FanOut {
 
     /// There is no room for what was pushed: read by GetRecords, which asks for memory first.
     pub fn crowded(&mut self, means: &Means) {
-        means.metrics.add("catchment_subscriptions_total", &["memory"], 1);
+        means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["memory"], 1);
         self.rest(&means.clock, &means.jitter, OCCUPIED * 2);
     }
 

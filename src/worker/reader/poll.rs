@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use crate::budget::Permit;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
+use crate::metrics::table as metric;
 use crate::stream::pacing::Pacing;
 use crate::stream::reading::{Arrival, Beginning, News, Next, Range, Reading};
 use crate::stream::{Page, Records, ShardInfo};
@@ -114,16 +115,16 @@ impl Reader {
     fn count(&self, news: &News, pushed: bool, strict: bool) {
         let metrics = &self.means.metrics;
         let label = metrics.shard(&self.shard);
-        metrics.add("catchment_records_read_total", &[label], news.records as u64);
-        metrics.add("catchment_bytes_read_total", &[label], news.payload as u64);
+        metrics.add(metric::RECORDS_READ_TOTAL, &[label], news.records as u64);
+        metrics.add(metric::BYTES_READ_TOTAL, &[label], news.payload as u64);
         let calls = match pushed {
-            false => "catchment_get_records_total",
-            true => "catchment_fan_out_events_total",
+            false => metric::GET_RECORDS_TOTAL,
+            true => metric::FAN_OUT_EVENTS_TOTAL,
         };
         metrics.add(calls, &[if news.records == 0 { "empty" } else { "records" }], 1);
-        metrics.add("catchment_strict_replies_total", &[], u64::from(strict));
-        metrics.add("catchment_aggregates_total", &[], news.aggregates);
-        metrics.add("catchment_foreign_records_total", &[], news.foreign);
+        metrics.add(metric::STRICT_REPLIES_TOTAL, &[], u64::from(strict));
+        metrics.add(metric::AGGREGATES_TOTAL, &[], news.aggregates);
+        metrics.add(metric::FOREIGN_RECORDS_TOTAL, &[], news.foreign);
     }
 
     /// The next page, pushed or asked for. `Err(None)`: try again.
@@ -175,8 +176,8 @@ impl Reader {
     /// Waits out what passes; hands back what does not.
     async fn failed(&mut self, error: CallError) -> Option<CallError> {
         let class = error.fault.as_str();
-        self.means.metrics.add("catchment_get_records_total", &[class], 1);
-        self.means.metrics.add("catchment_call_failures_total", &[error.operation, class], 1);
+        self.means.metrics.add(metric::GET_RECORDS_TOTAL, &[class], 1);
+        self.means.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
         match error.fault {
             Fault::Throttled => tracing::debug!(shard = %self.shard, %error, "throttled"),
             Fault::ExpiredIterator => {

@@ -8,6 +8,7 @@ use crate::delivery::batch::{Cause, Limits, Open, Sealed};
 use crate::delivery::encode::EncodeError;
 use crate::delivery::gap::Gap;
 use crate::delivery::object::Object;
+use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::Records;
 use crate::stream::position::Position;
@@ -66,7 +67,7 @@ impl Pipeline {
 
     /// Tells of lost records; stops if the policy says so.
     pub(super) fn gap(&self, gap: &Gap) -> Result<(), Stop> {
-        self.shared.metrics.add("catchment_gaps_total", &[], 1);
+        self.shared.metrics.add(metric::GAPS_TOTAL, &[], 1);
         tracing::error!(shard = %self.lease.shard, %gap,
             "records left the stream's retention before they were delivered");
         match self.shared.config.delivery.on_gap {
@@ -86,12 +87,12 @@ impl Pipeline {
             return Ok(());
         };
         permit.resize(objects.iter().map(Object::memory).sum());
-        self.shared.metrics.add("catchment_batches_total", &[cause.as_str()], 1);
+        self.shared.metrics.add(metric::BATCHES_TOTAL, &[cause.as_str()], 1);
         for (kind, count) in dead {
-            self.shared.metrics.add("catchment_dead_letters_total", &[kind], count);
+            self.shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count);
         }
         for (reason, count) in misplaced {
-            self.shared.metrics.add("catchment_records_misplaced_total", &[reason], count);
+            self.shared.metrics.add(metric::RECORDS_MISPLACED_TOTAL, &[reason], count);
         }
         if mutant::is(Mutant::PutBeforeIntent) {
             let twice = self.shared.budget.overdraw(0);

@@ -8,6 +8,7 @@ use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::lease::graph;
 use crate::lease::row::{Lease, NewLease};
+use crate::metrics::table as metric;
 use crate::stream::ShardInfo;
 use crate::stream::position::Checkpoint;
 use crate::worker::context::Shared;
@@ -48,7 +49,7 @@ impl Pipeline {
                 None => lease.item(&identity, now),
             };
             if self.shared.table.create(item).await? {
-                self.shared.metrics.add("catchment_leases_created_total", &[], 1);
+                self.shared.metrics.add(metric::LEASES_CREATED_TOTAL, &[], 1);
                 tracing::info!(parent = %id, child = %lease.shard, "lease of a child created");
             }
         }

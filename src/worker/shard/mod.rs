@@ -25,6 +25,7 @@ use crate::delivery::batch::{Cause, Open};
 use crate::delivery::object::Object;
 use crate::fault::{CallError, Fault};
 use crate::lease::expiry::HANDOFF;
+use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
 use crate::stream::reading::{Beginning, Range};
@@ -80,7 +81,7 @@ async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
         Stop::Gap(gap) => Ended::Gap(gap),
         error => {
             tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
-            shared.metrics.add("catchment_shard_failures_total", &[], 1);
+            shared.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
             shared.board.error(shared.clock.wall(), &format!("{}: {error}", lease.shard));
             match error {
                 Stop::Vanished(error) => Ended::Vanished(error.to_string()),
@@ -193,7 +194,7 @@ impl Pipeline {
                 self.lease.progress(&change.from, &change.to).await?;
                 self.written(change);
             }
-            self.shared.metrics.add("catchment_intents_recovered_total", &[], 1);
+            self.shared.metrics.add(metric::INTENTS_RECOVERED_TOTAL, &[], 1);
         }
         Ok(())
     }
@@ -237,7 +238,7 @@ impl Pipeline {
             }
             if self.write.is_none() && self.ledger.is_idle() && self.open.is_none() {
                 if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
-                    self.shared.metrics.add("catchment_shards_finished_total", &[], 1);
+                    self.shared.metrics.add(metric::SHARDS_FINISHED_TOTAL, &[], 1);
                     return Ok(Ended::Finished);
                 }
                 if let Some(error) = self.vanished.take() {
@@ -280,13 +281,7 @@ impl Pipeline {
             () = sleep_until(&clock, due), if due.is_some() => self.cut(Cause::Time).await?,
             fetched = self.pages.recv(), if reading => match fetched {
                 Some(fetched) => self.fetched(fetched).await?,
-                None => return Err(Stop::Call(CallError {
-                    operation: "GetRecords",
-                    fault: Fault::Unavailable,
-                    code: "ReaderStopped".into(),
-                    message: "the reader of the shard ended unexpectedly".into(),
-                    request_id: None,
-                })),
+                None => return Err(Stop::ReaderStopped),
             },
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What a shard's work tells: metrics and status.
 
 use crate::checkpoint::ledger::Change;
+use crate::metrics::table as metric;
 use crate::worker::shard::Pipeline;
 
 impl Pipeline {
@@ -10,8 +11,8 @@ impl Pipeline {
         let (records, bytes) =
             committed.iter().fold((0, 0), |(r, b), intent| (r + intent.records, b + intent.bytes));
         let label = self.shared.metrics.shard(&self.lease.shard);
-        self.shared.metrics.add("catchment_records_delivered_total", &[label], records);
-        self.shared.metrics.add("catchment_bytes_delivered_total", &[label], bytes);
+        self.shared.metrics.add(metric::RECORDS_DELIVERED_TOTAL, &[label], records);
+        self.shared.metrics.add(metric::BYTES_DELIVERED_TOTAL, &[label], bytes);
         if let Some(last) = committed.last() {
             while self.oldest.front().is_some_and(|(p, _)| *p <= last.last) {
                 self.oldest.pop_front();

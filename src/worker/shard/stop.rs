@@ -31,6 +31,8 @@ pub(super) enum Stop {
     Lost,
     #[error("gap")]
     Gap(Gap),
+    #[error("the reader of the shard ended unexpectedly")]
+    ReaderStopped,
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("the stream was deleted, or deleted and created again: {0}")]

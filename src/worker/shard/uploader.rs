@@ -15,6 +15,7 @@ use crate::delivery::dead_letter::upload_conflict;
 use crate::delivery::object::{Kind, Object};
 use crate::delivery::parts::{Parts, Step};
 use crate::fault::CallError;
+use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::upload::event;
 use crate::worker::context::Shared;
@@ -282,8 +283,8 @@ impl<'a> Sending<'a> {
     fn failed(&self, error: &CallError) {
         let (shared, key) = (self.shared, &self.object.key);
         let class = error.fault.as_str();
-        shared.metrics.add("catchment_put_retries_total", &[class], 1);
-        shared.metrics.add("catchment_call_failures_total", &[error.operation, class], 1);
+        shared.metrics.add(metric::PUT_RETRIES_TOTAL, &[class], 1);
+        shared.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
         tracing::warn!(key, %error, "storing an object failed; trying again");
         shared.board.error(shared.clock.wall(), &format!("{key}: {error}"));
     }
@@ -298,18 +299,19 @@ impl<'a> Sending<'a> {
                     Kind::DeadLetter => "dead_letter",
                 };
                 let took = shared.clock.now() - self.begun;
-                shared.metrics.add("catchment_objects_written_total", &[kind], 1);
-                shared.metrics.observe("catchment_object_bytes", self.size as f64);
-                shared.metrics.observe("catchment_put_seconds", took.as_secs_f64());
+                shared.metrics.add(metric::OBJECTS_WRITTEN_TOTAL, &[kind], 1);
+                shared.metrics.observe_bytes(metric::OBJECT_BYTES, self.size);
+                shared.metrics.observe(metric::PUT_SECONDS, took);
                 if let Some(accepted) = object.accepted_ms {
-                    let ms = shared.clock.wall().saturating_sub(accepted).max(0);
-                    shared.metrics.observe("catchment_upload_seconds", ms as f64 / 1000.0);
+                    let ms = shared.clock.wall().saturating_sub(accepted);
+                    let took = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+                    shared.metrics.observe(metric::UPLOAD_SECONDS, took);
                 }
                 shared.board.object(shared.clock.wall(), &object.key, object.records, self.size);
                 tracing::debug!(key = object.key, records = object.records, "object stored");
             }
             Put::Existed => {
-                shared.metrics.add("catchment_objects_existed_total", &[], 1);
+                shared.metrics.add(metric::OBJECTS_EXISTED_TOTAL, &[], 1);
                 tracing::info!(key = object.key, "object was there already; left alone");
             }
         }
@@ -348,7 +350,7 @@ async fn taken(
     }
     let Some(conflict) = upload_conflict(object) else { return Ok(None) };
     tracing::warn!(key = object.key, "the key of an upload belongs to another file; put aside");
-    shared.metrics.add("catchment_dead_letters_total", &["upload-conflict"], 1);
+    shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &["upload-conflict"], 1);
     Ok(Some(conflict))
 }
 

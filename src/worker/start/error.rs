@@ -85,7 +85,7 @@ pub enum StartError {
         source: CallError,
     },
     /// Not allowed.
-    #[error("{0}; {remedy}", remedy = remedy(.0))]
+    #[error("{0}; {remedy}", remedy = .0.remedy().unwrap_or_default())]
     Denied(CallError),
     /// Kept failing.
     #[error("{0}; gave up after {1:?}")]
@@ -93,16 +93,6 @@ pub enum StartError {
     /// Templates.
     #[error(transparent)]
     Template(#[from] BadTemplate),
-}
-
-fn remedy(error: &CallError) -> &'static str {
-    match error.code.as_str() {
-        "NoCredentials" => "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or run where a role is attached",
-        "ExpiredToken" | "ExpiredTokenException" => {
-            "renew the session token, or run where a role is attached, which renews its own"
-        }
-        _ => "grant the permission to the worker's role (docs/RUNBOOK.md lists what it needs)",
-    }
 }
 
 /// How long passing failures are tried again at start.
@@ -123,7 +113,7 @@ pub(super) async fn patiently<T, F: Future<Output = Result<T, CallError>>>(
         if error.fault == Fault::Denied {
             return Err(StartError::Denied(error));
         }
-        if !error.fault.is_passing() || waited > PATIENCE {
+        if !error.fault.is_transient() || waited > PATIENCE {
             return Err(StartError::Unavailable(error, waited));
         }
         tracing::warn!(%error, "not reachable yet; trying again");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::aws::kinesis::Kinesis;
 use crate::clock::Clock;
 use crate::config::{ReadBy, Stream};
-use crate::fault::Fault;
+use crate::fault::{Detail, Fault};
 use crate::stream::StreamInfo;
 use crate::worker::start::error::{StartError, patiently};
 
@@ -51,7 +51,7 @@ pub(super) async fn find(
             Some(_) => {
                 match kinesis.register(&stream.arn, asked).await {
                     // Another worker of the fleet may have done it a moment ago.
-                    Err(error) if error.code != "ResourceInUseException" => {
+                    Err(error) if error.detail != Detail::Occupied => {
                         return Err(match error.fault {
                             Fault::Denied => StartError::Denied(error),
                             _ => {

@@ -52,7 +52,7 @@ async fn ensure(clock: &Clock, table: &LeaseTable) -> Result<(), StartError> {
         match table.ensure(clock).await {
             Ok(()) => return Ok(()),
             Err(TableError::Call(error))
-                if error.fault.is_passing() && clock.now() - begun < PATIENCE =>
+                if error.fault.is_transient() && clock.now() - begun < PATIENCE =>
             {
                 tracing::warn!(%error, "the lease table is not reachable yet; trying again");
                 clock.sleep(Duration::from_secs(1)).await;

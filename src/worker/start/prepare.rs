@@ -11,6 +11,7 @@ use crate::ids::WorkerId;
 use crate::lease::graph;
 use crate::lease::row::Lease;
 use crate::metrics::registry::Metrics;
+use crate::metrics::table as metric;
 use crate::replay::plan::Plan;
 use crate::worker::context::Shared;
 use crate::worker::leases::change_signal::News;
@@ -71,7 +72,7 @@ pub async fn prepare_for(
     };
     let bucket = &config.delivery.settings.bucket;
     patiently(&clock, || store.check_bucket(bucket)).await.map_err(|error| match error {
-        StartError::Unavailable(source, _) if !source.fault.is_passing() => {
+        StartError::Unavailable(source, _) if !source.fault.is_transient() => {
             StartError::Bucket { bucket: bucket.clone(), source }
         }
         other => other,
@@ -82,13 +83,12 @@ pub async fn prepare_for(
         None => format!("{}:{}", host_name(), jitter.uuid()),
     });
     let labels = [env!("CARGO_PKG_VERSION"), me.as_str()];
-    metrics.set("catchment_build_info", &labels, 1);
-    let gauge = i64::try_from(config.budget).unwrap_or(i64::MAX);
-    metrics.set("catchment_budget_bytes", &[], gauge);
-    metrics.set("catchment_retention_seconds", &[], stream.retention_ms / 1000);
+    metrics.set(metric::BUILD_INFO, &labels, 1);
+    metrics.set(metric::BUDGET_BYTES, &[], config.budget);
+    metrics.set(metric::RETENTION_SECONDS, &[], stream.retention_ms / 1000);
     let board = Board::new(&stream.name, me.as_str());
     let overruled = overruled(&leases, &config, table.name());
-    metrics.set("catchment_start_ignored", &[], i64::try_from(overruled).unwrap_or(i64::MAX));
+    metrics.set(metric::START_IGNORED, &[], overruled);
     board.update(|b| {
         b.start_ignored = overruled;
         b.table = table.name().to_owned();

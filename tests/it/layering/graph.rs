@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A file of `src`: its path from there, and its code before the tests, without comments.
-pub struct Source {
-    pub name: String,
-    pub code: String,
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) code: String,
 }
 
 impl Source {
-    pub fn new(name: &str, text: &str) -> Self {
+    pub(super) fn new(name: &str, text: &str) -> Self {
         let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
         let text = text.split("#[cfg(test)]\npub(crate) mod tests").next().unwrap_or_default();
         let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -17,7 +17,7 @@ impl Source {
     }
 
     /// The folder of `src`, or the name of a file beside the folders.
-    pub fn folder(&self) -> &str {
+    pub(super) fn folder(&self) -> &str {
         self.name.split('/').next().unwrap_or_default().trim_end_matches(".rs")
     }
 
@@ -103,7 +103,7 @@ fn inline(code: &str, paths: &mut Vec<Vec<String>>) {
 }
 
 /// The pairs of files of which the first imports something of the second.
-pub fn imports(house: &[Source]) -> Vec<(&Source, &Source)> {
+pub(super) fn imports(house: &[Source]) -> Vec<(&Source, &Source)> {
     let modules: BTreeMap<Vec<&str>, &Source> =
         house.iter().filter(|f| !f.module().is_empty()).map(|f| (f.module(), f)).collect();
     let mut found = BTreeMap::new();
@@ -143,7 +143,7 @@ pub fn imports(house: &[Source]) -> Vec<(&Source, &Source)> {
 }
 
 /// Sets of files that import each other, directly or through others, in order of their names.
-pub fn circles(house: &[Source]) -> Vec<Vec<String>> {
+pub(super) fn circles(house: &[Source]) -> Vec<Vec<String>> {
     let mut next: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (from, to) in imports(house) {
         next.entry(&from.name).or_default().insert(&to.name);

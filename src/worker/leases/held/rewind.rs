@@ -4,6 +4,7 @@ use crate::aws::dynamodb::Written;
 use crate::checkpoint::progress::Pending;
 use crate::lease::row::Lease;
 use crate::lease::{rewind, write};
+use crate::metrics::table as metric;
 
 use super::Owned;
 
@@ -49,7 +50,7 @@ impl Owned {
             Ok(Written::Done(item)) => {
                 tracing::warn!(shard = %self.shard, from = %found.progress.checkpoint,
                     to = %request.to, "gone back; records from there on are delivered again");
-                self.metrics.add("catchment_rewinds_total", &[], 1);
+                self.metrics.add(metric::REWINDS_TOTAL, &[], 1);
                 if let Some(new) = self.parse(Some(item)) {
                     *row = new;
                 }
