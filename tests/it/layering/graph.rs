@@ -71,7 +71,8 @@ fn expand(tree: &str, prefix: &[String], paths: &mut Vec<Vec<String>>) {
     };
     let prefix = [prefix, &names(head)].concat();
     let (mut depth, mut begin) = (0, 0);
-    let body = body.trim_end().trim_end_matches('}');
+    let body = body.trim_end();
+    let body = body.strip_suffix('}').unwrap_or(body);
     for (at, letter) in body.char_indices().chain([(body.len(), ',')]) {
         match letter {
             '{' => depth += 1,
