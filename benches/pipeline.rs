@@ -17,13 +17,13 @@ use catchment::aws::producer::{Outgoing, Producer};
 use catchment::clock::{Clock, Jitter};
 use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
-use catchment::delivery::batch::{Limits, Open};
+use catchment::delivery::batch::{BatchLimits, OpenBatch};
 use catchment::delivery::blocks::Blocks;
 use catchment::delivery::encode::Encoder;
 use catchment::delivery::recipe::Recipe;
 use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::ShardId;
-use catchment::local::{Options, Services};
+use catchment::local::{ServiceOptions, Services};
 use catchment::shutdown::Shutdown;
 use catchment::stream::{Record, Records};
 use catchment::task::Tasks;
@@ -267,10 +267,10 @@ struct Batches {
 /// From records in memory to sealed batches: routing, key, encoding, intent.
 fn batches(page: &Records, settings: Settings, total: u64) -> Outcome<Batches> {
     let recipe = Arc::new(Recipe::new(Arc::new(settings))?);
-    let limits = Limits { bytes: 64 << 20, ..Limits::NONE };
-    let open = || Open::new(recipe.clone(), ShardId::new("shardId-000000000000"), 0, None);
+    let limits = BatchLimits { bytes: 64 << 20, ..BatchLimits::NONE };
+    let open = || OpenBatch::new(recipe.clone(), ShardId::new("shardId-000000000000"), 0, None);
     let (mut made, mut batch) = (Batches::default(), open());
-    let stored = |batch: Open| -> Outcome<u64> {
+    let stored = |batch: OpenBatch| -> Outcome<u64> {
         let objects = batch.seal()?.into_iter().flat_map(|sealed| sealed.objects);
         Ok(objects.map(|object| object.body.len() as u64).sum())
     };
@@ -321,7 +321,7 @@ async fn pipe(meter: &Meter, page: &Records, codec: &str, total: u64) -> Outcome
         layers.set(key, value.to_owned(), Source::Default);
     }
     let config = Config::from_layers(layers)?;
-    let options = Options {
+    let options = ServiceOptions {
         data_dir: None,
         objects: scratch.0.clone(),
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),

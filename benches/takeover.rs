@@ -14,7 +14,7 @@ use catchment::aws::clients::Clients;
 use catchment::aws::dynamodb::LeaseTable;
 use catchment::aws::kinesis::Kinesis;
 use catchment::clock::Clock;
-use catchment::config::Aws;
+use catchment::config::AwsConfig;
 use catchment::ids::{SequenceNumber, ShardId, WorkerId};
 use catchment::lease::row::Lease;
 use catchment::stream::position::Position;
@@ -155,7 +155,7 @@ impl Scene {
             }
         }
         let endpoint = environment.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
-        let calls = Aws {
+        let calls = AwsConfig {
             attempt_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(30),
             upload_timeout: Duration::from_secs(10),

@@ -18,9 +18,9 @@ use crate::ids::ShardId;
 
 /// A process-wide budget. Cheap to clone.
 #[derive(Clone)]
-pub struct Budget(Arc<Mutex<State>>);
+pub struct Budget(Arc<Mutex<BudgetState>>);
 
-struct State {
+struct BudgetState {
     limit: usize,
     used: usize,
     /// Part of `used` that fetches under way reserve and mostly give back.
@@ -41,7 +41,7 @@ pub struct Permit {
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(BudgetState {
             limit,
             used: 0,
             reserved: 0,
@@ -50,7 +50,7 @@ impl Budget {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BudgetState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,7 +135,7 @@ impl Budget {
     }
 }
 
-impl State {
+impl BudgetState {
     fn fits(&self, bytes: usize) -> bool {
         self.used == 0 || self.used.saturating_add(bytes) <= self.limit
     }

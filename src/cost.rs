@@ -48,7 +48,7 @@ pub enum Mode {
 
 /// The load and the fleet.
 #[derive(Clone, Debug)]
-pub struct Load {
+pub struct TrafficLoad {
     /// Payload per month, bytes.
     pub bytes: f64,
     /// Mean size of a record, bytes.
@@ -112,7 +112,7 @@ pub fn change(prices: &mut [Price], name: &str, dollars: &str) -> Result<(), Str
 }
 
 /// What a month costs.
-pub fn month(load: &Load, prices: &[Price]) -> Costs {
+pub fn month(load: &TrafficLoad, prices: &[Price]) -> Costs {
     let price = |name| price(prices, name);
     let seconds = HOURS * 3600.0;
     let gb = load.bytes / GB;
@@ -153,8 +153,8 @@ pub fn month(load: &Load, prices: &[Price]) -> Costs {
 mod tests {
     use super::*;
 
-    fn load() -> Load {
-        Load {
+    fn load() -> TrafficLoad {
+        TrafficLoad {
             bytes: 1e12,
             record_bytes: 1_000.0,
             shards: 1.0,
@@ -191,16 +191,16 @@ mod tests {
 
     #[test]
     fn on_demand_streams_belong_to_the_channel() {
-        let costs = month(&Load { mode: Mode::Standard, ..load() }, PRICES);
+        let costs = month(&TrafficLoad { mode: Mode::Standard, ..load() }, PRICES);
         close(costs.channel.unwrap(), 27.5);
         assert!(costs.channel.unwrap() < costs.total());
-        let costs = month(&Load { mode: Mode::Advantage, ..load() }, PRICES);
+        let costs = month(&TrafficLoad { mode: Mode::Advantage, ..load() }, PRICES);
         close(costs.channel.unwrap(), 11.0);
     }
 
     #[test]
     fn large_records_round_up_little_and_fill_objects() {
-        let load = Load { bytes: 100e12, record_bytes: 50_000.0, shards: 40.0, ..load() };
+        let load = TrafficLoad { bytes: 100e12, record_bytes: 50_000.0, shards: 40.0, ..load() };
         let costs = month(&load, PRICES);
         close(costs.firehose, 2_900.0);
         let puts = costs.catchment.iter().find(|(n, _)| *n == "S3 requests").unwrap().1;

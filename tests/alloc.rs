@@ -23,7 +23,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use catchment::aws::kinesis::Kinesis;
-use catchment::delivery::batch::{Limits, Open};
+use catchment::delivery::batch::{BatchLimits, OpenBatch};
 use catchment::delivery::recipe::Recipe;
 use catchment::delivery::settings::{Format, Settings};
 use catchment::ids::ShardId;
@@ -32,7 +32,7 @@ use catchment::stream::Records;
 use catchment::stream::cbor::CONTENT_TYPE;
 use catchment::stream::frames::write;
 use catchment::stream::position::StartAt;
-use catchment::stream::wire::Wire;
+use catchment::stream::wire::WireFormat;
 use ciborium::Value;
 use http_body::{Body, Frame};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Counted, StatsAlloc};
@@ -42,7 +42,7 @@ static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Answers every request with the same body, in pieces as a connection would bring it.
 #[derive(Clone, Debug)]
-struct Canned(Bytes, Wire);
+struct Canned(Bytes, WireFormat);
 
 const PIECE: usize = 256 << 10;
 
@@ -54,8 +54,8 @@ impl HttpConnector for Canned {
             .header(
                 "content-type",
                 match self.1 {
-                    Wire::Json => "application/x-amz-json-1.1",
-                    Wire::Cbor => CONTENT_TYPE,
+                    WireFormat::Json => "application/x-amz-json-1.1",
+                    WireFormat::Cbor => CONTENT_TYPE,
                 },
             )
             .body(SdkBody::from_body_1_x(Pieces(self.0.clone())))
@@ -90,7 +90,7 @@ impl Body for Pieces {
     }
 }
 
-fn kinesis(body: Bytes, wire: Wire) -> Kinesis {
+fn kinesis(body: Bytes, wire: WireFormat) -> Kinesis {
     let metrics = Arc::new(Metrics::new("events", false));
     let kinesis = Kinesis::new(aws_sdk_kinesis::Client::from_conf(
         aws_sdk_kinesis::Config::builder()
@@ -168,10 +168,10 @@ fn events(reply: &Bytes, count: usize) -> Bytes {
     write(&headers, event.as_bytes()).repeat(count).into()
 }
 
-fn open(format: Format) -> Open {
+fn open(format: Format) -> OpenBatch {
     let settings = Settings { format, ..Settings::new("archive", "events") };
     let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
-    Open::new(recipe, ShardId::new("shardId-000000000000"), 0, None)
+    OpenBatch::new(recipe, ShardId::new("shardId-000000000000"), 0, None)
 }
 
 /// Before things have settled, and after.
@@ -180,7 +180,7 @@ const ROUNDS: usize = 10;
 
 /// Allocations per pushed event, once things have settled.
 async fn steady_events(reply: &Bytes, count: usize) -> f64 {
-    let kinesis = kinesis(events(reply, WARM + ROUNDS), Wire::Json);
+    let kinesis = kinesis(events(reply, WARM + ROUNDS), WireFormat::Json);
     let shard = ShardId::new("shardId-000000000000");
     let mut open = kinesis.subscribe(CONSUMER, &shard, &StartAt::TrimHorizon).await.unwrap();
     let mut counted = Counted::new(COUNTING);
@@ -224,7 +224,7 @@ fn records_cost_no_allocation_of_their_own() {
             let difference = (many - few) as f64;
             let json = [reply(few, size), reply(many, size)];
             let cbor = [reply_in_cbor(few, size), reply_in_cbor(many, size)];
-            for (wire, bodies) in [(Wire::Cbor, cbor), (Wire::Json, json.clone())] {
+            for (wire, bodies) in [(WireFormat::Cbor, cbor), (WireFormat::Json, json.clone())] {
                 let [small, large] = bodies.map(|body| kinesis(body, wire));
                 let (call, _) = steady(&small, few, drop).await;
                 let (calls, bytes) = steady(&large, many, drop).await;
@@ -245,12 +245,12 @@ fn records_cost_no_allocation_of_their_own() {
             let each = (steady_events(&json[1], many).await - event) / difference;
             println!("{size} B: pushed, {each:.4} allocations per record and {event:.0} per event");
             assert!(each < 0.02, "records of {size} as they are pushed: {each} allocations each");
-            let [small, large] = json.map(|body| kinesis(body, Wire::Json));
+            let [small, large] = json.map(|body| kinesis(body, WireFormat::Json));
 
             for format in [Format::Ndjson, Format::Envelope] {
                 let mut batch = open(format);
                 let mut fill = |mut records: Records| {
-                    assert!(batch.fill(&mut records, &Limits::NONE).unwrap().is_none());
+                    assert!(batch.fill(&mut records, &BatchLimits::NONE).unwrap().is_none());
                 };
                 let (call, _) = steady(&small, few, &mut fill).await;
                 let (calls, _) = steady(&large, many, &mut fill).await;

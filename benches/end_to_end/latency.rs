@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::primitives::Blob;
 use catchment::aws::clients::Clients;
-use catchment::config::Aws;
+use catchment::config::AwsConfig;
 
 use crate::report::Report;
 use crate::{Bench, Outcome, process};
@@ -86,7 +86,7 @@ async fn measure(bench: &Bench, number: usize, row: &Row) -> Outcome<(Vec<i64>, 
     let mut worker = process::worker("local", front.address, &settings, None)?;
     // Until every shard is read.
     bench.clock.sleep(5 * S).await;
-    let aws = Aws {
+    let aws = AwsConfig {
         path_style: true,
         attempt_timeout: 10 * S,
         operation_timeout: 25 * S,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use catchment::aws::clients::Clients;
 use catchment::aws::kinesis::Kinesis;
 use catchment::clock::Clock;
-use catchment::config::Aws;
+use catchment::config::AwsConfig;
 use catchment::ids::ShardId;
 use catchment::metrics::registry::Metrics;
 use catchment::worker::reader::poll;
@@ -19,7 +19,7 @@ use crate::{Outcome, reader};
 const ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/events";
 
 pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcome<()> {
-    let aws = Aws {
+    let aws = AwsConfig {
         path_style: true,
         attempt_timeout: Duration::from_secs(30),
         operation_timeout: Duration::from_secs(60),

@@ -27,16 +27,16 @@ use tokio::sync::mpsc;
 use catchment::aws::clients::Clients;
 use catchment::aws::kinesis::Kinesis;
 use catchment::aws::s3::ObjectStore;
-use catchment::config::Aws;
-use catchment::delivery::batch::{Limits, Open};
+use catchment::config::AwsConfig;
+use catchment::delivery::batch::{BatchLimits, OpenBatch};
 use catchment::delivery::body::Body;
 use catchment::delivery::buffers::FRAME;
-use catchment::delivery::object::{Kind, Object};
+use catchment::delivery::object::{Object, ObjectKind};
 use catchment::delivery::recipe::Recipe;
 use catchment::delivery::settings::Settings;
 use catchment::ids::ShardId;
 use catchment::metrics::registry::Metrics;
-use catchment::stream::wire::Wire;
+use catchment::stream::wire::WireFormat;
 use catchment::worker::reader::poll::{self, Fetched};
 
 use events::{events, reply};
@@ -224,7 +224,7 @@ struct Bench {
 
 impl Bench {
     fn new(server: Server, address: SocketAddr, slack: f64) -> Outcome<Self> {
-        let aws = Aws {
+        let aws = AwsConfig {
             path_style: true,
             attempt_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_secs(60),
@@ -336,12 +336,12 @@ impl Bench {
             Program::Discard => self.discard(payload, each).await,
             Program::FloorRead => self.floor_read(payload).await,
             Program::SdkRead => Box::pin(self.sdk(payload, false)).await,
-            Program::Read => Box::pin(self.catchment(payload, false, Wire::Json)).await,
+            Program::Read => Box::pin(self.catchment(payload, false, WireFormat::Json)).await,
             Program::FloorCbor => cbor::floor_read(self.address, payload).await,
-            Program::ReadCbor => Box::pin(self.catchment(payload, false, Wire::Cbor)).await,
+            Program::ReadCbor => Box::pin(self.catchment(payload, false, WireFormat::Cbor)).await,
             Program::FloorWhole => self.floor_whole(payload).await,
             Program::SdkWhole => Box::pin(self.sdk(payload, true)).await,
-            Program::Whole => Box::pin(self.catchment(payload, true, Wire::Json)).await,
+            Program::Whole => Box::pin(self.catchment(payload, true, WireFormat::Json)).await,
         }
     }
 
@@ -423,7 +423,7 @@ impl Bench {
     }
 
     /// The reader of a shard as the worker runs it; and its batches and uploads.
-    async fn catchment(&self, payload: u64, deliver: bool, wire: Wire) -> Outcome<u64> {
+    async fn catchment(&self, payload: u64, deliver: bool, wire: WireFormat) -> Outcome<u64> {
         let metrics = Arc::new(Metrics::new("bench", true));
         let kinesis = Kinesis::new(self.clients.kinesis.clone()).speaking(wire, &metrics);
         let means = reader::means(kinesis, ARN, Arc::clone(&metrics));
@@ -431,8 +431,8 @@ impl Bench {
         let (send, mut pages) = mpsc::channel(1);
         let consume = async {
             let store = ObjectStore::new(self.clients.s3.clone());
-            let limits = Limits { bytes: OBJECT, ..Limits::NONE };
-            let new = || Open::new(Arc::clone(&self.recipe), shard.clone(), 0, None);
+            let limits = BatchLimits { bytes: OBJECT, ..BatchLimits::NONE };
+            let new = || OpenBatch::new(Arc::clone(&self.recipe), shard.clone(), 0, None);
             let (mut all, mut batch) = (0, new());
             while all < payload {
                 let Some(Fetched::Page { mut records, permit, .. }) = pages.recv().await else {
@@ -477,7 +477,7 @@ impl Bench {
                 last: false,
                 bucket: "archive".into(),
                 key: "key".into(),
-                kind: Kind::Archive,
+                kind: ObjectKind::Archive,
                 body: Body { chunks: vec![piece.clone(); size >> 20] },
                 content_type: "application/x-ndjson".into(),
                 metadata: Vec::new(),

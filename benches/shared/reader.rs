@@ -7,19 +7,19 @@ use catchment::aws::kinesis::Kinesis;
 use catchment::budget::Budget;
 use catchment::clock::{Clock, Jitter};
 use catchment::metrics::registry::Metrics;
-use catchment::stream::pacing::Limits;
+use catchment::stream::pacing::PaceLimits;
 use catchment::stream::position::StartAt;
-use catchment::stream::reading::Range;
-use catchment::worker::reader::context::Means;
+use catchment::stream::reading::ReadRange;
+use catchment::worker::reader::context::ReaderDeps;
 
 /// What it reads by.
-pub(crate) fn means(kinesis: Kinesis, arn: &str, metrics: Arc<Metrics>) -> Means {
-    Means {
+pub(crate) fn means(kinesis: Kinesis, arn: &str, metrics: Arc<Metrics>) -> ReaderDeps {
+    ReaderDeps {
         kinesis,
         arn: arn.into(),
         consumer: None,
         retention_ms: 86_400_000,
-        pace: Limits {
+        pace: PaceLimits {
             idle: Duration::ZERO,
             calls_per_second: 1e9,
             bytes_per_second: f64::INFINITY,
@@ -33,8 +33,8 @@ pub(crate) fn means(kinesis: Kinesis, arn: &str, metrics: Arc<Metrics>) -> Means
 }
 
 /// From the beginning of the shard, all of it.
-pub(crate) fn whole() -> Range {
-    Range {
+pub(crate) fn whole() -> ReadRange {
+    ReadRange {
         start: StartAt::TrimHorizon,
         after: None,
         until: None,

@@ -38,7 +38,7 @@ impl Clients {
     ///
     /// # Errors
     /// [`NoRegion`]; credentials are looked for with the first call.
-    pub async fn from_environment(settings: &config::Aws) -> Result<Self, NoRegion> {
+    pub async fn from_environment(settings: &config::AwsConfig) -> Result<Self, NoRegion> {
         let shared = aws_config::defaults(behavior())
             .retry_config(RetryConfig::standard().with_max_attempts(3))
             .load()
@@ -50,7 +50,7 @@ impl Clients {
     }
 
     /// Clients of services at one address, with fixed credentials: the embedded ones.
-    pub fn at(endpoint: &str, region: &str, settings: &config::Aws) -> Self {
+    pub fn at(endpoint: &str, region: &str, settings: &config::AwsConfig) -> Self {
         let credentials =
             aws_sdk_s3::config::Credentials::new("local", "local-secret", None, None, "local");
         let shared = aws_config::SdkConfig::builder()
@@ -60,10 +60,10 @@ impl Clients {
             .endpoint_url(endpoint)
             .credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(credentials))
             .build();
-        Self::new(&shared, &config::Aws { path_style: true, ..settings.clone() })
+        Self::new(&shared, &config::AwsConfig { path_style: true, ..settings.clone() })
     }
 
-    fn new(shared: &aws_config::SdkConfig, settings: &config::Aws) -> Self {
+    fn new(shared: &aws_config::SdkConfig, settings: &config::AwsConfig) -> Self {
         // Each client has its own retry quota: a drained one must not silence the others.
         let partition = |name: &'static str| RetryPartition::custom(name).build();
         let kinesis = aws_sdk_kinesis::config::Builder::from(shared)

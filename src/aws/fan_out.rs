@@ -6,7 +6,7 @@ use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardE
 
 use crate::aws::events::TakeEvents;
 use crate::aws::fault::{by_code, chain, describe, detail};
-use crate::aws::kinesis::{Kinesis, Start, child_shards, malformed, records};
+use crate::aws::kinesis::{IteratorStart, Kinesis, child_shards, malformed, records};
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::stream::position::StartAt;
@@ -62,7 +62,7 @@ impl Kinesis {
         shard: &ShardId,
         start: &StartAt,
     ) -> Result<Subscription, CallError> {
-        let Start { kind, sequence, timestamp } = Start::of(start);
+        let IteratorStart { kind, sequence, timestamp } = IteratorStart::of(start);
         let position = StartingPosition::builder().r#type(kind).set_timestamp(timestamp);
         let position = position.set_sequence_number(sequence);
         let position =

@@ -14,7 +14,7 @@ use crate::upload::event::{META_SHA256, META_SUBJECT};
 
 /// Which stream takes the events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stream {
+pub enum UploadStream {
     /// By name, in the caller's account and region.
     Name(String),
     /// By ARN.
@@ -23,9 +23,9 @@ pub enum Stream {
 
 /// Where to connect. Endpoints are for emulators; `None` is AWS.
 #[derive(Debug, Clone)]
-pub struct DoorConfig {
+pub struct UploadApiConfig {
     /// The stream.
-    pub stream: Stream,
+    pub stream: UploadStream,
     /// Where the worker stores uploads; without it nothing can be looked up.
     pub bucket: Option<String>,
     /// AWS region.
@@ -42,7 +42,7 @@ pub struct DoorConfig {
 
 /// Why a call failed, in the handler's terms.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DoorError {
+pub enum UploadApiError {
     /// Come back later.
     #[error("throttled: {0}")]
     Throttled(String),
@@ -60,7 +60,7 @@ pub enum DoorError {
     Misconfigured(String),
 }
 
-impl DoorError {
+impl UploadApiError {
     /// Whether the same call may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Throttled(_) | Self::Unavailable(_))
@@ -69,7 +69,7 @@ impl DoorError {
 
 /// What is known of a stored upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredUpload {
     /// Size in bytes.
     pub size: i64,
     /// Hash of the uploader, when recorded.
@@ -80,16 +80,16 @@ pub struct Stored {
 
 /// The front door's clients, made once per process.
 #[derive(Clone)]
-pub struct Door {
+pub struct UploadApi {
     kinesis: aws_sdk_kinesis::Client,
     s3: aws_sdk_s3::Client,
-    stream: Stream,
+    stream: UploadStream,
     bucket: Option<String>,
 }
 
-impl Door {
+impl UploadApi {
     /// Makes the clients. Nothing is sent before the first call.
-    pub fn new(config: DoorConfig) -> Self {
+    pub fn new(config: UploadApiConfig) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(2).min(config.attempt_timeout))
             .operation_timeout(config.attempt_timeout)
@@ -136,16 +136,20 @@ impl Door {
     /// One PutRecord, not retried here.
     ///
     /// # Errors
-    /// [`DoorError`]; after `Unavailable` the record may be in the stream all the same.
-    pub async fn put_event(&self, partition_key: &str, record: Vec<u8>) -> Result<(), DoorError> {
+    /// [`UploadApiError`]; after `Unavailable` the record may be in the stream all the same.
+    pub async fn put_event(
+        &self,
+        partition_key: &str,
+        record: Vec<u8>,
+    ) -> Result<(), UploadApiError> {
         let call = self
             .kinesis
             .put_record()
             .partition_key(partition_key)
             .data(aws_smithy_types::Blob::new(record));
         let call = match &self.stream {
-            Stream::Name(name) => call.stream_name(name),
-            Stream::Arn(arn) => call.stream_arn(arn),
+            UploadStream::Name(name) => call.stream_name(name),
+            UploadStream::Arn(arn) => call.stream_arn(arn),
         };
         match call.send().await {
             Ok(_) => Ok(()),
@@ -156,16 +160,16 @@ impl Door {
     /// One HeadObject; `None` when there is no such object.
     ///
     /// # Errors
-    /// [`DoorError`]. S3 answers `Denied` for a missing object to a role that may not list.
-    pub async fn head_upload(&self, key: &str) -> Result<Option<Stored>, DoorError> {
+    /// [`UploadApiError`]. S3 answers `Denied` for a missing object to a role that may not list.
+    pub async fn head_upload(&self, key: &str) -> Result<Option<StoredUpload>, UploadApiError> {
         let bucket = self
             .bucket
             .as_deref()
-            .ok_or_else(|| DoorError::Misconfigured("no bucket is set".into()))?;
+            .ok_or_else(|| UploadApiError::Misconfigured("no bucket is set".into()))?;
         match self.s3.head_object().bucket(bucket).key(key).send().await {
             Ok(head) => {
                 let meta = |name: &str| head.metadata().and_then(|m| m.get(name)).cloned();
-                Ok(Some(Stored {
+                Ok(Some(StoredUpload {
                     size: head.content_length().unwrap_or_default(),
                     subject: meta(META_SUBJECT),
                     sha256: meta(META_SHA256),
@@ -176,7 +180,7 @@ impl Door {
     }
 }
 
-fn put_error(error: &SdkError<PutRecordError, HttpResponse>) -> DoorError {
+fn put_error(error: &SdkError<PutRecordError, HttpResponse>) -> UploadApiError {
     let Some(service) = error.as_service_error() else {
         return no_answer(error);
     };
@@ -188,21 +192,21 @@ fn put_error(error: &SdkError<PutRecordError, HttpResponse>) -> DoorError {
                 .iter()
                 .any(|word| lower.contains(word)) =>
         {
-            DoorError::TooLarge(message)
+            UploadApiError::TooLarge(message)
         }
         _ => classify(error, service, message),
     }
 }
 
 /// `None`: there is no such object.
-fn head_error(error: &SdkError<HeadObjectError, HttpResponse>) -> Option<DoorError> {
+fn head_error(error: &SdkError<HeadObjectError, HttpResponse>) -> Option<UploadApiError> {
     let Some(service) = error.as_service_error() else {
         return Some(no_answer(error));
     };
     match error.raw_response().map(|r| r.status().as_u16()) {
         _ if service.is_not_found() => None,
         Some(404) => None,
-        Some(403) => Some(DoorError::Denied(describe(service))),
+        Some(403) => Some(UploadApiError::Denied(describe(service))),
         _ => Some(classify(error, service, describe(service))),
     }
 }
@@ -218,7 +222,7 @@ fn classify<E>(
     error: &SdkError<E, HttpResponse>,
     service: &impl ProvideErrorMetadata,
     message: String,
-) -> DoorError {
+) -> UploadApiError {
     let status = error.raw_response().map_or(0, |r| r.status().as_u16());
     match service.code().unwrap_or_default() {
         "ProvisionedThroughputExceededException"
@@ -228,7 +232,7 @@ fn classify<E>(
         | "Throttling"
         | "TooManyRequestsException"
         | "RequestLimitExceeded"
-        | "SlowDown" => DoorError::Throttled(message),
+        | "SlowDown" => UploadApiError::Throttled(message),
         "AccessDeniedException"
         | "AccessDenied"
         | "KMSAccessDeniedException"
@@ -237,20 +241,20 @@ fn classify<E>(
         | "InvalidSignatureException"
         | "ExpiredTokenException"
         | "MissingAuthenticationTokenException"
-        | "NotAuthorized" => DoorError::Denied(message),
-        _ if status == 429 => DoorError::Throttled(message),
-        _ if status >= 500 => DoorError::Unavailable(message),
-        _ if status == 403 => DoorError::Denied(message),
-        _ => DoorError::Misconfigured(message),
+        | "NotAuthorized" => UploadApiError::Denied(message),
+        _ if status == 429 => UploadApiError::Throttled(message),
+        _ if status >= 500 => UploadApiError::Unavailable(message),
+        _ if status == 403 => UploadApiError::Denied(message),
+        _ => UploadApiError::Misconfigured(message),
     }
 }
 
-fn no_answer<E>(error: &SdkError<E, HttpResponse>) -> DoorError {
+fn no_answer<E>(error: &SdkError<E, HttpResponse>) -> UploadApiError {
     let text = match error {
         SdkError::TimeoutError(_) => "no answer in time",
         SdkError::DispatchFailure(_) => "no connection",
         SdkError::ResponseError(_) => "the answer broke off",
-        _ => return DoorError::Misconfigured("the request could not be built".into()),
+        _ => return UploadApiError::Misconfigured("the request could not be built".into()),
     };
-    DoorError::Unavailable(text.into())
+    UploadApiError::Unavailable(text.into())
 }

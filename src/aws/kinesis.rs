@@ -8,14 +8,14 @@ use aws_sdk_kinesis::types::{self, ShardIteratorType, StreamStatus};
 
 use crate::aws::fault::describe;
 use crate::aws::records::{Scanned, TakeRecords};
-use crate::aws::wire::{Cbor, Failed};
+use crate::aws::wire::{Cbor, WireFailure};
 use crate::fault::{CallError, Detail, Fault};
 use crate::ids::{BadSequenceNumber, ShardId};
 use crate::metrics::registry::Metrics;
 use crate::stream::arena::Arenas;
 use crate::stream::cbor;
 use crate::stream::position::StartAt;
-use crate::stream::wire::Wire;
+use crate::stream::wire::WireFormat;
 use crate::stream::{Page, Record, Records, ShardInfo, StreamInfo};
 
 /// Kinesis, as a client sees it.
@@ -43,10 +43,10 @@ impl Kinesis {
 
     /// Asks for records in this form; fallbacks from it are counted.
     #[must_use]
-    pub fn speaking(self, wire: Wire, metrics: &Arc<Metrics>) -> Self {
+    pub fn speaking(self, wire: WireFormat, metrics: &Arc<Metrics>) -> Self {
         let cbor = match wire {
-            Wire::Json => None,
-            Wire::Cbor => Some(Cbor::new(metrics)),
+            WireFormat::Json => None,
+            WireFormat::Cbor => Some(Cbor::new(metrics)),
         };
         Self { cbor, ..self }
     }
@@ -121,7 +121,7 @@ impl Kinesis {
         start: &StartAt,
     ) -> Result<String, CallError> {
         let call = self.client.get_shard_iterator().stream_arn(arn).shard_id(shard.as_str());
-        let Start { kind, sequence, timestamp } = Start::of(start);
+        let IteratorStart { kind, sequence, timestamp } = IteratorStart::of(start);
         let call = call.shard_iterator_type(kind).set_timestamp(timestamp);
         let call = call.set_starting_sequence_number(sequence);
         let reply = call.send().await.map_err(|e| describe("GetShardIterator", &e))?;
@@ -148,8 +148,8 @@ impl Kinesis {
             let reply = call.clone().customize().interceptor(take.clone()).send().await;
             match cbor.judge(reply, take.taken()) {
                 Ok((reply, scanned)) => return page(reply, scanned),
-                Err(Failed::Call(error)) => return Err(error),
-                Err(Failed::Form(doubt)) => fallen = Some((cbor, doubt)),
+                Err(WireFailure::Call(error)) => return Err(error),
+                Err(WireFailure::Form(doubt)) => fallen = Some((cbor, doubt)),
             }
         }
         let take = TakeRecords::new(arenas);
@@ -178,13 +178,13 @@ fn page(reply: GetRecordsOutput, scanned: Option<Scanned>) -> Result<Page, CallE
 }
 
 /// Where reading begins, in the three fields of the API.
-pub(super) struct Start {
+pub(super) struct IteratorStart {
     pub(super) kind: ShardIteratorType,
     pub(super) sequence: Option<String>,
     pub(super) timestamp: Option<DateTime>,
 }
 
-impl Start {
+impl IteratorStart {
     pub(super) fn of(start: &StartAt) -> Self {
         let (kind, sequence, timestamp) = match start {
             StartAt::TrimHorizon => (ShardIteratorType::TrimHorizon, None, None),

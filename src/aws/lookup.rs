@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 40;
 
 /// What probing needs.
 #[derive(Clone)]
-pub struct Probe {
+pub struct RecordLookup {
     /// The stream.
     pub kinesis: Kinesis,
     /// Its ARN.
@@ -44,7 +44,7 @@ impl Cursor {
     }
 }
 
-impl Probe {
+impl RecordLookup {
     /// The next page of a reading, whatever is in it.
     ///
     /// # Errors

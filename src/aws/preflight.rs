@@ -58,7 +58,7 @@ pub async fn identity() -> Result<Identity, NoCredentials> {
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Probe {
+pub struct Preflight {
     kinesis: aws_sdk_kinesis::Client,
     dynamodb: aws_sdk_dynamodb::Client,
     s3: aws_sdk_s3::Client,
@@ -88,7 +88,7 @@ impl Intercept for Date {
     }
 }
 
-impl Probe {
+impl Preflight {
     /// Wraps clients.
     pub fn new(clients: &Clients) -> Self {
         Self {

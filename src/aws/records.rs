@@ -42,7 +42,7 @@ pub(super) struct Scanned {
 }
 
 /// What became of a reply; `None` if the SDK's parser has the records.
-type Outcome = Option<Result<Scanned, Unreadable>>;
+type ScanOutcome = Option<Result<Scanned, Unreadable>>;
 
 /// Takes the records out of the reply of one call. Clones share the slot.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub(super) struct TakeRecords {
     pool: Arenas,
     /// Body of the request in CBOR.
     request: Option<Bytes>,
-    slot: Arc<Mutex<Outcome>>,
+    slot: Arc<Mutex<ScanOutcome>>,
 }
 
 impl TakeRecords {
@@ -65,11 +65,11 @@ impl TakeRecords {
 
     /// What the call's last reply brought. An error is one of CBOR; the SDK was then told of a
     /// reply without anything in it.
-    pub(super) fn taken(&self) -> Outcome {
+    pub(super) fn taken(&self) -> ScanOutcome {
         self.put(None)
     }
 
-    fn put(&self, outcome: Outcome) -> Outcome {
+    fn put(&self, outcome: ScanOutcome) -> ScanOutcome {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *slot, outcome)
     }

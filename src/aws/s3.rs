@@ -19,7 +19,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::aws::fault::describe;
 use crate::delivery::body::Body;
 use crate::delivery::object::Object;
-use crate::delivery::parts::Stored;
+use crate::delivery::parts::StoredPart;
 use crate::fault::{CallError, Detail, Fault};
 use crate::mutant::{self, Mutant};
 
@@ -161,7 +161,7 @@ impl ObjectStore {
         id: &str,
         number: i32,
         part: &Body,
-    ) -> Result<Stored, CallError> {
+    ) -> Result<StoredPart, CallError> {
         let crc32 = crc32(part);
         let reply = self
             .client
@@ -178,7 +178,7 @@ impl ObjectStore {
             .send()
             .await
             .map_err(|e| describe("UploadPart", &e))?;
-        Ok(Stored { number, etag: reply.e_tag, crc32 })
+        Ok(StoredPart { number, etag: reply.e_tag, crc32 })
     }
 
     /// Makes the object of its parts, unless its key exists.
@@ -189,7 +189,7 @@ impl ObjectStore {
         &self,
         object: &Object,
         id: &str,
-        parts: &[Stored],
+        parts: &[StoredPart],
     ) -> Result<Put, CallError> {
         let parts = parts.iter().map(|part| {
             CompletedPart::builder()

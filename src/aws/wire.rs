@@ -13,17 +13,17 @@ use crate::fault::CallError;
 use crate::metrics::registry::Metrics;
 use crate::metrics::table as metric;
 use crate::stream::cbor::Unreadable;
-use crate::stream::wire::{Fallback, Trust};
+use crate::stream::wire::{CborBreaker, Fallback};
 
 /// What a client knows of the service's CBOR. Clones share it.
 #[derive(Clone)]
 pub(super) struct Cbor {
-    trust: Arc<Mutex<Trust>>,
+    trust: Arc<Mutex<CborBreaker>>,
     metrics: Arc<Metrics>,
 }
 
 /// A call in CBOR without a page.
-pub(super) enum Failed {
+pub(super) enum WireFailure {
     /// Whatever it is spoken in.
     Call(CallError),
     /// Because of the CBOR, perhaps.
@@ -48,7 +48,7 @@ impl Cbor {
         Self { trust: Arc::default(), metrics: Arc::clone(metrics) }
     }
 
-    fn trust(&self) -> MutexGuard<'_, Trust> {
+    fn trust(&self) -> MutexGuard<'_, CborBreaker> {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,8 +62,8 @@ impl Cbor {
         &self,
         reply: Result<GetRecordsOutput, SdkError<GetRecordsError, HttpResponse>>,
         taken: Option<Result<Scanned, Unreadable>>,
-    ) -> Result<(GetRecordsOutput, Option<Scanned>), Failed> {
-        let doubt = |why, words| Err(Failed::Form(Doubt { why, words }));
+    ) -> Result<(GetRecordsOutput, Option<Scanned>), WireFailure> {
+        let doubt = |why, words| Err(WireFailure::Form(Doubt { why, words }));
         match (reply, taken) {
             (_, Some(Err(unreadable))) => {
                 let why = match unreadable {
@@ -91,7 +91,7 @@ impl Cbor {
                 if doubted {
                     doubt(Fallback::Refused, error.to_string())
                 } else {
-                    Err(Failed::Call(error))
+                    Err(WireFailure::Call(error))
                 }
             }
         }

@@ -3,9 +3,9 @@
 use std::env;
 use std::time::Duration;
 
-use catchment::aws::front_door::{Door, DoorConfig, Stream};
+use catchment::aws::front_door::{UploadApi, UploadApiConfig, UploadStream};
 use catchment::clock::{Clock, Jitter};
-use catchment::front_door::claims::Demands;
+use catchment::front_door::claims::AuthPolicy;
 use catchment::front_door::handler::{Handler, HandlerConfig};
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use lambda_http::{Error, LambdaEvent, lambda_runtime, service_fn};
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Error> {
         .init();
     let clock = Clock::system();
     let (door, config) = configuration()?;
-    let handler = &Handler::new(Door::new(door), config, clock.clone(), Jitter::system());
+    let handler = &Handler::new(UploadApi::new(door), config, clock.clone(), Jitter::system());
     let clock = &clock;
     let answer = service_fn(async |event: LambdaEvent<ApiGatewayV2httpRequest>| {
         let now = u64::try_from(clock.wall()).unwrap_or_default();
@@ -39,14 +39,14 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
 }
 
-fn configuration() -> Result<(DoorConfig, HandlerConfig), Error> {
+fn configuration() -> Result<(UploadApiConfig, HandlerConfig), Error> {
     let stream = match (variable("STREAM_ARN"), variable("STREAM_NAME")) {
-        (Some(arn), _) => Stream::Arn(arn),
-        (None, Some(name)) => Stream::Name(name),
+        (Some(arn), _) => UploadStream::Arn(arn),
+        (None, Some(name)) => UploadStream::Name(name),
         (None, None) => return Err("set STREAM_NAME or STREAM_ARN".into()),
     };
     let endpoint = |name: &str| variable(name).or_else(|| variable("AWS_ENDPOINT_URL"));
-    let door = DoorConfig {
+    let door = UploadApiConfig {
         stream,
         bucket: variable("BUCKET"),
         region: variable("AWS_REGION").ok_or("set AWS_REGION")?,
@@ -63,7 +63,7 @@ fn configuration() -> Result<(DoorConfig, HandlerConfig), Error> {
             .filter(|n| (4096..=10 << 20).contains(n))
             .ok_or("MAX_RECORD_BYTES must be a number from 4096 to 10485760")?;
     }
-    config.demands = Demands {
+    config.demands = AuthPolicy {
         client_ids: variable("ALLOWED_CLIENT_IDS")
             .map(|ids| ids.split([',', ' ']).filter(|i| !i.is_empty()).map(str::to_owned).collect())
             .unwrap_or_default(),

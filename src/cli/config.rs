@@ -6,38 +6,38 @@ use serde_json::json;
 use crate::config::raw::Layers;
 use crate::config::{Config, Invalid, print};
 
-use super::{Failure, Settings};
+use super::{Failure, SettingsArgs};
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct ConfigOptions {
     #[command(subcommand)]
-    action: Action,
+    action: ConfigAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum ConfigAction {
     /// Load file, environment and flags as a worker does; say `ok`, or everything that is wrong
     /// (exit code 2). Calls nothing: `catchment doctor` looks at AWS.
-    Check(Settings),
+    Check(SettingsArgs),
     /// The effective configuration, each value with where it came from. The text is itself a
     /// configuration file.
     Print {
         #[command(flatten)]
-        settings: Settings,
+        settings: SettingsArgs,
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &ConfigOptions) -> Result<(), Failure> {
     match &options.action {
-        Action::Check(settings) => check(settings),
-        Action::Print { settings, json } => print(settings, *json),
+        ConfigAction::Check(settings) => check(settings),
+        ConfigAction::Print { settings, json } => print(settings, *json),
     }
 }
 
-fn check(settings: &Settings) -> Result<(), Failure> {
+fn check(settings: &SettingsArgs) -> Result<(), Failure> {
     settings.load(Layers::default())?;
     match &settings.config {
         Some(path) => println!("ok: {}", path.display()),
@@ -47,7 +47,7 @@ fn check(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// Prints also what is wrong as it stands, so that its origin can be seen; then fails as `check`.
-fn print(settings: &Settings, as_json: bool) -> Result<(), Failure> {
+fn print(settings: &SettingsArgs, as_json: bool) -> Result<(), Failure> {
     let layers = settings.layers(Layers::default())?;
     let effective = print::settings(&layers);
     let judged = Config::from_layers(layers);

@@ -5,12 +5,12 @@ use std::fmt::Write;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
-use crate::cost::{self, Load, Mode, PRICES, SOURCE};
+use crate::cost::{self, Mode, PRICES, SOURCE, TrafficLoad};
 
 use super::Failure;
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct CostOptions {
     /// Payload per month, such as 10TB.
     #[arg(long, value_name = "BYTES")]
     volume: ByteSize,
@@ -53,7 +53,7 @@ enum Paid {
     Advantage,
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &CostOptions) -> Result<(), Failure> {
     let mut prices = PRICES.to_vec();
     for pair in &options.price {
         let (name, dollars) = pair.split_once('=').unwrap_or((pair, ""));
@@ -69,7 +69,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let per_second = bytes / (730.0 * 3600.0);
     let shards = options.shards.map_or_else(|| (per_second / 1e6).ceil().max(1.0), f64::from);
     let costs = cost::month(
-        &Load {
+        &TrafficLoad {
             bytes,
             record_bytes,
             shards,

@@ -5,15 +5,15 @@ use clap::{Args, ValueEnum};
 use crate::config::raw::Layers;
 use crate::iam::{self, Role, Scope};
 
-use super::{Failure, Settings};
+use super::{Failure, SettingsArgs};
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct IamPolicyOptions {
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsArgs,
     /// Whose policy.
     #[arg(long, value_enum, default_value = "worker")]
-    role: Who,
+    role: PolicyRole,
     /// Region of the lease table, and of a stream given by name.
     #[arg(long, env = "AWS_REGION")]
     region: Option<String>,
@@ -35,7 +35,7 @@ pub(super) struct Options {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Who {
+enum PolicyRole {
     /// `catchment run`.
     Worker,
     /// The upload function.
@@ -46,12 +46,12 @@ enum Who {
     Operator,
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &IamPolicyOptions) -> Result<(), Failure> {
     let role = match options.role {
-        Who::Worker => Role::Worker,
-        Who::UploadApi => Role::UploadApi,
-        Who::Replay => Role::Replay,
-        Who::Operator => Role::Operator,
+        PolicyRole::Worker => Role::Worker,
+        PolicyRole::UploadApi => Role::UploadApi,
+        PolicyRole::Replay => Role::Replay,
+        PolicyRole::Operator => Role::Operator,
     };
     let config = options.settings.load(Layers::default())?;
     let scope = Scope {

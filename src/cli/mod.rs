@@ -37,29 +37,29 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a worker until SIGTERM or SIGINT.
-    Run(Settings),
+    Run(SettingsArgs),
     /// Run everything on this machine, without AWS: embedded Kinesis, DynamoDB and S3, and a worker.
     #[cfg(feature = "local")]
-    Local(local::Options),
+    Local(local::LocalOptions),
     /// Send the lines of a file to a stream, each exactly once.
     #[cfg(feature = "local")]
-    Send(send::Options),
+    Send(send::SendOptions),
     /// Look at the lease table, give leases back, move checkpoints.
-    Leases(leases::Options),
+    Leases(leases::LeasesOptions),
     /// Deliver a range of the stream again, beside live traffic, under a prefix of its own.
     #[command(args_conflicts_with_subcommands = true)]
-    Replay(Box<replay::Options>),
+    Replay(Box<replay::ReplayOptions>),
     /// Check that the objects hold what the lease table says is delivered; exit code 3 if not.
-    Verify(verify::Options),
+    Verify(verify::VerifyOptions),
     /// Check the configuration, or print it with where each value came from.
-    Config(config::Options),
+    Config(config::ConfigOptions),
     /// Would a worker run here? Looks at credentials, clock, stream, lease table and bucket, changes
     /// nothing; exit code 3 if something fails.
-    Doctor(doctor::Options),
+    Doctor(doctor::DoctorOptions),
     /// Print the least-privilege IAM policy for a configuration.
-    IamPolicy(iam_policy::Options),
+    IamPolicy(iam_policy::IamPolicyOptions),
     /// What a month costs, against Firehose and the stream's own channel.
-    Cost(cost::Options),
+    Cost(cost::CostOptions),
     /// Ask a running worker whether it is live; for container health checks.
     Healthcheck {
         /// Address of the worker's telemetry endpoint.
@@ -74,7 +74,7 @@ enum Command {
 
 /// Where the configuration comes from: defaults, then the file, then `CATCHMENT_*`, then flags.
 #[derive(Clone, Debug, Default, Args)]
-struct Settings {
+struct SettingsArgs {
     /// TOML file; docs/CONFIGURATION.md lists its keys.
     #[arg(long, env = "CATCHMENT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -89,7 +89,7 @@ struct Settings {
     bucket: Option<String>,
 }
 
-impl Settings {
+impl SettingsArgs {
     fn load(&self, layers: Layers) -> Result<Config, Failure> {
         Ok(Config::from_layers(self.layers(layers)?)?)
     }

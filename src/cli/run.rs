@@ -10,13 +10,13 @@ use crate::config::raw::Layers;
 use crate::shutdown::Shutdown;
 use crate::task::Tasks;
 use crate::telemetry::{http, logs};
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 use crate::worker::supervisor::Exit;
 use crate::worker::{self, Node, StartError, supervisor};
 
-use super::{Failure, Settings, runtime};
+use super::{Failure, SettingsArgs, runtime};
 
-pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     let config = settings.load(Layers::default())?;
     logs::install(config.telemetry.logs, "info");
     let (runtime, tasks) = runtime(config.threads)?;
@@ -71,7 +71,7 @@ fn start_code(error: &StartError) -> u8 {
 /// Runs a prepared worker, and its endpoint if it has one, to the end.
 pub(super) async fn serve(
     tasks: &Tasks,
-    shared: Arc<Shared>,
+    shared: Arc<WorkerContext>,
     listener: Option<tokio::net::TcpListener>,
     shutdown: Shutdown,
 ) -> Exit {

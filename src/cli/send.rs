@@ -34,7 +34,7 @@ const RECORD_BYTES: usize = 10 << 20;
 const PARALLEL: usize = 4;
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct SendOptions {
     /// Stream to send to.
     #[arg(long, value_name = "NAME")]
     stream: String,
@@ -43,7 +43,7 @@ pub(super) struct Options {
     input: String,
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &SendOptions) -> Result<(), Failure> {
     let mut layers = Layers::default();
     // Only the calls matter here; the bucket is never used.
     for (key, value) in [("stream.name", options.stream.as_str()), ("delivery.bucket", "unused")] {
@@ -193,9 +193,9 @@ pub(super) async fn send(
     Ok(sent)
 }
 
-type Accepted = Vec<(ShardId, SequenceNumber, usize, Print)>;
+type AcceptedLines = Vec<(ShardId, SequenceNumber, usize, Print)>;
 
-fn taken(sent: &mut Sent, done: Result<Accepted, CallError>) -> Result<(), Failure> {
+fn taken(sent: &mut Sent, done: Result<AcceptedLines, CallError>) -> Result<(), Failure> {
     for (shard, sequence, length, payload) in done.map_err(|e| Failure::new(1, e))? {
         sent.note(shard, sequence, length, payload);
     }
@@ -208,7 +208,7 @@ async fn deliver(
     producer: &Producer,
     stream: &str,
     mut records: Vec<Outgoing>,
-) -> Result<Accepted, CallError> {
+) -> Result<AcceptedLines, CallError> {
     let mut accepted = Vec::with_capacity(records.len());
     while !records.is_empty() {
         let answers = producer.put(stream, &records).await?;

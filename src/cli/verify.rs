@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::aws::clients::Clients;
 use crate::aws::dynamodb::LeaseTable;
 use crate::aws::kinesis::Kinesis;
-use crate::aws::lookup::Probe;
+use crate::aws::lookup::RecordLookup;
 use crate::aws::objects::Objects;
 use crate::aws::s3::ObjectStore;
 use crate::cli::replay::watch as replay;
@@ -22,16 +22,16 @@ use crate::lease::row::Lease;
 use crate::replay::plan::Plan;
 use crate::replay::store::Store;
 use crate::verify::contents;
-use crate::verify::stream::{Compared, Means, compare};
+use crate::verify::stream::{CompareDeps, Compared, compare};
 use crate::verify::survey::{Places, Survey, survey};
-use crate::verify::tiling::{Around, Problem, ShardReport, tile};
+use crate::verify::tiling::{CoverageProblem, LeaseWindow, ShardReport, tile};
 
-use super::{Failure, Settings, leases, runtime};
+use super::{Failure, SettingsArgs, leases, runtime};
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct VerifyOptions {
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsArgs,
     /// Only keys that begin with this; otherwise the places that the key templates name.
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
@@ -50,7 +50,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &VerifyOptions) -> Result<(), Failure> {
     let mut layers = Layers::default();
     if options.replay.is_some() {
         for key in ["stream.name", "delivery.bucket"] {
@@ -66,7 +66,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     })
 }
 
-async fn verify(mut config: Config, clients: Clients, options: &Options) -> Result<(), Failure> {
+async fn verify(
+    mut config: Config,
+    clients: Clients,
+    options: &VerifyOptions,
+) -> Result<(), Failure> {
     let fail = |e: CallError| Failure::new(1, e);
     let mut prefix = options.prefix.clone();
     let plan = match &options.replay {
@@ -107,8 +111,9 @@ async fn verify(mut config: Config, clients: Clients, options: &Options) -> Resu
                 "objects that cannot be read back were not compared with the stream".to_owned(),
             );
         } else {
-            let probe = Probe { kinesis, arn: stream.arn, clock: Clock::system() };
-            let means = Means { probe: &probe, objects: &objects, store: &store, recipe: &recipe };
+            let probe = RecordLookup { kinesis, arn: stream.arn, clock: Clock::system() };
+            let means =
+                CompareDeps { probe: &probe, objects: &objects, store: &store, recipe: &recipe };
             compared(&mut outcome, &means, &found, &before, plan.as_ref()).await?;
         }
     }
@@ -137,9 +142,9 @@ async fn rows(table: &LeaseTable) -> Result<BTreeMap<ShardId, Lease>, Failure> {
     Ok(leases)
 }
 
-struct Outcome {
+struct VerifyOutcome {
     shards: Vec<ShardReport>,
-    problems: Vec<Problem>,
+    problems: Vec<CoverageProblem>,
     notes: Vec<String>,
     compared: Option<Compared>,
 }
@@ -149,8 +154,8 @@ fn tiled(
     before: &BTreeMap<ShardId, Lease>,
     after: &BTreeMap<ShardId, Lease>,
     expired_ok: bool,
-) -> Outcome {
-    let mut outcome = Outcome {
+) -> VerifyOutcome {
+    let mut outcome = VerifyOutcome {
         shards: Vec::new(),
         problems: found.problems.clone(),
         notes: Vec::new(),
@@ -159,7 +164,7 @@ fn tiled(
     let ids: BTreeSet<&ShardId> = found.pieces.keys().chain(before.keys()).collect();
     for id in ids {
         let pieces = found.pieces.get(id).map_or(&[][..], Vec::as_slice);
-        let around = Around { before: before.get(id), after: after.get(id) };
+        let around = LeaseWindow { before: before.get(id), after: after.get(id) };
         let (report, problems) = tile(id, pieces, around, expired_ok);
         if around.after.is_none() {
             outcome.notes.push(format!("{id} has no lease (any more): its end is not known"));
@@ -171,8 +176,8 @@ fn tiled(
 }
 
 async fn compared(
-    outcome: &mut Outcome,
-    means: &Means<'_>,
+    outcome: &mut VerifyOutcome,
+    means: &CompareDeps<'_>,
     found: &Survey,
     leases: &BTreeMap<ShardId, Lease>,
     plan: Option<&Plan>,
@@ -187,7 +192,7 @@ async fn compared(
         total.skipped += one.skipped;
         let chain = outcome.problems.len();
         outcome.problems.retain(|p| {
-            !(matches!(p, Problem::Gap { shard, .. } if shard == id) && one.decides(p))
+            !(matches!(p, CoverageProblem::Gap { shard, .. } if shard == id) && one.decides(p))
         });
         if outcome.problems.len() < chain && one.problems.is_empty() {
             outcome.notes.push(format!(
@@ -202,28 +207,28 @@ async fn compared(
 }
 
 /// A problem in a line.
-fn told(problem: &Problem) -> String {
+fn told(problem: &CoverageProblem) -> String {
     match problem {
-        Problem::Gap { shard, after, until } => {
+        CoverageProblem::Gap { shard, after, until } => {
             format!("GAP         {shard}: nothing covers what comes after {after}, up to {until}")
         }
-        Problem::Overlap { shard, key, other } => {
+        CoverageProblem::Overlap { shard, key, other } => {
             format!("OVERLAP     {shard}: {key} and {other} cover the same records")
         }
-        Problem::Incomplete { shard, range, found, expected } => format!(
+        CoverageProblem::Incomplete { shard, range, found, expected } => format!(
             "INCOMPLETE  {shard}: the objects of {range} hold {found} records of {expected}"
         ),
-        Problem::Foreign { key, reason } => format!("FOREIGN     {key}: {reason}"),
-        Problem::Undecodable { key, reason } => format!("UNDECODABLE {key}: {reason}"),
-        Problem::Differs { key, reason } => format!("DIFFERS     {key}: {reason}"),
-        Problem::Lost { shard, first, last, records } => format!(
+        CoverageProblem::Foreign { key, reason } => format!("FOREIGN     {key}: {reason}"),
+        CoverageProblem::Undecodable { key, reason } => format!("UNDECODABLE {key}: {reason}"),
+        CoverageProblem::Differs { key, reason } => format!("DIFFERS     {key}: {reason}"),
+        CoverageProblem::Lost { shard, first, last, records } => format!(
             "LOST        {shard}: {records} records of the stream, {first} to {last}, are in no object"
         ),
     }
 }
 
-impl Outcome {
-    fn print(&self, found: &Survey, options: &Options) {
+impl VerifyOutcome {
+    fn print(&self, found: &Survey, options: &VerifyOptions) {
         let unproven: usize = self.shards.iter().map(|s| s.unproven).sum();
         if options.json {
             let compared = self.compared.as_ref().map(|c| {

@@ -11,40 +11,40 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::batch::Limits;
+use crate::delivery::batch::BatchLimits;
 use crate::delivery::field::Path;
 use crate::delivery::object_key::Template;
 use crate::delivery::recipe::Recipe;
 use crate::delivery::settings::{Codec, Format, Settings};
 use crate::stream::pacing;
 use crate::stream::position::InitialPosition;
-use crate::stream::wire::Wire;
-use raw::{Layers, Problem};
+use crate::stream::wire::WireFormat;
+use raw::{ConfigProblem, Layers};
 
 /// The validated configuration, by concern.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What to read.
-    pub stream: Stream,
+    pub stream: StreamConfig,
     /// How to share it.
-    pub lease: Lease,
+    pub lease: LeaseConfig,
     /// What to write.
-    pub delivery: Delivery,
+    pub delivery: DeliveryConfig,
     /// Byte budget of the process.
     pub budget: usize,
     /// Worker threads; 0 for one per core.
     pub threads: usize,
     /// Calls to AWS.
-    pub aws: Aws,
+    pub aws: AwsConfig,
     /// What to show.
-    pub telemetry: Telemetry,
+    pub telemetry: TelemetryConfig,
     /// Time to drain.
     pub shutdown_deadline: Duration,
 }
 
 /// Reading.
 #[derive(Clone, Debug)]
-pub struct Stream {
+pub struct StreamConfig {
     /// Name or ARN.
     pub name: String,
     /// Start of shards without a checkpoint.
@@ -54,11 +54,11 @@ pub struct Stream {
     /// Name or ARN of the fan-out consumer.
     pub consumer: String,
     /// Polling pace.
-    pub pace: pacing::Limits,
+    pub pace: pacing::PaceLimits,
     /// Most records per call.
     pub page_records: i32,
     /// In what GetRecords is spoken.
-    pub wire: Wire,
+    pub wire: WireFormat,
 }
 
 /// How shards are read.
@@ -74,12 +74,12 @@ pub enum ReadBy {
 
 /// Coordination.
 #[derive(Clone, Debug)]
-pub struct Lease {
+pub struct LeaseConfig {
     /// Application name.
     pub application: String,
     /// DynamoDB table.
     pub table: String,
-    /// Stream identifier of our rows in a multi-stream table.
+    /// StreamConfig identifier of our rows in a multi-stream table.
     pub stream_id: Option<String>,
     /// Explicit worker id.
     pub worker: Option<String>,
@@ -106,12 +106,12 @@ pub enum OnGap {
 
 /// Writing.
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub struct DeliveryConfig {
     /// What decides which objects records become; the name of the stream is filled in at start. A
     /// replay puts its own here.
     pub settings: Settings,
     /// When to cut.
-    pub limits: Limits,
+    pub limits: BatchLimits,
     /// Announced batches per shard.
     pub pipeline: usize,
     /// Concurrent puts.
@@ -124,7 +124,7 @@ pub struct Delivery {
     pub on_gap: OnGap,
 }
 
-impl Delivery {
+impl DeliveryConfig {
     /// The recipe for a stream.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ impl Delivery {
 
 /// Calls.
 #[derive(Clone, Debug)]
-pub struct Aws {
+pub struct AwsConfig {
     /// One attempt.
     pub attempt_timeout: Duration,
     /// All attempts of a call.
@@ -161,7 +161,7 @@ pub enum Logs {
 
 /// Showing.
 #[derive(Clone, Debug)]
-pub struct Telemetry {
+pub struct TelemetryConfig {
     /// Address of the HTTP endpoint.
     pub listen: Option<SocketAddr>,
     /// Log form.
@@ -174,7 +174,7 @@ pub struct Telemetry {
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration has {} problem{}:{}", .0.len(), if .0.len() == 1 { "" } else { "s" },
     .0.iter().map(|p| format!("\n  {p}")).collect::<String>())]
-pub struct Invalid(pub Vec<Problem>);
+pub struct Invalid(pub Vec<ConfigProblem>);
 
 #[cfg(test)]
 mod tests {

@@ -30,7 +30,7 @@ impl std::fmt::Display for Source {
 
 /// One thing that is wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The key, or what stands in its place.
     pub key: String,
     /// The offending value.
@@ -41,7 +41,7 @@ pub struct Problem {
     pub source: Source,
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.value.is_empty() {
             write!(f, "{}: {} ({})", self.key, self.reason, self.source)
@@ -56,7 +56,7 @@ impl std::fmt::Display for Problem {
 pub struct Layers {
     values: BTreeMap<&'static str, (String, Source)>,
     /// Everything found wrong so far.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
 }
 
 impl Default for Layers {
@@ -84,7 +84,7 @@ impl Layers {
             Some(key) => {
                 self.values.insert(key.name, (value, source));
             }
-            None => self.problems.push(Problem {
+            None => self.problems.push(ConfigProblem {
                 // A problem that names nothing helps nobody.
                 key: if name.is_empty() { "\"\"" } else { name }.to_owned(),
                 value,
@@ -100,7 +100,7 @@ impl Layers {
         let table: toml::Table = match toml::from_str(text) {
             Ok(table) => table,
             Err(error) => {
-                self.problems.push(Problem {
+                self.problems.push(ConfigProblem {
                     key: path.to_owned(),
                     value: String::new(),
                     reason: format!("not valid TOML: {}", error.to_string().trim_end()),
@@ -122,7 +122,7 @@ impl Layers {
                     }
                     toml::Value::Datetime(time) => time.to_string(),
                     toml::Value::Array(_) | toml::Value::Table(_) => {
-                        self.problems.push(Problem {
+                        self.problems.push(ConfigProblem {
                             key: format!("{section}.{name}"),
                             value: value.to_string(),
                             reason: "a string, number or boolean is expected".into(),
@@ -152,7 +152,7 @@ impl Layers {
                 None => {
                     let guess =
                         name["CATCHMENT_".len()..].to_ascii_lowercase().replacen('_', ".", 1);
-                    self.problems.push(Problem {
+                    self.problems.push(ConfigProblem {
                         key: name,
                         value,
                         reason: unknown(&guess),

@@ -9,18 +9,18 @@ impl Config {
     /// [`Invalid`] with every problem there is.
     pub fn from_layers(mut layers: Layers) -> Result<Self, Invalid> {
         let problems = std::mem::take(&mut layers.problems);
-        let mut read = Reader { layers, problems };
+        let mut read = ConfigReader { layers, problems };
         let config = read.config();
         if read.problems.is_empty() { Ok(config) } else { Err(Invalid(read.problems)) }
     }
 }
 
-struct Reader {
+struct ConfigReader {
     layers: Layers,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
-impl Reader {
+impl ConfigReader {
     fn config(&mut self) -> Config {
         let application = self.name("lease.application", 3, 255);
         let table = match self.layers.get("lease.table").0 {
@@ -33,7 +33,7 @@ impl Reader {
         let budget = self.bytes("memory.budget", 8 << 20, 1 << 40);
         let partitions = self.number("delivery.partitions", 1, 10_000_u32);
         let spills = self.choice("delivery.overflow", &[("cut", false), ("spill", true)]);
-        let limits = Limits {
+        let limits = BatchLimits {
             partitions: partitions as usize,
             bytes: self.bytes("delivery.batch_bytes", 1, 5 << 30) as u64,
             records: self.number("delivery.batch_records", 1, 100_000_000),
@@ -45,7 +45,7 @@ impl Reader {
             self.problem("aws.operation_timeout", "must not be below aws.attempt_timeout");
         }
         Config {
-            stream: Stream {
+            stream: StreamConfig {
                 name: self.stream_name(),
                 start: self.start(),
                 reader: self.reader(),
@@ -53,7 +53,7 @@ impl Reader {
                     "" => application.clone(),
                     consumer => consumer.to_owned(),
                 },
-                pace: pacing::Limits {
+                pace: pacing::PaceLimits {
                     idle: self.duration("stream.idle", 10, 60_000),
                     calls_per_second: self.number::<f64>("stream.calls_per_second", 0.1, 1000.0),
                     bytes_per_second: match self.bytes("stream.bytes_per_second", 0, 1 << 40) {
@@ -62,9 +62,12 @@ impl Reader {
                     },
                 },
                 page_records: self.number("stream.page_records", 1, 10_000),
-                wire: self.choice("stream.wire", &[("json", Wire::Json), ("cbor", Wire::Cbor)]),
+                wire: self.choice(
+                    "stream.wire",
+                    &[("json", WireFormat::Json), ("cbor", WireFormat::Cbor)],
+                ),
             },
-            lease: Lease {
+            lease: LeaseConfig {
                 application,
                 table,
                 stream_id: Some(self.layers.get("lease.stream_id").0.to_owned())
@@ -77,7 +80,7 @@ impl Reader {
                 shard_sync: self.duration("lease.shard_sync", 100, 3_600_000),
                 max: self.number("lease.max", 1, 100_000),
             },
-            delivery: Delivery {
+            delivery: DeliveryConfig {
                 settings: Settings {
                     format: self.parse("delivery.format", Format::Ndjson),
                     codec,
@@ -102,13 +105,13 @@ impl Reader {
             },
             budget,
             threads: self.number("runtime.threads", 0, 1024),
-            aws: Aws {
+            aws: AwsConfig {
                 attempt_timeout,
                 operation_timeout,
                 upload_timeout: self.duration("aws.upload_timeout", 1_000, 3_600_000),
                 path_style: self.parse("aws.path_style", false),
             },
-            telemetry: Telemetry {
+            telemetry: TelemetryConfig {
                 listen: match self.layers.get("telemetry.listen").0 {
                     "off" => None,
                     _ => {
@@ -128,7 +131,12 @@ impl Reader {
     fn problem(&mut self, name: &'static str, reason: impl Into<String>) {
         let (value, source) = self.layers.get(name);
         let value = value.to_owned();
-        self.problems.push(Problem { key: name.into(), value, reason: reason.into(), source });
+        self.problems.push(ConfigProblem {
+            key: name.into(),
+            value,
+            reason: reason.into(),
+            source,
+        });
     }
 
     fn parse<T: std::str::FromStr>(&mut self, name: &'static str, fallback: T) -> T

@@ -14,8 +14,8 @@ use crate::delivery::encode::{EncodeError, Encoder};
 use crate::delivery::gap::Gap;
 use crate::delivery::intent::Intent;
 use crate::delivery::object::{
-    BESIDES, Kind, META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD,
-    META_STREAM, Object,
+    BESIDES, META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, META_STREAM,
+    Object, ObjectKind,
 };
 use crate::delivery::object_key::{archive_key, object_name};
 use crate::delivery::partition::{Partition, Partitions, frame};
@@ -28,7 +28,7 @@ use crate::upload::event::{self, Envelope};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct BatchLimits {
     /// Raw payload, bytes.
     pub bytes: u64,
     /// Records.
@@ -39,7 +39,7 @@ pub struct Limits {
     pub age: Duration,
 }
 
-impl Limits {
+impl BatchLimits {
     /// A batch that is never full.
     pub const NONE: Self =
         Self { bytes: u64::MAX, records: u64::MAX, partitions: usize::MAX, age: Duration::MAX };
@@ -47,7 +47,7 @@ impl Limits {
 
 /// Why a batch was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum FlushReason {
     /// `batch_bytes` reached.
     Size,
     /// `batch_records` reached.
@@ -64,7 +64,7 @@ pub enum Cause {
     Drain,
 }
 
-impl Cause {
+impl FlushReason {
     /// Label of the metric.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -81,7 +81,7 @@ impl Cause {
 
 /// A batch that takes records.
 #[derive(Debug)]
-pub struct Open {
+pub struct OpenBatch {
     recipe: Arc<Recipe>,
     shard: ShardId,
     stamp_ms: i64,
@@ -99,7 +99,7 @@ pub struct Open {
 
 /// A finished batch.
 #[derive(Debug)]
-pub struct Sealed {
+pub struct SealedBatch {
     /// What to announce.
     pub intent: Intent,
     /// What to put, in key order.
@@ -110,7 +110,7 @@ pub struct Sealed {
     pub misplaced: Vec<(&'static str, u64)>,
 }
 
-impl Open {
+impl OpenBatch {
     /// An empty batch. `stamp_ms` is used where a record has no arrival time.
     pub fn new(recipe: Arc<Recipe>, shard: ShardId, stamp_ms: i64, gap: Option<Gap>) -> Self {
         Self {
@@ -159,21 +159,21 @@ impl Open {
     pub fn fill(
         &mut self,
         queue: &mut Records,
-        limits: &Limits,
-    ) -> Result<Option<Cause>, EncodeError> {
+        limits: &BatchLimits,
+    ) -> Result<Option<FlushReason>, EncodeError> {
         let mut taken = 0_usize;
         let cause = loop {
             let Some(record) = queue.get(taken) else { break None };
             if self.is_full(limits) && !self.has_room(record) {
-                break Some(Cause::Partitions);
+                break Some(FlushReason::Partitions);
             }
             self.add(record)?;
             taken += 1;
             if self.bytes >= limits.bytes {
-                break Some(Cause::Size);
+                break Some(FlushReason::Size);
             }
             if self.records >= limits.records {
-                break Some(Cause::Count);
+                break Some(FlushReason::Count);
             }
         };
         if let Some(last) = taken.checked_sub(1).and_then(|last| queue.get(last)) {
@@ -184,7 +184,7 @@ impl Open {
     }
 
     /// Has it as many partitions as it may have, where the next one means another batch?
-    fn is_full(&self, limits: &Limits) -> bool {
+    fn is_full(&self, limits: &BatchLimits) -> bool {
         self.recipe.settings.spill == 0 && self.partitions.len() >= limits.partitions
     }
 
@@ -251,7 +251,7 @@ impl Open {
     ///
     /// # Errors
     /// [`EncodeError`]
-    pub fn seal(self) -> Result<Option<Sealed>, EncodeError> {
+    pub fn seal(self) -> Result<Option<SealedBatch>, EncodeError> {
         match (self.first.clone(), self.last.clone()) {
             (Some(first), Some(last)) => Ok(Some(self.seal_as(first, last)?)),
             _ => Ok(None),
@@ -263,7 +263,7 @@ impl Open {
     ///
     /// # Errors
     /// [`EncodeError`]
-    pub fn seal_as(mut self, first: Position, last: Position) -> Result<Sealed, EncodeError> {
+    pub fn seal_as(mut self, first: Position, last: Position) -> Result<SealedBatch, EncodeError> {
         let settings = Arc::clone(&self.recipe.settings);
         let dead: Vec<_> = self.dead.iter().map(|(kind, (_, n))| (*kind, *n)).collect();
         let name = object_name(&settings.stream, &self.shard, &first, &last);
@@ -299,13 +299,19 @@ impl Open {
             let key = archive_key(&prefix, &name, &settings);
             let content_type = settings.format.content_type();
             let body = encoder.finish(&mut self.blocks)?;
-            let archive = object(key, Kind::Archive, body, content_type, records);
+            let archive = object(key, ObjectKind::Archive, body, content_type, records);
             objects.push(Object { last: overflow, ..archive });
         }
         for (kind, (encoder, records)) in self.dead {
             let key = dead_letter::key(&self.recipe, &self.shard, self.stamp_ms, kind, &name);
             let body = encoder.finish(&mut self.blocks)?;
-            objects.push(object(key, Kind::DeadLetter, body, "application/x-ndjson", records));
+            objects.push(object(
+                key,
+                ObjectKind::DeadLetter,
+                body,
+                "application/x-ndjson",
+                records,
+            ));
         }
         for mut upload in self.uploads {
             upload.metadata.extend(range.iter().cloned());
@@ -316,7 +322,7 @@ impl Open {
             let errors = &self.recipe.errors;
             objects.push(gap_report(&settings, errors, &self.shard, &range, self.stamp_ms, gap));
         }
-        Ok(Sealed {
+        Ok(SealedBatch {
             intent: Intent {
                 first,
                 last,
@@ -344,7 +350,7 @@ impl Open {
         Object {
             bucket: settings.bucket.clone(),
             key: format!("{}{}", settings.uploads_prefix, envelope.file_key),
-            kind: Kind::Upload,
+            kind: ObjectKind::Upload,
             content_type: envelope.content_type,
             metadata: vec![
                 meta(event::META_REQUEST_ID, envelope.request_id),
@@ -382,12 +388,12 @@ mod tests {
         Records::copy(&each.collect::<Vec<_>>()).unwrap()
     }
 
-    fn open(settings: Settings) -> Open {
+    fn open(settings: Settings) -> OpenBatch {
         let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
-        Open::new(recipe, ShardId::new("shardId-000000000000"), 5 * DAY, None)
+        OpenBatch::new(recipe, ShardId::new("shardId-000000000000"), 5 * DAY, None)
     }
 
-    fn seal(open: Open) -> Sealed {
+    fn seal(open: OpenBatch) -> SealedBatch {
         open.seal().unwrap().unwrap()
     }
 
@@ -414,17 +420,17 @@ mod tests {
     fn the_same_range_gives_the_same_objects_however_it_came() {
         let records = records(1, (1..50).map(|n| (Some(n * 3_600_000), "abc")));
         let mut one = open(Settings::sample());
-        one.fill(&mut records.clone(), &Limits::NONE).unwrap();
+        one.fill(&mut records.clone(), &BatchLimits::NONE).unwrap();
         let (mut other, mut rest) = (open(Settings::sample()), records);
         while !rest.is_empty() {
             let mut chunk = rest.clone();
             chunk.truncate(7);
-            other.fill(&mut chunk, &Limits::NONE).unwrap();
+            other.fill(&mut chunk, &BatchLimits::NONE).unwrap();
             assert!(chunk.is_empty());
             rest.skip(7);
         }
         assert_eq!(one.last(), other.last());
-        let bytes = |s: Sealed| -> Vec<_> {
+        let bytes = |s: SealedBatch| -> Vec<_> {
             s.objects.into_iter().map(|o| (o.key, o.body.concat())).collect()
         };
         assert_eq!(bytes(seal(one)), bytes(seal(other)));
@@ -433,9 +439,9 @@ mod tests {
     #[test]
     fn limits_cut_after_the_record_that_reaches_them() {
         let mut queue = records(1, [(None, "1234"); 9]);
-        let limits = Limits { bytes: 8, records: 100, ..Limits::NONE };
+        let limits = BatchLimits { bytes: 8, records: 100, ..BatchLimits::NONE };
         let mut batch = open(Settings::sample());
-        assert_eq!(batch.fill(&mut queue, &limits).unwrap(), Some(Cause::Size));
+        assert_eq!(batch.fill(&mut queue, &limits).unwrap(), Some(FlushReason::Size));
         assert_eq!(queue.len(), 7);
         assert_eq!(seal(batch).intent.records, 2);
         assert!(open(Settings::sample()).seal().unwrap().is_none());
@@ -446,9 +452,9 @@ mod tests {
         let settings = Settings { prefix: "!{field:k}/".into(), ..Settings::sample() };
         let data = ["a", "b", "a", "c"].map(|k| format!("{{\"k\":\"{k}\"}}"));
         let mut queue = records(1, data.iter().map(|data| (None, data.as_str())));
-        let limits = Limits { partitions: 2, ..Limits::NONE };
+        let limits = BatchLimits { partitions: 2, ..BatchLimits::NONE };
         let mut first = open(settings.clone());
-        assert_eq!(first.fill(&mut queue, &limits).unwrap(), Some(Cause::Partitions));
+        assert_eq!(first.fill(&mut queue, &limits).unwrap(), Some(FlushReason::Partitions));
         let keys: Vec<_> = seal(first).objects.into_iter().map(|o| (o.key, o.records)).collect();
         assert_eq!(
             keys,
@@ -477,11 +483,11 @@ mod tests {
         let bad = good.replace("uploads/a.txt", "uploads/../a");
         let mut open = open(Settings::sample());
         let mut queue = records(1, [good.as_str(), &bad, "plain"].map(|data| (Some(0), data)));
-        open.fill(&mut queue, &Limits::NONE).unwrap();
+        open.fill(&mut queue, &BatchLimits::NONE).unwrap();
         let sealed = seal(open);
         assert_eq!(sealed.objects.len(), 3);
         assert_eq!(sealed.dead, [("upload-key", 1)]);
-        let upload = sealed.objects.iter().find(|o| o.kind == Kind::Upload).unwrap();
+        let upload = sealed.objects.iter().find(|o| o.kind == ObjectKind::Upload).unwrap();
         assert_eq!(
             (upload.key.as_str(), upload.body.concat().as_ref()),
             ("uploads/a.txt", &b"hello"[..])
@@ -490,7 +496,10 @@ mod tests {
         let conflict = upload_conflict(upload).unwrap();
         assert_eq!(conflict.key, "errors/upload-conflict/events-shardId-000000000000-1.ndjson");
         assert!(
-            sealed.objects.iter().all(|o| o.kind == Kind::Upload || upload_conflict(o).is_none())
+            sealed
+                .objects
+                .iter()
+                .all(|o| o.kind == ObjectKind::Upload || upload_conflict(o).is_none())
         );
     }
 
@@ -499,8 +508,8 @@ mod tests {
         let settings = Settings { format: Format::JsonArray, ..Settings::sample() };
         let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
         let gap = Gap { after: "1".into(), end: GapEnd::Before("7".into()) };
-        let mut open = Open::new(recipe, ShardId::new("shardId-000000000000"), 0, Some(gap));
-        open.fill(&mut records(7, [(Some(0), "{}"), (Some(0), "{")]), &Limits::NONE).unwrap();
+        let mut open = OpenBatch::new(recipe, ShardId::new("shardId-000000000000"), 0, Some(gap));
+        open.fill(&mut records(7, [(Some(0), "{}"), (Some(0), "{")]), &BatchLimits::NONE).unwrap();
         let sealed = seal(open);
         let keys: Vec<_> = sealed.objects.iter().map(|o| o.key.as_str()).collect();
         assert!(keys[1].starts_with("errors/invalid-json/"), "{keys:?}");

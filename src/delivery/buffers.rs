@@ -29,15 +29,15 @@ pub(crate) fn give(buffer: Vec<u8>) {
 }
 
 /// Bytes in a buffer of [`take`], which comes back when nobody needs them any more.
-pub(crate) struct Lent(pub(crate) Vec<u8>);
+pub(crate) struct PooledBuffer(pub(crate) Vec<u8>);
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         give(std::mem::take(&mut self.0));
     }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::delivery::body::Body;
 use crate::delivery::gap::{Gap, GapEnd};
-use crate::delivery::object::{Kind, Object, is_range};
+use crate::delivery::object::{Object, ObjectKind, is_range};
 use crate::delivery::object_key::Template;
 use crate::delivery::recipe::Recipe;
 use crate::delivery::settings::Settings;
@@ -19,7 +19,7 @@ use crate::upload::event;
 /// A record that this format cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
-    /// Kind of dead letter.
+    /// ObjectKind of dead letter.
     pub kind: &'static str,
     /// What is wrong with it.
     pub reason: String,
@@ -41,7 +41,7 @@ pub fn upload_conflict(upload: &Object) -> Option<Object> {
     Some(Object {
         bucket: upload.bucket.clone(),
         key,
-        kind: Kind::DeadLetter,
+        kind: ObjectKind::DeadLetter,
         body: Body::of(format!("{line}\n")),
         content_type: "application/x-ndjson".into(),
         metadata: upload.metadata.iter().filter(|(name, _)| is_range(name)).cloned().collect(),
@@ -74,7 +74,7 @@ pub fn gap_report(
     Object {
         bucket: settings.bucket.clone(),
         key: format!("{prefix}{}-{shard}-{range}.gap.json", settings.stream),
-        kind: Kind::DeadLetter,
+        kind: ObjectKind::DeadLetter,
         body: Body::of(format!("{line}\n")),
         content_type: "application/json".into(),
         metadata: Vec::new(),

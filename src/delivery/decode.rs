@@ -41,7 +41,7 @@ pub fn decompress(codec: Codec, body: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct DecodedLine {
     data: String,
 }
 
@@ -61,7 +61,7 @@ pub fn payloads(format: Format, raw: &[u8]) -> Result<Option<Vec<Cow<'_, [u8]>>>
         Format::Envelope => {
             let mut payloads = Vec::new();
             for line in raw.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                let line: Line = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+                let line: DecodedLine = serde_json::from_slice(line).map_err(|e| e.to_string())?;
                 payloads.push(Cow::Owned(STANDARD.decode(line.data).map_err(|e| e.to_string())?));
             }
             payloads

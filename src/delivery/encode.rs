@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::delivery::blocks::{Blocks, Chain};
 use crate::delivery::body::Body;
-use crate::delivery::buffers::{self, FRAME, Lent};
+use crate::delivery::buffers::{self, FRAME, PooledBuffer};
 use crate::delivery::compress;
 use crate::delivery::dead_letter::Reject;
 use crate::delivery::settings::{Codec, Format, Settings};
@@ -42,7 +42,7 @@ pub struct Encoder {
 /// What is known about a record, as envelope lines and dead letters carry it; `data` in base64
 /// comes last, and is written without serde, which would go through `Display` for it.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EnvelopeLine<'a> {
     stream: &'a str,
     shard: &'a str,
     sequence: &'a str,
@@ -156,7 +156,7 @@ impl Encoder {
                 to.extend_from_slice(record.data);
             }
             Format::Envelope => {
-                let line = Line {
+                let line = EnvelopeLine {
                     stream,
                     shard: shard.as_str(),
                     sequence: record.sequence(),
@@ -241,7 +241,7 @@ impl Encoder {
                 raw.into()
             }
             Codec::None if self.open.len() >= FRAME => {
-                Bytes::from_owner(Lent(std::mem::take(&mut self.open)))
+                Bytes::from_owner(PooledBuffer(std::mem::take(&mut self.open)))
             }
             // Of the end of a large object, the buffer is worth more than a copy.
             codec => compress::frame(codec, self.level, &self.open, Bytes::copy_from_slice)?,

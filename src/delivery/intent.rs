@@ -2,7 +2,7 @@
 //!
 //! An intent fixes everything its objects depend on: the range of records, the settings they are
 //! encoded with, and the time stamp used where a record has none. Whoever finds the intent can
-//! therefore finish it and arrive at the same objects. Stored as JSON in `pendingCheckpointState`.
+//! therefore finish it and arrive at the same objects. StoredIntent as JSON in `pendingCheckpointState`.
 
 use std::sync::Arc;
 
@@ -41,11 +41,11 @@ pub struct IntentList {
     #[serde(rename = "s")]
     settings: Vec<Settings>,
     #[serde(rename = "i")]
-    intents: Vec<Stored>,
+    intents: Vec<StoredIntent>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredIntent {
     #[serde(rename = "f")]
     first: Position,
     #[serde(rename = "l")]
@@ -108,7 +108,7 @@ impl IntentList {
                     settings.push((*intent.settings).clone());
                     settings.len() - 1
                 });
-                Stored {
+                StoredIntent {
                     first: intent.first.clone(),
                     last: intent.last.clone(),
                     records: intent.records,
@@ -144,10 +144,10 @@ impl IntentList {
         #[derive(Deserialize)]
         struct Encoders {
             #[serde(rename = "s")]
-            settings: Vec<Encoder>,
+            settings: Vec<IntentEncoder>,
         }
         #[derive(Deserialize)]
-        struct Encoder {
+        struct IntentEncoder {
             #[serde(rename = "v")]
             encoder: u32,
         }

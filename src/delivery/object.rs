@@ -2,9 +2,9 @@
 
 use crate::delivery::body::Body;
 
-/// Kind of an object, for metrics and conflict rules.
+/// ObjectKind of an object, for metrics and conflict rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ObjectKind {
     /// Records of one partition.
     Archive,
     /// One uploaded file.
@@ -47,7 +47,7 @@ pub struct Object {
     /// Full key.
     pub key: String,
     /// What is in it.
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Its bytes.
     pub body: Body,
     /// Content type.

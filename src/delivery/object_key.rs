@@ -27,16 +27,16 @@ const MAX_PREFIX: usize = 512;
 /// A parsed key template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
-    parts: Vec<Part>,
-    /// Fields of the record, in the order of [`Part::Field`].
+    parts: Vec<TemplatePart>,
+    /// Fields of the record, in the order of [`TemplatePart::Field`].
     fields: Vec<Path>,
     granularity_ms: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Text(String),
-    Time(Field),
+    Time(TemplateField),
     Stream,
     Shard,
     Error,
@@ -44,7 +44,7 @@ enum Part {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
+enum TemplateField {
     Year,
     Year2,
     Month,
@@ -55,7 +55,7 @@ enum Field {
     Second,
 }
 
-impl Field {
+impl TemplateField {
     fn parse(letters: &str) -> Option<Self> {
         Some(match letters {
             "yyyy" => Self::Year,
@@ -141,7 +141,7 @@ impl Template {
             match name.strip_prefix("field:") {
                 Some(path) if !errors => {
                     let bad = |why| BadTemplate::Field(path.to_owned(), why);
-                    parts.push(Part::Field(fields.len()));
+                    parts.push(TemplatePart::Field(fields.len()));
                     fields.push(Path::parse(path).map_err(bad)?);
                 }
                 _ => variable(&mut parts, name, errors)?,
@@ -151,7 +151,9 @@ impl Template {
         text(&mut parts, rest);
         let granularity_ms = parts
             .iter()
-            .filter_map(|p| if let Part::Time(f) = p { Some(f.granularity_ms()) } else { None })
+            .filter_map(
+                |p| if let TemplatePart::Time(f) = p { Some(f.granularity_ms()) } else { None },
+            )
             .min();
         let this = Self { parts, fields, granularity_ms };
         let (shard, value) = (ShardId::new("shardId-000000000000"), "v".repeat(MAX_VALUE));
@@ -182,9 +184,12 @@ impl Template {
         let mut text = String::new();
         for part in &self.parts {
             match part {
-                Part::Text(literal) => text.push_str(literal),
-                Part::Stream => text.push_str(stream),
-                Part::Time(_) | Part::Shard | Part::Error | Part::Field(_) => break,
+                TemplatePart::Text(literal) => text.push_str(literal),
+                TemplatePart::Stream => text.push_str(stream),
+                TemplatePart::Time(_)
+                | TemplatePart::Shard
+                | TemplatePart::Error
+                | TemplatePart::Field(_) => break,
             }
         }
         text
@@ -225,29 +230,31 @@ impl Template {
         let mut key = String::new();
         for part in &self.parts {
             match part {
-                Part::Text(text) => key.push_str(text),
-                Part::Time(field) => field.write(&mut key, &time),
-                Part::Stream => key.push_str(stream),
-                Part::Shard => key.push_str(shard.as_str()),
-                Part::Error => key.push_str(error),
-                Part::Field(index) => key.push_str(values.get(*index).copied().unwrap_or_default()),
+                TemplatePart::Text(text) => key.push_str(text),
+                TemplatePart::Time(field) => field.write(&mut key, &time),
+                TemplatePart::Stream => key.push_str(stream),
+                TemplatePart::Shard => key.push_str(shard.as_str()),
+                TemplatePart::Error => key.push_str(error),
+                TemplatePart::Field(index) => {
+                    key.push_str(values.get(*index).copied().unwrap_or_default())
+                }
             }
         }
         key
     }
 }
 
-fn text(parts: &mut Vec<Part>, text: &str) {
+fn text(parts: &mut Vec<TemplatePart>, text: &str) {
     if !text.is_empty() {
-        parts.push(Part::Text(text.to_owned()));
+        parts.push(TemplatePart::Text(text.to_owned()));
     }
 }
 
-fn variable(parts: &mut Vec<Part>, name: &str, errors: bool) -> Result<(), BadTemplate> {
+fn variable(parts: &mut Vec<TemplatePart>, name: &str, errors: bool) -> Result<(), BadTemplate> {
     match name {
-        "stream" => parts.push(Part::Stream),
-        "shard" => parts.push(Part::Shard),
-        "error" | "firehose:error-output-type" if errors => parts.push(Part::Error),
+        "stream" => parts.push(TemplatePart::Stream),
+        "shard" => parts.push(TemplatePart::Shard),
+        "error" | "firehose:error-output-type" if errors => parts.push(TemplatePart::Error),
         "firehose:random-string" => {
             return Err(BadTemplate::Refused(
                 name.to_owned(),
@@ -268,8 +275,8 @@ fn variable(parts: &mut Vec<Part>, name: &str, errors: bool) -> Result<(), BadTe
             ));
         }
         _ => {
-            if let Some(field) = Field::parse(name) {
-                parts.push(Part::Time(field));
+            if let Some(field) = TemplateField::parse(name) {
+                parts.push(TemplatePart::Time(field));
             } else if let Some(pattern) = name.strip_prefix("timestamp:") {
                 time_pattern(parts, pattern)?;
             } else {
@@ -281,7 +288,7 @@ fn variable(parts: &mut Vec<Part>, name: &str, errors: bool) -> Result<(), BadTe
 }
 
 /// Java's DateTimeFormatter, as much of it as keys need.
-fn time_pattern(parts: &mut Vec<Part>, pattern: &str) -> Result<(), BadTemplate> {
+fn time_pattern(parts: &mut Vec<TemplatePart>, pattern: &str) -> Result<(), BadTemplate> {
     let mut rest = pattern;
     while let Some(c) = rest.chars().next() {
         if c == '\'' {
@@ -292,9 +299,9 @@ fn time_pattern(parts: &mut Vec<Part>, pattern: &str) -> Result<(), BadTemplate>
         } else if c.is_ascii_alphabetic() {
             let run = rest.chars().take_while(|x| *x == c).count();
             let letters = &rest[..run];
-            let field =
-                Field::parse(letters).ok_or_else(|| BadTemplate::Letters(letters.to_owned()))?;
-            parts.push(Part::Time(field));
+            let field = TemplateField::parse(letters)
+                .ok_or_else(|| BadTemplate::Letters(letters.to_owned()))?;
+            parts.push(TemplatePart::Time(field));
             rest = &rest[run..];
         } else {
             text(parts, &rest[..c.len_utf8()]);

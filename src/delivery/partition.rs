@@ -35,7 +35,7 @@ const END: char = '/';
 
 /// Why a record stands in a partition other than the one its data asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Misplaced {
+pub enum PartitionFallback {
     /// A field is absent, null or empty.
     Absent,
     /// A field cannot be read or cannot stand in a key.
@@ -46,7 +46,7 @@ pub enum Misplaced {
     Overflow,
 }
 
-impl Misplaced {
+impl PartitionFallback {
     /// Label of the metric.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -95,14 +95,14 @@ pub struct Partitions {
     last: (String, Option<usize>),
     /// The same where the time of arrival alone decides, in units of the template.
     last_at: Option<(i64, usize)>,
-    misplaced: BTreeMap<Misplaced, u64>,
+    misplaced: BTreeMap<PartitionFallback, u64>,
 }
 
 /// Where a record belongs; its slot stands in [`Partitions::slot`].
-struct Place {
+struct PartitionPlace {
     ms: i64,
     arrival_ms: i64,
-    misses: [Option<Misplaced>; 3],
+    misses: [Option<PartitionFallback>; 3],
 }
 
 impl Partitions {
@@ -187,7 +187,7 @@ impl Partitions {
         &mut self.list[index]
     }
 
-    fn find_or_open(&mut self, place: &Place) -> usize {
+    fn find_or_open(&mut self, place: &PartitionPlace) -> usize {
         let index = match self.by_slot.get(&self.slot) {
             Some(index) => *index,
             None => {
@@ -198,7 +198,7 @@ impl Partitions {
                     let spilled = self.overflow(place.arrival_ms);
                     if spilled != prefix {
                         // Not remembered: of slots that overflow there is no bound.
-                        *self.misplaced.entry(Misplaced::Overflow).or_default() += 1;
+                        *self.misplaced.entry(PartitionFallback::Overflow).or_default() += 1;
                         let index = self.open(spilled);
                         self.list[index].overflow = true;
                         return index;
@@ -246,13 +246,13 @@ impl Partitions {
     }
 
     /// Reads what the place of a record follows from, and writes it down as its slot.
-    fn place(&mut self, record: Record<'_>) -> Place {
+    fn place(&mut self, record: Record<'_>) -> PartitionPlace {
         let arrival_ms = record.arrival_ms.unwrap_or(self.stamp_ms);
-        let mut place = Place { ms: arrival_ms, arrival_ms, misses: [None; 3] };
+        let mut place = PartitionPlace { ms: arrival_ms, arrival_ms, misses: [None; 3] };
         if let Some(field) = &self.recipe.time_field {
             match time(field, record.data) {
                 Some(ms) => place.ms = ms,
-                None => place.misses[0] = Some(Misplaced::Time),
+                None => place.misses[0] = Some(PartitionFallback::Time),
             }
         }
         let template = &self.recipe.prefix;
@@ -269,8 +269,8 @@ impl Partitions {
                 self.slot.truncate(begin);
                 self.slot.push_str(DEFAULT);
                 match miss {
-                    Miss::Absent => place.misses[1] = Some(Misplaced::Absent),
-                    Miss::Unusable => place.misses[2] = Some(Misplaced::Unusable),
+                    Miss::Absent => place.misses[1] = Some(PartitionFallback::Absent),
+                    Miss::Unusable => place.misses[2] = Some(PartitionFallback::Unusable),
                 }
             }
             self.slot.push(END);

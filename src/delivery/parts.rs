@@ -12,7 +12,7 @@ use crate::delivery::body::Body;
 
 /// A part in the store, as the list that completes the upload names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredPart {
     /// From 1.
     pub number: i32,
     /// As the store returned it.
@@ -29,7 +29,7 @@ pub enum Step<'a> {
     /// Store this part of the upload; what comes of it goes to [`Parts::stored`].
     Part(&'a str, i32, Body),
     /// Make the object of these parts of the upload.
-    Complete(&'a str, &'a [Stored]),
+    Complete(&'a str, &'a [StoredPart]),
 }
 
 /// See the module.
@@ -37,7 +37,7 @@ pub enum Step<'a> {
 pub struct Parts {
     size: usize,
     id: Option<String>,
-    stored: Vec<Stored>,
+    stored: Vec<StoredPart>,
     /// Chunks with bytes that are not stored.
     held: VecDeque<Bytes>,
     /// Bytes of the first of them that are.
@@ -104,7 +104,7 @@ impl Parts {
     }
 
     /// The next part is stored. Returns how many bytes are held no more.
-    pub fn stored(&mut self, part: Stored) -> usize {
+    pub fn stored(&mut self, part: StoredPart) -> usize {
         self.stored.push(part);
         let (mut gone, mut left) = (0, self.size);
         while let Some(chunk) = self.held.front() {
@@ -139,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn stored(number: i32) -> Stored {
-        Stored { number, etag: Some(format!("etag {number}")), crc32: String::new() }
+    fn stored(number: i32) -> StoredPart {
+        StoredPart { number, etag: Some(format!("etag {number}")), crc32: String::new() }
     }
 
     fn body(chunks: &[usize]) -> Body {

@@ -11,11 +11,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::delivery::batch::Open;
+use crate::delivery::batch::OpenBatch;
 use crate::delivery::dead_letter;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::intent::Intent;
-use crate::delivery::object::{Kind, Object};
+use crate::delivery::object::{Object, ObjectKind};
 use crate::delivery::object_key::{BadTemplate, archive_key, object_name};
 use crate::delivery::partition::{Candidates, Partitions};
 use crate::delivery::recipe::Recipe;
@@ -93,7 +93,7 @@ impl Remains {
         // Each record under its own partition, however many there are.
         let apart = Settings { spill: 0, ..Settings::clone(settings) };
         let recipe = Arc::new(Recipe::new(Arc::new(apart))?);
-        let mut open = Open::new(recipe, self.shard.clone(), stamp_ms, None);
+        let mut open = OpenBatch::new(recipe, self.shard.clone(), stamp_ms, None);
         let mut partitions = self.partitions();
         for record in self.records() {
             let delivered = match self.home(&mut partitions, record) {
@@ -110,10 +110,12 @@ impl Remains {
         let sealed = open.seal_as(self.intent.first.clone(), self.intent.last.clone())?;
         let errors = self.recipe.errors.render(stamp_ms, &settings.stream, &self.shard, "gap");
         let kept = sealed.objects.into_iter().map(|object| match object.kind {
-            Kind::Upload => object,
-            Kind::Archive | Kind::DeadLetter => {
-                Object { key: format!("{errors}{}", object.key), kind: Kind::DeadLetter, ..object }
-            }
+            ObjectKind::Upload => object,
+            ObjectKind::Archive | ObjectKind::DeadLetter => Object {
+                key: format!("{errors}{}", object.key),
+                kind: ObjectKind::DeadLetter,
+                ..object
+            },
         });
         Ok(kept.collect())
     }
@@ -162,7 +164,7 @@ pub enum RemainsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::batch::Limits;
+    use crate::delivery::batch::BatchLimits;
 
     const STAMP: i64 = 1_767_225_600_000;
 
@@ -183,8 +185,8 @@ mod tests {
 
     /// The batch as its author saw it: what is announced, and its objects.
     fn announced(records: &[(u32, &str)]) -> (Intent, Vec<Object>) {
-        let mut open = Open::new(recipe(), ShardId::new("shard"), STAMP, None);
-        open.fill(&mut page(records), &Limits::NONE).unwrap();
+        let mut open = OpenBatch::new(recipe(), ShardId::new("shard"), STAMP, None);
+        open.fill(&mut page(records), &BatchLimits::NONE).unwrap();
         let sealed = open.seal().unwrap().unwrap();
         (sealed.intent, sealed.objects)
     }

@@ -10,7 +10,7 @@ use crate::upload::event::subject_hash;
 
 /// What a deployment demands of its callers.
 #[derive(Debug, Clone, Default)]
-pub struct Demands {
+pub struct AuthPolicy {
     /// App clients that may call; empty: any the authorizer let through.
     pub client_ids: Vec<String>,
     /// A scope the token must carry.
@@ -28,7 +28,7 @@ pub struct Caller {
 
 /// Why a caller is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AuthError {
     /// 401: the event carries no verified claims.
     #[error("no verified token came with the request")]
     NoClaims,
@@ -46,7 +46,7 @@ pub enum Refusal {
     Scope,
 }
 
-impl Refusal {
+impl AuthError {
     /// The HTTP status it becomes.
     pub fn status(self) -> u16 {
         match self {
@@ -59,32 +59,32 @@ impl Refusal {
 /// Judges the claims of `requestContext.authorizer.jwt` (`None`: there was no authorizer).
 ///
 /// # Errors
-/// [`Refusal`], the first that applies.
+/// [`AuthError`], the first that applies.
 pub fn admit(
     claims: Option<&HashMap<String, String>>,
     scopes: &[String],
-    demands: &Demands,
-) -> Result<Caller, Refusal> {
-    let claims = claims.filter(|c| !c.is_empty()).ok_or(Refusal::NoClaims)?;
+    demands: &AuthPolicy,
+) -> Result<Caller, AuthError> {
+    let claims = claims.filter(|c| !c.is_empty()).ok_or(AuthError::NoClaims)?;
     let claim = |name: &str| claims.get(name).map(String::as_str).filter(|v| !v.is_empty());
-    let subject = claim("sub").ok_or(Refusal::NoSubject)?;
+    let subject = claim("sub").ok_or(AuthError::NoSubject)?;
     let clients = match claim("token_use") {
         Some("access") => list(claim("client_id")),
         Some("id") => list(claim("aud")),
         None if demands.any_token_use => {
             [list(claim("client_id")), list(claim("aud")), list(claim("azp"))].concat()
         }
-        _ => return Err(Refusal::TokenUse),
+        _ => return Err(AuthError::TokenUse),
     };
     if !demands.client_ids.is_empty()
         && !clients.iter().any(|c| demands.client_ids.iter().any(|d| d == c))
     {
-        return Err(Refusal::Client);
+        return Err(AuthError::Client);
     }
     if let Some(required) = &demands.scope {
         let granted = list(claim("scope"));
         if !granted.contains(&required.as_str()) && !scopes.contains(required) {
-            return Err(Refusal::Scope);
+            return Err(AuthError::Scope);
         }
     }
     Ok(Caller { subject: subject_hash(claim("iss").unwrap_or_default(), subject) })
@@ -111,8 +111,8 @@ mod tests {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
-    fn demands() -> Demands {
-        Demands {
+    fn demands() -> AuthPolicy {
+        AuthPolicy {
             client_ids: vec!["web".into()],
             scope: Some("catchment/upload".into()),
             any_token_use: false,
@@ -143,28 +143,28 @@ mod tests {
             };
             admit(Some(&all), &[], &demands()).unwrap_err()
         };
-        assert_eq!(admit(None, &[], &demands()), Err(Refusal::NoClaims));
-        assert_eq!(admit(Some(&HashMap::new()), &[], &demands()), Err(Refusal::NoClaims));
-        assert_eq!(change("sub", None), Refusal::NoSubject);
-        assert_eq!(change("sub", Some("")), Refusal::NoSubject);
-        assert_eq!(change("token_use", None), Refusal::TokenUse);
-        assert_eq!(change("token_use", Some("refresh")), Refusal::TokenUse);
-        assert_eq!(change("token_use", Some("id")), Refusal::Client, "client_id is no audience");
-        assert_eq!(change("client_id", Some("other")), Refusal::Client);
-        assert_eq!(change("client_id", None), Refusal::Client);
-        assert_eq!(change("scope", Some("catchment/uploads openid")), Refusal::Scope);
-        assert_eq!(change("scope", None), Refusal::Scope);
-        assert_eq!([Refusal::NoClaims.status(), Refusal::Scope.status()], [401, 403]);
+        assert_eq!(admit(None, &[], &demands()), Err(AuthError::NoClaims));
+        assert_eq!(admit(Some(&HashMap::new()), &[], &demands()), Err(AuthError::NoClaims));
+        assert_eq!(change("sub", None), AuthError::NoSubject);
+        assert_eq!(change("sub", Some("")), AuthError::NoSubject);
+        assert_eq!(change("token_use", None), AuthError::TokenUse);
+        assert_eq!(change("token_use", Some("refresh")), AuthError::TokenUse);
+        assert_eq!(change("token_use", Some("id")), AuthError::Client, "client_id is no audience");
+        assert_eq!(change("client_id", Some("other")), AuthError::Client);
+        assert_eq!(change("client_id", None), AuthError::Client);
+        assert_eq!(change("scope", Some("catchment/uploads openid")), AuthError::Scope);
+        assert_eq!(change("scope", None), AuthError::Scope);
+        assert_eq!([AuthError::NoClaims.status(), AuthError::Scope.status()], [401, 403]);
     }
 
     #[test]
     fn id_tokens_and_other_providers() {
-        let only_client = Demands { scope: None, ..demands() };
+        let only_client = AuthPolicy { scope: None, ..demands() };
         let id = claims(&[("sub", "1"), ("token_use", "id"), ("aud", "web")]);
         assert!(admit(Some(&id), &[], &only_client).is_ok());
         let other = claims(&[("sub", "1"), ("aud", "[api web]")]);
-        assert_eq!(admit(Some(&other), &[], &only_client), Err(Refusal::TokenUse));
-        let relaxed = Demands { any_token_use: true, ..only_client };
+        assert_eq!(admit(Some(&other), &[], &only_client), Err(AuthError::TokenUse));
+        let relaxed = AuthPolicy { any_token_use: true, ..only_client };
         assert!(admit(Some(&other), &[], &relaxed).is_ok());
     }
 

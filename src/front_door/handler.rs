@@ -8,11 +8,11 @@ use std::time::Duration;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use lambda_http::http::Method;
 
-use super::claims::{Caller, Demands, Refusal, admit};
+use super::claims::{AuthError, AuthPolicy, Caller, admit};
 use super::media::extension;
-use super::reply::{Look, Problem, Uploaded, answer, text};
+use super::reply::{ProblemReply, ReplyLook, Uploaded, answer, text};
 use super::request::{body, content_type, idempotency_key, too_large, within_stage};
-use crate::aws::front_door::{Door, DoorError};
+use crate::aws::front_door::{UploadApi, UploadApiError};
 use crate::clock::{Clock, Jitter};
 use crate::upload::event::{
     Envelope, KEY_PREFIX, idempotent_id, is_request_id, max_body_bytes, sha256_hex,
@@ -25,7 +25,7 @@ pub struct HandlerConfig {
     /// The stream's record limit (1 MiB unless raised).
     pub max_record_bytes: usize,
     /// What callers must bring.
-    pub demands: Demands,
+    pub demands: AuthPolicy,
     /// How long to go on trying to put one event.
     pub put_deadline: Duration,
 }
@@ -34,7 +34,7 @@ impl Default for HandlerConfig {
     fn default() -> Self {
         Self {
             max_record_bytes: 1 << 20,
-            demands: Demands::default(),
+            demands: AuthPolicy::default(),
             put_deadline: Duration::from_secs(8),
         }
     }
@@ -43,7 +43,7 @@ impl Default for HandlerConfig {
 /// The handler; made once, called for every request, concurrently if the host likes.
 #[derive(Clone)]
 pub struct Handler {
-    door: Door,
+    door: UploadApi,
     config: HandlerConfig,
     clock: Clock,
     jitter: Jitter,
@@ -51,7 +51,7 @@ pub struct Handler {
 
 /// What goes into the one log line of a request.
 #[derive(Default)]
-struct Trail {
+struct AccessLog {
     caller: String,
     file_key: String,
     bytes: usize,
@@ -63,7 +63,7 @@ struct Trail {
 
 impl Handler {
     /// Puts the parts together.
-    pub fn new(door: Door, config: HandlerConfig, clock: Clock, jitter: Jitter) -> Self {
+    pub fn new(door: UploadApi, config: HandlerConfig, clock: Clock, jitter: Jitter) -> Self {
         Self { door, config, clock, jitter }
     }
 
@@ -80,7 +80,7 @@ impl Handler {
     ) -> ApiGatewayV2httpResponse {
         let request_id = self.request_id(&event);
         let started = self.clock.now();
-        let mut trail = Trail::default();
+        let mut trail = AccessLog::default();
         let response = match self.route(event, &request_id, budget, &mut trail).await {
             Ok(body) => answer(200, &request_id, body),
             Err(problem) => {
@@ -129,8 +129,8 @@ impl Handler {
         event: ApiGatewayV2httpRequest,
         request_id: &str,
         budget: Duration,
-        trail: &mut Trail,
-    ) -> Result<String, Problem> {
+        trail: &mut AccessLog,
+    ) -> Result<String, ProblemReply> {
         let jwt = event.request_context.authorizer.as_ref().and_then(|a| a.jwt.as_ref());
         let scopes = jwt.and_then(|j| j.scopes.as_deref()).unwrap_or_default();
         let caller = admit(jwt.map(|j| &j.claims), scopes, &self.config.demands)
@@ -150,15 +150,15 @@ impl Handler {
             (&Method::GET, path) if path.starts_with("/uploads/") => {
                 self.look_up(&path["/uploads/".len()..], &caller, trail).await
             }
-            (_, "/" | "" | "/uploads" | "/uploads/") => Err(Problem {
+            (_, "/" | "" | "/uploads" | "/uploads/") => Err(ProblemReply {
                 allow: Some("POST"),
-                ..Problem::new(405, "method_not_allowed", "send the file with POST")
+                ..ProblemReply::new(405, "method_not_allowed", "send the file with POST")
             }),
-            (_, path) if path.starts_with("/uploads/") => Err(Problem {
+            (_, path) if path.starts_with("/uploads/") => Err(ProblemReply {
                 allow: Some("GET"),
-                ..Problem::new(405, "method_not_allowed", "ask for an upload with GET")
+                ..ProblemReply::new(405, "method_not_allowed", "ask for an upload with GET")
             }),
-            _ => Err(Problem::new(404, "not_found", "there is nothing here; POST /uploads")),
+            _ => Err(ProblemReply::new(404, "not_found", "there is nothing here; POST /uploads")),
         }
     }
 
@@ -168,8 +168,8 @@ impl Handler {
         caller: Caller,
         request_id: &str,
         budget: Duration,
-        trail: &mut Trail,
-    ) -> Result<String, Problem> {
+        trail: &mut AccessLog,
+    ) -> Result<String, ProblemReply> {
         let started = self.clock.now();
         let content_type = content_type(&event)?;
         let idempotency_key = idempotency_key(&event)?;
@@ -182,7 +182,7 @@ impl Handler {
         };
         let file_key = format!("{KEY_PREFIX}{id}.{}", extension(&content_type));
         let file_key = validate_file_key(&file_key)
-            .map_err(|e| Problem::new(500, "internal", e.to_string()))?;
+            .map_err(|e| ProblemReply::new(500, "internal", e.to_string()))?;
         file_key.as_str().clone_into(&mut trail.file_key);
 
         let record = Envelope {
@@ -209,8 +209,8 @@ impl Handler {
         partition_key: &str,
         record: Vec<u8>,
         until: Duration,
-        trail: &mut Trail,
-    ) -> Result<(), Problem> {
+        trail: &mut AccessLog,
+    ) -> Result<(), ProblemReply> {
         let mut pause = Duration::from_millis(50);
         let mut before = None;
         loop {
@@ -222,7 +222,7 @@ impl Handler {
                 Ok(Err(error)) => error,
                 // An attempt that had little time says less than the one before it.
                 Err(_) => before.take().unwrap_or_else(|| {
-                    DoorError::Unavailable("no answer before the deadline".into())
+                    UploadApiError::Unavailable("no answer before the deadline".into())
                 }),
             };
             let wait = self.jitter.spread(pause, 0.5);
@@ -237,18 +237,18 @@ impl Handler {
         }
     }
 
-    fn explain(&self, error: &DoorError) -> Problem {
+    fn explain(&self, error: &UploadApiError) -> ProblemReply {
         match error {
-            DoorError::Throttled(_) => {
-                Problem::later("throttled", "the stream takes no more at the moment", 2)
+            UploadApiError::Throttled(_) => {
+                ProblemReply::later("throttled", "the stream takes no more at the moment", 2)
             }
-            DoorError::Unavailable(_) => Problem::later(
+            UploadApiError::Unavailable(_) => ProblemReply::later(
                 "unavailable",
                 "the stream did not acknowledge the file; send it again",
                 5,
             ),
-            DoorError::TooLarge(_) => too_large(self.max_body_bytes(), None),
-            DoorError::Denied(_) | DoorError::Misconfigured(_) => Problem::new(
+            UploadApiError::TooLarge(_) => too_large(self.max_body_bytes(), None),
+            UploadApiError::Denied(_) | UploadApiError::Misconfigured(_) => ProblemReply::new(
                 500,
                 "internal",
                 "the service cannot reach its stream; its operator must look at the log",
@@ -260,11 +260,11 @@ impl Handler {
         &self,
         name: &str,
         caller: &Caller,
-        trail: &mut Trail,
-    ) -> Result<String, Problem> {
-        let unknown = || Problem::new(404, "not_found", "not stored yet or unknown");
+        trail: &mut AccessLog,
+    ) -> Result<String, ProblemReply> {
+        let unknown = || ProblemReply::new(404, "not_found", "not stored yet or unknown");
         if !self.door.can_look_up() {
-            return Err(Problem::new(501, "not_configured", "look-ups are not configured"));
+            return Err(ProblemReply::new(501, "not_configured", "look-ups are not configured"));
         }
         // Names given out are a UUID and an extension; nothing else can have been given out.
         if name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
@@ -275,7 +275,7 @@ impl Handler {
         key.as_str().clone_into(&mut trail.file_key);
         match self.door.head_upload(key.as_str()).await {
             Ok(Some(stored)) if stored.subject.as_deref() == Some(caller.subject.as_str()) => {
-                Ok(text(&Look {
+                Ok(text(&ReplyLook {
                     status: "stored",
                     file_key: key.as_str(),
                     size: stored.size,
@@ -288,25 +288,25 @@ impl Handler {
             }
             Ok(None) => Err(unknown()),
             // S3 says 403 for a missing object to a role that may not list the bucket.
-            Err(DoorError::Denied(why)) => {
+            Err(UploadApiError::Denied(why)) => {
                 trail.reason = why;
                 Err(unknown())
             }
             Err(error) => {
                 trail.reason = error.to_string();
                 Err(match error {
-                    DoorError::Misconfigured(_) => self.explain(&error),
-                    _ => Problem::later("unavailable", "the store did not answer", 2),
+                    UploadApiError::Misconfigured(_) => self.explain(&error),
+                    _ => ProblemReply::later("unavailable", "the store did not answer", 2),
                 })
             }
         }
     }
 }
 
-fn refuse(refusal: Refusal, trail: &mut Trail) -> Problem {
+fn refuse(refusal: AuthError, trail: &mut AccessLog) -> ProblemReply {
     trail.reason = refusal.to_string();
     let code = if refusal.status() == 401 { "unauthorized" } else { "forbidden" };
-    Problem::new(refusal.status(), code, refusal.to_string())
+    ProblemReply::new(refusal.status(), code, refusal.to_string())
 }
 
 /// With three decimals.

@@ -12,7 +12,7 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// An error as the caller sees it.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct ProblemReply {
     pub(super) status: u16,
     pub(super) code: &'static str,
     pub(super) message: String,
@@ -20,7 +20,7 @@ pub(super) struct Problem {
     pub(super) allow: Option<&'static str>,
 }
 
-impl Problem {
+impl ProblemReply {
     pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), retry_after: None, allow: None }
     }
@@ -69,7 +69,7 @@ pub(super) struct Uploaded<'a> {
 
 /// The answer to a look-up.
 #[derive(Serialize)]
-pub(super) struct Look<'a> {
+pub(super) struct ReplyLook<'a> {
     pub(super) status: &'a str,
     pub(super) file_key: &'a str,
     pub(super) size: i64,

@@ -81,19 +81,19 @@ fn weights<'a>(active: &[&'a Lease]) -> BTreeMap<&'a ShardId, f64> {
 
 /// What one worker carries.
 #[derive(Clone, Copy, Debug, Default)]
-struct Load {
+struct WorkerLoad {
     weight: f64,
     leases: usize,
 }
 
-impl Load {
+impl WorkerLoad {
     fn add(&mut self, weight: f64) {
         self.weight += weight;
         self.leases += 1;
     }
 }
 
-type Loads<'a> = BTreeMap<&'a WorkerId, Load>;
+type Loads<'a> = BTreeMap<&'a WorkerId, WorkerLoad>;
 
 /// Decides one round. `leases` is the whole table, in any order.
 pub fn decide(
@@ -110,7 +110,7 @@ pub fn decide(
     let gone = |l: &Lease| l.is_free() || watch.is_expired(now, l);
     let is = |worker: &Option<WorkerId>| worker.as_ref() == Some(me);
     // A lease under way to a new owner counts as the new owner's load already.
-    let mut loads: Loads<'_> = BTreeMap::from([(me, Load::default())]);
+    let mut loads: Loads<'_> = BTreeMap::from([(me, WorkerLoad::default())]);
     for lease in active.iter().filter(|l| !gone(l)) {
         for owner in lease.checkpoint_owner.iter() {
             loads.entry(owner).or_default();
@@ -240,7 +240,8 @@ fn level<'a>(
             break;
         };
         let (to, least) = (*to, *least);
-        let mut givers: Vec<(&WorkerId, Load)> = loads.iter().map(|(w, l)| (*w, *l)).collect();
+        let mut givers: Vec<(&WorkerId, WorkerLoad)> =
+            loads.iter().map(|(w, l)| (*w, *l)).collect();
         givers.sort_by(|a, b| b.1.weight.total_cmp(&a.1.weight));
         let found = givers.into_iter().find_map(|(from, most)| {
             let limit = (most.weight - least.weight) / 2.0 + EQUAL;

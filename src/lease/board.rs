@@ -19,14 +19,14 @@ use crate::lease::write::Update;
 
 /// What the board says.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Board {
+pub struct ChangeMarker {
     /// The row itself.
     pub lease: Lease,
     /// How often leases were made available; 0 while nobody said so.
     pub news: u64,
 }
 
-impl Board {
+impl ChangeMarker {
     /// Reads the board; `None` if the row is not readable as a lease.
     pub fn read(item: &Item) -> Option<Self> {
         let lease = Lease::parse(item).ok().flatten()?;
@@ -95,9 +95,9 @@ mod tests {
             hash_range: None,
         };
         let mut item = new.item("stream", 0);
-        let before = Board::read(&item).unwrap();
+        let before = ChangeMarker::read(&item).unwrap();
         item.insert(attr::NEWS.into(), Attr::N("7".into()));
-        let after = Board::read(&item).unwrap();
+        let after = ChangeMarker::read(&item).unwrap();
         assert_eq!((before.news, after.news), (0, 7));
         assert_eq!(before.lease, after.lease);
         let me = WorkerId::new("me");

@@ -15,7 +15,7 @@ pub const HANDOFF: Duration = Duration::from_secs(30);
 
 /// What has been seen of one lease.
 #[derive(Debug)]
-struct Seen {
+struct SeenLease {
     counter: u64,
     owner: Option<WorkerId>,
     since: Duration,
@@ -23,7 +23,7 @@ struct Seen {
     handoff: Option<Duration>,
 }
 
-impl Seen {
+impl SeenLease {
     fn after(previous: Option<Self>, now: Duration, lease: &Lease) -> Self {
         let owner = lease.effective_owner().cloned();
         let handoff = lease
@@ -45,7 +45,7 @@ pub struct Watch {
     failover: Duration,
     /// A handoff that takes longer than this is not coming.
     patience: Duration,
-    seen: BTreeMap<ShardId, Seen>,
+    seen: BTreeMap<ShardId, SeenLease>,
 }
 
 impl Watch {
@@ -60,7 +60,7 @@ impl Watch {
         let mut seen = BTreeMap::new();
         for lease in leases {
             let previous = self.seen.remove(&lease.shard);
-            let mut after = Seen::after(previous, now, lease);
+            let mut after = SeenLease::after(previous, now, lease);
             if lease.is_free() && !graph::may_start(lease, &unfinished) {
                 // Nobody may take it yet, so nobody is late.
                 after.since = now;
@@ -73,7 +73,7 @@ impl Watch {
     /// Takes in a fresh reading of one row.
     pub fn observe_row(&mut self, now: Duration, lease: &Lease) {
         let seen = self.seen.remove(&lease.shard);
-        self.seen.insert(lease.shard.clone(), Seen::after(seen, now, lease));
+        self.seen.insert(lease.shard.clone(), SeenLease::after(seen, now, lease));
     }
 
     /// How long a lease may stand still before anybody may take it, whoever it was meant for: the

@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 use crate::ids::{ShardId, WorkerId};
-use crate::lease::board::Board;
+use crate::lease::board::ChangeMarker;
 use crate::lease::row::Lease;
 
 /// The pace of looking.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct ScanPace {
     /// How often the board is read (`lease.scan`).
     pub look: Duration,
     /// How often a worker that is not the lookout reads the whole table (`lease.full_scan`).
@@ -26,7 +26,7 @@ pub struct Pace {
 /// that reading the whole table costs the same however many read it.
 const SHARING: u32 = 5;
 
-impl Pace {
+impl ScanPace {
     /// Between two scans of the lookout.
     pub fn lookout(&self) -> Duration {
         self.look * 2
@@ -47,7 +47,7 @@ impl Pace {
 
 /// What to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum ScanScope {
     /// Nothing.
     Rest,
     /// Read this row.
@@ -57,7 +57,7 @@ pub enum Look {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenMarker {
     shard: ShardId,
     /// Unknown until the row was read by itself: a scan reads rows one after the other, so news it
     /// shows may be newer than rows it read before.
@@ -69,9 +69,9 @@ struct Seen {
 
 /// Remembers what was looked at when.
 #[derive(Debug)]
-pub struct Patrol {
-    pace: Pace,
-    board: Option<Seen>,
+pub struct ScanSchedule {
+    pace: ScanPace,
+    board: Option<SeenMarker>,
     scanned: Option<Duration>,
     /// A scan is wished for at this time.
     wish: Option<Duration>,
@@ -79,9 +79,9 @@ pub struct Patrol {
     rest: Duration,
 }
 
-impl Patrol {
+impl ScanSchedule {
     /// Nothing seen yet.
-    pub fn new(pace: Pace) -> Self {
+    pub fn new(pace: ScanPace) -> Self {
         Self { pace, board: None, scanned: None, wish: None, rest: pace.full }
     }
 
@@ -96,25 +96,25 @@ impl Patrol {
     }
 
     /// The next look. `lookout`: we own the board row.
-    pub fn next(&self, now: Duration, lookout: bool) -> Look {
+    pub fn next(&self, now: Duration, lookout: bool) -> ScanScope {
         let (Some(board), Some(scanned)) = (&self.board, self.scanned) else {
-            return Look::Everywhere;
+            return ScanScope::Everywhere;
         };
         let since = now.saturating_sub(scanned);
         let due = if lookout { self.pace.lookout().min(self.rest) } else { self.rest };
         // Jitter must not make a lookout skip a beat: looks come about every `look`.
         let early = self.pace.look / 4;
         if since + early >= due || self.wish.is_some_and(|wish| wish <= now) {
-            Look::Everywhere
+            ScanScope::Everywhere
         } else if lookout {
-            Look::Rest
+            ScanScope::Rest
         } else {
-            Look::At(board.shard.clone())
+            ScanScope::At(board.shard.clone())
         }
     }
 
     /// Takes in the board row, as just read; says whether to look at the whole table.
-    pub fn saw(&mut self, now: Duration, row: Option<&Board>) -> bool {
+    pub fn saw(&mut self, now: Duration, row: Option<&ChangeMarker>) -> bool {
         let (Some(seen), Some(board)) = (&mut self.board, row) else {
             return true;
         };
@@ -137,14 +137,14 @@ impl Patrol {
     }
 
     /// Takes in a scan begun at `begun`: the board row as that scan shows it, and the pause to the
-    /// next scan if nothing happens (about [`Pace::rest`]).
+    /// next scan if nothing happens (about [`ScanPace::rest`]).
     pub fn scanned(&mut self, begun: Duration, now: Duration, row: Option<&Lease>, rest: Duration) {
         self.scanned = Some(begun);
         self.wish = self.wish.filter(|wish| *wish > begun);
         self.rest = rest;
         let seen = self.board.take();
         self.board = row.map(|row| {
-            let new = Seen {
+            let new = SeenMarker {
                 shard: row.shard.clone(),
                 news: None,
                 lookout: row.effective_owner().cloned(),
@@ -155,7 +155,7 @@ impl Patrol {
                 Some(seen) if seen.shard == new.shard => {
                     let same = seen.counter == new.counter && seen.lookout == new.lookout;
                     let since = if same { seen.since } else { now };
-                    Seen { news: seen.news, since, ..new }
+                    SeenMarker { news: seen.news, since, ..new }
                 }
                 _ => new,
             }
@@ -170,16 +170,16 @@ mod tests {
     use crate::stream::position::Checkpoint;
 
     const S: Duration = Duration::from_secs(1);
-    const PACE: Pace =
-        Pace { look: S, full: Duration::from_secs(30), failover: Duration::from_secs(10) };
+    const PACE: ScanPace =
+        ScanPace { look: S, full: Duration::from_secs(30), failover: Duration::from_secs(10) };
 
-    fn board(counter: u64, news: u64) -> Board {
-        Board { lease: lease("a", Some("w"), counter), news }
+    fn board(counter: u64, news: u64) -> ChangeMarker {
+        ChangeMarker { lease: lease("a", Some("w"), counter), news }
     }
 
-    fn after_a_scan() -> Patrol {
-        let mut patrol = Patrol::new(PACE);
-        assert_eq!(patrol.next(Duration::ZERO, false), Look::Everywhere);
+    fn after_a_scan() -> ScanSchedule {
+        let mut patrol = ScanSchedule::new(PACE);
+        assert_eq!(patrol.next(Duration::ZERO, false), ScanScope::Everywhere);
         patrol.scanned(Duration::ZERO, Duration::ZERO, Some(&board(1, 5).lease), 30 * S);
         // What a scan shows of the news does not count; what the row itself says does.
         assert!(patrol.saw(S, Some(&board(1, 5))));
@@ -191,10 +191,10 @@ mod tests {
     fn a_quiet_fleet_reads_one_row() {
         let mut patrol = after_a_scan();
         for second in 2..30_u32 {
-            assert_eq!(patrol.next(second * S, false), Look::At(ShardId::new("a")));
+            assert_eq!(patrol.next(second * S, false), ScanScope::At(ShardId::new("a")));
             assert!(!patrol.saw(second * S, Some(&board(u64::from(second) / 3, 5))), "{second}");
         }
-        assert_eq!(patrol.next(31 * S, false), Look::Everywhere);
+        assert_eq!(patrol.next(31 * S, false), ScanScope::Everywhere);
     }
 
     #[test]
@@ -211,14 +211,14 @@ mod tests {
     fn a_board_without_an_owner_or_gone_is_looked_into() {
         let mut patrol = after_a_scan();
         assert!(patrol.saw(2 * S, None));
-        let free = Board { lease: lease("a", None, 2), news: 5 };
+        let free = ChangeMarker { lease: lease("a", None, 2), news: 5 };
         assert!(!patrol.saw(2 * S, Some(&free)), "scanned just now");
         assert!(patrol.saw(3 * S, Some(&free)));
         let mut finished = board(2, 5);
         finished.lease.progress.checkpoint = Checkpoint::ShardEnd;
         assert!(patrol.saw(2 * S, Some(&finished)));
         patrol.scanned(2 * S, 2 * S, None, 30 * S);
-        assert_eq!(patrol.next(3 * S, false), Look::Everywhere);
+        assert_eq!(patrol.next(3 * S, false), ScanScope::Everywhere);
     }
 
     #[test]
@@ -238,13 +238,13 @@ mod tests {
     #[test]
     fn the_lookout_scans_at_every_second_look_and_reads_no_board() {
         let mut patrol = after_a_scan();
-        assert_eq!(patrol.next(2 * S, true), Look::Rest);
-        assert_eq!(patrol.next(3 * S, true), Look::Everywhere);
+        assert_eq!(patrol.next(2 * S, true), ScanScope::Rest);
+        assert_eq!(patrol.next(3 * S, true), ScanScope::Everywhere);
         patrol.wish(5 * S);
         patrol.wish(2 * S);
-        assert_eq!(patrol.next(2 * S, true), Look::Everywhere, "a wish is heard");
+        assert_eq!(patrol.next(2 * S, true), ScanScope::Everywhere, "a wish is heard");
         patrol.scanned(2 * S, 2 * S, Some(&board(1, 5).lease), 30 * S);
-        assert_eq!(patrol.next(2 * S, true), Look::Rest, "and done");
+        assert_eq!(patrol.next(2 * S, true), ScanScope::Rest, "and done");
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(PACE.rest(50), 300 * S);
         // Heartbeats come every third of the failover time, seen a look late at worst.
         assert!(PACE.suspicion() > PACE.failover.mul_f64(0.38) + PACE.look);
-        let hasty = Pace { failover: 2 * S, ..PACE };
+        let hasty = ScanPace { failover: 2 * S, ..PACE };
         assert!(hasty.suspicion() > hasty.failover.mul_f64(0.38) + hasty.look);
     }
 }

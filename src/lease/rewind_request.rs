@@ -39,7 +39,7 @@ pub struct Request {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredRequest {
     /// Tells one request from the next of the same kind.
     id: String,
     to: Target,
@@ -48,14 +48,14 @@ struct Stored {
 impl Request {
     /// A request with a name of its own.
     pub fn new(id: &str, to: Target) -> Self {
-        let stored = Stored { id: id.to_owned(), to: to.clone() };
+        let stored = StoredRequest { id: id.to_owned(), to: to.clone() };
         // Plain data: serialisation has no failing path.
         Self { to, raw: serde_json::to_string(&stored).unwrap_or_default() }
     }
 
     /// Reads the attribute; `None` if this version does not understand it.
     pub fn parse(raw: &str) -> Option<Self> {
-        let stored: Stored = serde_json::from_str(raw).ok()?;
+        let stored: StoredRequest = serde_json::from_str(raw).ok()?;
         Some(Self { to: stored.to, raw: raw.to_owned() })
     }
 }

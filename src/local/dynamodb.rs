@@ -14,12 +14,12 @@ const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
 
 /// The DynamoDB service. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Tables {
+pub(super) struct LocalTables {
     database: Database,
     tasks: Tasks,
 }
 
-impl Tables {
+impl LocalTables {
     /// Opens the file, or memory. The file is SQLite in WAL mode with full synchronisation: an
     /// acknowledged write survives a kill.
     pub(super) fn open(file: Option<&Path>, tasks: &Tasks) -> Result<Self, LocalError> {
@@ -172,12 +172,12 @@ mod tests {
 
     use super::*;
 
-    fn ask(tables: &Tables, operation: &str, body: Value) -> Result<Value, String> {
+    fn ask(tables: &LocalTables, operation: &str, body: Value) -> Result<Value, String> {
         let reply = run(&tables.database, operation, body.to_string().as_bytes());
         reply.map(|text| serde_json::from_str(&text).unwrap()).map_err(|error| error.to_string())
     }
 
-    fn create(tables: &Tables, name: &str) {
+    fn create(tables: &LocalTables, name: &str) {
         let table = json!({
             "TableName": name, "BillingMode": "PAY_PER_REQUEST",
             "AttributeDefinitions": [
@@ -197,7 +197,7 @@ mod tests {
     fn what_a_kill_left_of_a_table_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("tables.db");
-        let open = || Tables::open(Some(&file), &Tasks::pooled(1)).unwrap();
+        let open = || LocalTables::open(Some(&file), &Tasks::pooled(1)).unwrap();
         let tables = open();
         ["whole", "items", "index"].iter().for_each(|name| create(&tables, name));
         let item = json!({ "TableName": "whole", "Item": { "k": { "S": "1" } } });

@@ -16,10 +16,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::dynamodb::Tables;
+use super::dynamodb::LocalTables;
 use super::json_error::error;
 use super::kinesis::Streams;
-use super::s3::Objects;
+use super::s3::LocalObjects;
 use crate::task::Tasks;
 
 /// Largest JSON request: 500 records of base64 text plus their keys fit well.
@@ -28,16 +28,16 @@ const MAX_JSON: usize = 32 * 1024 * 1024;
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// The three services behind one port.
-pub(super) struct Gateway {
+pub(super) struct AwsGateway {
     pub(super) streams: Streams,
-    pub(super) tables: Tables,
-    pub(super) objects: Objects,
+    pub(super) tables: LocalTables,
+    pub(super) objects: LocalObjects,
     pub(super) tasks: Tasks,
     /// The directories, until the last connection is gone.
     pub(super) _locks: Vec<std::fs::File>,
 }
 
-impl Gateway {
+impl AwsGateway {
     async fn handle(&self, request: Request<Incoming>) -> Response {
         let request = request.map(Body::new);
         let target = request
@@ -98,7 +98,11 @@ async fn collect(request: Request<Body>) -> Result<Bytes, Response> {
 }
 
 /// Accepts connections until `stop`, then lets each finish the request it is serving.
-pub(super) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, stop: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    gateway: Arc<AwsGateway>,
+    stop: CancellationToken,
+) {
     let mut connections = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -122,7 +126,7 @@ pub(super) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, stop: Ca
     while connections.next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, gateway: Arc<Gateway>, stop: CancellationToken) {
+async fn connection(stream: TcpStream, gateway: Arc<AwsGateway>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let gateway = gateway.clone();

@@ -38,7 +38,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// How to start the services.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ServiceOptions {
     /// Streams and tables live under `<data_dir>/.catchment` and survive a kill; `None` keeps them
     /// in memory.
     pub data_dir: Option<PathBuf>,
@@ -89,7 +89,11 @@ impl Services {
     /// # Errors
     /// [`LocalError`] when the address is not loopback or in use, a directory is unusable or held
     /// by other local services, or stored data cannot be read.
-    pub async fn start(options: Options, tasks: &Tasks, clock: &Clock) -> Result<Self, LocalError> {
+    pub async fn start(
+        options: ServiceOptions,
+        tasks: &Tasks,
+        clock: &Clock,
+    ) -> Result<Self, LocalError> {
         if !options.listen.is_loopback() {
             return Err(LocalError::NotLoopback(options.listen));
         }
@@ -117,11 +121,12 @@ impl Services {
         let streams =
             kinesis::Streams::open(stream_dir.as_deref(), &options.region, tasks, clock, &jitter)
                 .await?;
-        let tables = dynamodb::Tables::open(table_file.as_deref(), tasks)?;
-        let objects = s3::Objects::open(&options.objects, &options.region, tasks, clock, &jitter)?;
+        let tables = dynamodb::LocalTables::open(table_file.as_deref(), tasks)?;
+        let objects =
+            s3::LocalObjects::open(&options.objects, &options.region, tasks, clock, &jitter)?;
 
         let stop = CancellationToken::new();
-        let gateway = Arc::new(gateway::Gateway {
+        let gateway = Arc::new(gateway::AwsGateway {
             streams,
             tables,
             objects,
@@ -176,7 +181,7 @@ impl Services {
 
 /// Deletes items past their time to live, and, less often because it reads them all, records past
 /// their retention.
-async fn sweep(gateway: Arc<gateway::Gateway>, clock: Clock, stop: CancellationToken) {
+async fn sweep(gateway: Arc<gateway::AwsGateway>, clock: Clock, stop: CancellationToken) {
     for round in 1u64.. {
         tokio::select! {
             biased;

@@ -16,7 +16,7 @@ use prometheus::{
 
 use super::table as metric;
 use super::table::{Bytes, Counter, FloatCounter, FloatGauge, Gauge, Seconds};
-pub use super::table::{Def, KNOWN, Kind, TABLE};
+pub use super::table::{Def, KNOWN, MetricKind, TABLE};
 use crate::ids::ShardId;
 
 /// Series of one shard: four counters and three gauges.
@@ -85,20 +85,20 @@ impl Metrics {
                 |buckets: &[f64]| HistogramOpts::new(def.name, def.help).buckets(buckets.to_vec());
             // The table is constant: a name or bucket it cannot register is caught by the tests.
             let series = match def.kind {
-                Kind::Counter => Series::Counter(
+                MetricKind::Counter => Series::Counter(
                     this.register(IntCounterVec::new(opts, def.labels).expect(def.name)),
                 ),
-                Kind::FloatCounter => Series::FloatCounter(
+                MetricKind::FloatCounter => Series::FloatCounter(
                     this.register(CounterVec::new(opts, def.labels).expect(def.name)),
                 ),
-                Kind::Gauge => Series::Gauge(
+                MetricKind::Gauge => Series::Gauge(
                     this.register(IntGaugeVec::new(opts, def.labels).expect(def.name)),
                 ),
-                Kind::FloatGauge => Series::FloatGauge(
+                MetricKind::FloatGauge => Series::FloatGauge(
                     this.register(GaugeVec::new(opts, def.labels).expect(def.name)),
                 ),
-                Kind::Seconds | Kind::Bytes => {
-                    let buckets = if def.kind == Kind::Seconds { SECONDS } else { BYTES };
+                MetricKind::Seconds | MetricKind::Bytes => {
+                    let buckets = if def.kind == MetricKind::Seconds { SECONDS } else { BYTES };
                     let metric = HistogramVec::new(histogram(buckets), def.labels);
                     Series::Distribution(this.register(metric.expect(def.name)))
                 }
@@ -255,8 +255,8 @@ impl Metrics {
 pub fn constant_series() -> usize {
     let one = |def: &Def| match def.kind {
         // Its buckets, +Inf, sum and count.
-        Kind::Seconds => SECONDS.len() + 3,
-        Kind::Bytes => BYTES.len() + 3,
+        MetricKind::Seconds => SECONDS.len() + 3,
+        MetricKind::Bytes => BYTES.len() + 3,
         _ => 1,
     };
     let known: usize = KNOWN.iter().map(|(_, values)| values.len()).sum();
@@ -298,7 +298,7 @@ mod tests {
         for def in TABLE {
             assert!(def.help.ends_with('.') && def.help.len() > 15, "{}", def.name);
             let counter_name = def.name.ends_with("_total");
-            let counter = matches!(def.kind, Kind::Counter | Kind::FloatCounter);
+            let counter = matches!(def.kind, MetricKind::Counter | MetricKind::FloatCounter);
             assert!(!counter || counter_name, "{}", def.name);
         }
         metrics.add(metric::BATCHES_TOTAL, &["size"], 2);
@@ -326,7 +326,7 @@ mod tests {
     fn busy(metrics: &Metrics, shards: &[(ShardId, ShardGauges)]) {
         for (id, _) in shards {
             for (row, def) in TABLE.iter().enumerate() {
-                if def.kind == Kind::Counter && def.labels == ["shard"] {
+                if def.kind == MetricKind::Counter && def.labels == ["shard"] {
                     metrics.add(Counter(row), &[metrics.shard(id)], 1);
                 }
             }

@@ -2,9 +2,9 @@
 //!
 //! Base units only; the help texts carry the AWS words that operators search for.
 
-/// Kind of a metric.
+/// MetricKind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only grows.
     Counter,
     /// Only grows, by fractions.
@@ -25,7 +25,7 @@ pub struct Def {
     /// Full name.
     pub name: &'static str,
     /// Type.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Label names.
     pub labels: &'static [&'static str],
     /// One sentence.
@@ -46,7 +46,7 @@ macro_rules! metrics {
 
         /// The table.
         pub const TABLE: &[Def] = &[
-            $(Def { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help }),*
+            $(Def { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help }),*
         ];
     };
 }

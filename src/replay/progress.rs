@@ -8,7 +8,7 @@ use crate::lease::row::Lease;
 
 /// The state of a replay, from its leases.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Progress {
+pub struct ReplayProgress {
     /// Shards of the range.
     pub shards: usize,
     /// Shards delivered to the end of the range.
@@ -27,7 +27,7 @@ pub struct Progress {
     pub complete: bool,
 }
 
-impl Progress {
+impl ReplayProgress {
     /// Sums up the leases. `whole`: every lease of the range is among them, and was readable.
     pub fn of(leases: &[Lease], whole: bool) -> Self {
         let finished = leases.iter().filter(|l| l.is_finished()).count();
@@ -52,11 +52,11 @@ impl Progress {
 
 /// Remembers how the lag went down.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct ReplayPace {
     begun: Option<(Duration, i64)>,
 }
 
-impl Pace {
+impl ReplayPace {
     /// The fraction of the way that is done, and the time left; `lag_ms` is the distance to the end.
     pub fn note(&mut self, now: Duration, lag_ms: i64) -> (f64, Option<Duration>) {
         let (since, most) = *self.begun.get_or_insert((now, lag_ms));
@@ -116,17 +116,17 @@ mod tests {
         let mut two = lease("b", None, 1);
         two.counted = Some((4, 40));
         two.progress.checkpoint = Checkpoint::ShardEnd;
-        let progress = Progress::of(&[one.clone(), two.clone()], true);
+        let progress = ReplayProgress::of(&[one.clone(), two.clone()], true);
         assert_eq!((progress.finished, progress.records, progress.bytes), (1, 7, 70));
         assert_eq!((progress.workers, progress.complete), (1, false));
         one.progress.checkpoint = Checkpoint::ShardEnd;
-        assert!(Progress::of(&[one.clone(), two.clone()], true).complete);
-        assert!(!Progress::of(&[one, two], false).complete);
+        assert!(ReplayProgress::of(&[one.clone(), two.clone()], true).complete);
+        assert!(!ReplayProgress::of(&[one, two], false).complete);
     }
 
     #[test]
     fn the_pace_so_far_says_what_is_left() {
-        let mut pace = Pace::default();
+        let mut pace = ReplayPace::default();
         let at = Duration::from_secs;
         assert_eq!(pace.note(at(10), 90_000), (0.0, None));
         assert_eq!(pace.note(at(20), 60_000).1, Some(at(20)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
-use crate::aws::lookup::{PARALLEL, Probe};
+use crate::aws::lookup::{PARALLEL, RecordLookup};
 use crate::delivery::settings::Settings;
 use crate::fault::CallError;
 use crate::ids::{SequenceNumber, ShardId};
@@ -40,7 +40,7 @@ pub enum End {
 }
 
 /// A range as asked.
-pub struct Asked {
+pub struct ReplayRequest {
     /// Name of the replay.
     pub id: String,
     /// Begin.
@@ -89,10 +89,10 @@ pub enum ResolveError {
 /// # Errors
 /// [`ResolveError`]
 pub async fn plan(
-    probe: &Probe,
+    probe: &RecordLookup,
     stream: &StreamInfo,
     shards: &[ShardInfo],
-    asked: Asked,
+    asked: ReplayRequest,
 ) -> Result<Plan, ResolveError> {
     let from = match asked.from {
         Begin::TrimHorizon => From::TrimHorizon,
@@ -133,7 +133,7 @@ pub async fn plan(
 }
 
 async fn holder(
-    probe: &Probe,
+    probe: &RecordLookup,
     shards: &[ShardInfo],
     named: Option<ShardId>,
     number: &SequenceNumber,
@@ -158,7 +158,7 @@ async fn holder(
 /// # Errors
 /// [`CallError`]
 pub async fn samples(
-    probe: &Probe,
+    probe: &RecordLookup,
     plan: &Plan,
     rows: &[NewLease],
 ) -> Result<BTreeMap<ShardId, Sample>, CallError> {

@@ -14,7 +14,7 @@ use crate::ids::ShardId;
 use crate::lease::row::{Attr, BadLease, Item, Lease, NewLease, attr};
 use crate::lease::write::Update;
 use crate::replay::plan::{BadRange, LAYOUT, Plan};
-use crate::replay::progress::Progress;
+use crate::replay::progress::ReplayProgress;
 use crate::stream::ShardInfo;
 
 /// Key of the plan's item.
@@ -62,7 +62,7 @@ pub struct Store {
 }
 
 /// A plan as it stands in the table.
-pub struct Stored {
+pub struct StoredReplay {
     /// The plan.
     pub plan: Plan,
     /// All its leases exist, or existed.
@@ -93,7 +93,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn load(&self) -> Result<Option<Stored>, StoreError> {
+    pub async fn load(&self) -> Result<Option<StoredReplay>, StoreError> {
         let item = match self.table.get(&ShardId::new(KEY)).await {
             Ok(item) => item,
             Err(error) if error.fault == Fault::NotFound => None,
@@ -111,7 +111,7 @@ impl Store {
             return Err(bad(format!("layout {version:?}, this build knows {LAYOUT}")));
         }
         let plan = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
-        Ok(Some(Stored { plan, ready: item.contains_key(READY) }))
+        Ok(Some(StoredReplay { plan, ready: item.contains_key(READY) }))
     }
 
     /// Stores a plan unless there is one; says whether it did.
@@ -189,8 +189,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn progress(&self, ready: bool) -> Result<Progress, StoreError> {
-        Ok(Progress::of(&self.leases().await?, ready))
+    pub async fn progress(&self, ready: bool) -> Result<ReplayProgress, StoreError> {
+        Ok(ReplayProgress::of(&self.leases().await?, ready))
     }
 
     /// Deletes the table; says whether it was there.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::ids::SequenceNumber;
-use crate::stream::records::{Entry, Field, MOST, Records, Span};
+use crate::stream::records::{MOST, RecordEntry, RecordField, Records, Span};
 
 use major::{ARRAY, BREAK, BYTES, INDEFINITE, MAP, NEGATIVE, TAG, TEXT, UNSIGNED};
 pub use write::request;
@@ -44,12 +44,12 @@ pub enum Unreadable {
 
 /// Where everything in a reply stands.
 #[derive(Debug)]
-pub struct Layout {
-    entries: Vec<Entry>,
+pub struct CborLayout {
+    entries: Vec<RecordEntry>,
     rest: Vec<u8>,
 }
 
-impl Layout {
+impl CborLayout {
     /// Number of records.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -71,13 +71,13 @@ impl Layout {
 ///
 /// # Errors
 /// [`Unreadable`]; the body is of no further use then.
-pub fn take(body: &mut [u8]) -> Result<Layout, Unreadable> {
+pub fn take(body: &mut [u8]) -> Result<CborLayout, Unreadable> {
     if u32::try_from(body.len()).is_err() {
         return Err(Unreadable::Form(0));
     }
-    let mut scan = Scan { body, at: 0, entries: Vec::new(), far: None };
+    let mut scan = CborScan { body, at: 0, entries: Vec::new(), far: None };
     match scan.reply() {
-        Some(rest) => Ok(Layout { entries: scan.entries, rest }),
+        Some(rest) => Ok(CborLayout { entries: scan.entries, rest }),
         None => Err(scan.far.map_or(Unreadable::Form(scan.at), Unreadable::Time)),
     }
 }
@@ -90,7 +90,7 @@ pub fn begins(body: &[u8]) -> bool {
 /// The body of an error in JSON; `None` if it is not a map in CBOR.
 pub fn error(body: &mut [u8]) -> Option<Vec<u8>> {
     u32::try_from(body.len()).ok()?;
-    let mut scan = Scan { body, at: 0, entries: Vec::new(), far: None };
+    let mut scan = CborScan { body, at: 0, entries: Vec::new(), far: None };
     let value = scan.value(DEPTH).filter(Value::is_object)?;
     if scan.at == scan.body.len() { serde_json::to_vec(&value).ok() } else { None }
 }
@@ -98,10 +98,10 @@ pub fn error(body: &mut [u8]) -> Option<Vec<u8>> {
 /// A field's name as nearly every encoder writes it, head included, at the start of `rest`; and how
 /// long it is. There is a handful of records for each kilobyte, so this is worth its lines.
 #[inline]
-fn usual(rest: &[u8]) -> Option<(Field, usize)> {
+fn usual(rest: &[u8]) -> Option<(RecordField, usize)> {
     macro_rules! is {
         ($name:literal, $field:ident) => {
-            rest.starts_with($name).then_some((Field::$field, $name.len()))
+            rest.starts_with($name).then_some((RecordField::$field, $name.len()))
         };
     }
     match rest.first()? {
@@ -126,15 +126,15 @@ struct Head {
 struct Left(Option<u64>);
 
 /// A cursor. Every method that returns `None` makes the reply unreadable.
-struct Scan<'a> {
+struct CborScan<'a> {
     body: &'a mut [u8],
     at: usize,
-    entries: Vec<Entry>,
+    entries: Vec<RecordEntry>,
     /// A time that cannot be.
     far: Option<i64>,
 }
 
-impl Scan<'_> {
+impl CborScan<'_> {
     #[inline]
     fn peek(&self) -> Option<u8> {
         self.body.get(self.at).copied()
@@ -271,7 +271,7 @@ impl Scan<'_> {
 
     /// The next field of a record, up to its value.
     #[inline]
-    fn field(&mut self, left: &mut Left) -> Option<Option<Field>> {
+    fn field(&mut self, left: &mut Left) -> Option<Option<RecordField>> {
         if left.0 != Some(0)
             && let Some((field, length)) = usual(self.body.get(self.at..)?)
         {
@@ -280,7 +280,7 @@ impl Scan<'_> {
             return Some(Some(field));
         }
         let name = self.name(left)?;
-        Some(name.map(|name| Field::named(&self.body[name.range()])))
+        Some(name.map(|name| RecordField::named(&self.body[name.range()])))
     }
 
     /// The whole reply; what is left of it in JSON.
@@ -336,7 +336,7 @@ impl Scan<'_> {
         Some(())
     }
 
-    fn record(&mut self) -> Option<Entry> {
+    fn record(&mut self) -> Option<RecordEntry> {
         let (mut data, mut sequence, mut key, mut arrival_ms) = (None, None, None, None);
         let mut left = self.open(MAP)?;
         while let Some(field) = self.field(&mut left)? {
@@ -344,11 +344,11 @@ impl Scan<'_> {
                 continue;
             }
             let twice = match field {
-                Field::Data => data.replace(self.string(BYTES)?).is_some(),
-                Field::Sequence => sequence.replace(self.string(TEXT)?).is_some(),
-                Field::Key => key.replace(self.string(TEXT)?).is_some(),
-                Field::Arrival => arrival_ms.replace(self.millis()?).is_some(),
-                Field::Encryption | Field::Other => {
+                RecordField::Data => data.replace(self.string(BYTES)?).is_some(),
+                RecordField::Sequence => sequence.replace(self.string(TEXT)?).is_some(),
+                RecordField::Key => key.replace(self.string(TEXT)?).is_some(),
+                RecordField::Arrival => arrival_ms.replace(self.millis()?).is_some(),
+                RecordField::Encryption | RecordField::Other => {
                     self.skip(DEPTH)?;
                     false
                 }
@@ -366,7 +366,7 @@ impl Scan<'_> {
         if !text || !SequenceNumber::is_number(&self.body[sequence.range()]) {
             return None;
         }
-        Some(Entry::plain(data, sequence, key, arrival_ms))
+        Some(RecordEntry::plain(data, sequence, key, arrival_ms))
     }
 
     /// Milliseconds since the epoch.

@@ -10,7 +10,7 @@
 //! the middle is delivered whole, as it came, instead of in part.
 
 use crate::stream::digests::digests;
-use crate::stream::records::{Entry, Records, Span};
+use crate::stream::records::{RecordEntry, Records, Span};
 
 const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 const DIGEST: usize = 16;
@@ -61,7 +61,7 @@ pub fn split(records: &Records, range: Option<HashRange>) -> Split {
     let range = range.filter(|range| !range.is_everything());
     let mut all = Split::default();
     let mut entries = Vec::with_capacity(records.len());
-    let mut contents = Contents::default();
+    let mut contents = AggregateContents::default();
     for (data, entry) in records.payloads().zip(records.entries()) {
         let sound = match claim(data) {
             Some((body, digest)) if found.next().is_some_and(|d| d == *digest) => Some(body),
@@ -86,35 +86,35 @@ fn claim(data: &[u8]) -> Option<(&[u8], &[u8; DIGEST])> {
 
 /// Where things stand in the body of an aggregate; used again for the next.
 #[derive(Default)]
-struct Contents {
-    keys: Vec<Place>,
+struct AggregateContents {
+    keys: Vec<HashPlace>,
     hash_keys: Vec<u128>,
-    records: Vec<Place>,
-    users: Vec<User>,
+    records: Vec<HashPlace>,
+    users: Vec<UserRecord>,
 }
 
 /// A part of the body.
 #[derive(Clone, Copy)]
-struct Place {
+struct HashPlace {
     start: usize,
     length: usize,
 }
 
-impl Place {
+impl HashPlace {
     fn of(self, body: &[u8]) -> &[u8] {
         &body[self.start..self.start + self.length]
     }
 }
 
 /// One user record inside an aggregate.
-struct User {
+struct UserRecord {
     /// Index of its partition key.
     key: usize,
     explicit_hash_key: Option<u128>,
-    data: Place,
+    data: HashPlace,
 }
 
-impl Contents {
+impl AggregateContents {
     /// `None` if this is not the body of an aggregate.
     fn read(&mut self, body: &[u8]) -> Option<()> {
         let Self { keys, hash_keys, records, users } = self;
@@ -155,7 +155,7 @@ impl Contents {
                     _ => {}
                 }
             }
-            users.push(User { key: key?, explicit_hash_key, data: data? });
+            users.push(UserRecord { key: key?, explicit_hash_key, data: data? });
         }
         Some(())
     }
@@ -165,13 +165,13 @@ impl Contents {
     #[expect(clippy::cast_possible_truncation, reason = "inside of a span")]
     fn take(
         &self,
-        aggregate: &Entry,
+        aggregate: &RecordEntry,
         body: &[u8],
         range: Option<HashRange>,
-        to: &mut Vec<Entry>,
+        to: &mut Vec<RecordEntry>,
     ) -> u64 {
         let begin = aggregate.data.start as usize + MAGIC.len();
-        let span = |Place { start, length }| Span {
+        let span = |HashPlace { start, length }| Span {
             start: (begin + start) as u32,
             end: (begin + start + length) as u32,
         };
@@ -186,14 +186,14 @@ impl Contents {
         to.reserve(self.users.len());
         let mut foreign = 0;
         for (sub, user) in (0..).zip(&self.users) {
-            let hash = |user: &User| {
+            let hash = |user: &UserRecord| {
                 user.explicit_hash_key.unwrap_or_else(|| u128::from_be_bytes(hashes[user.key]))
             };
             if range.is_some_and(|range| !range.holds(hash(user))) {
                 foreign += 1;
                 continue;
             }
-            to.push(Entry {
+            to.push(RecordEntry {
                 sub,
                 key: Some(span(self.keys[user.key])),
                 data: span(user.data),
@@ -207,7 +207,7 @@ impl Contents {
 /// A protobuf field, without copying.
 enum Value {
     Number(u64),
-    Bytes(Place),
+    Bytes(HashPlace),
 }
 
 /// Walks the fields of a message in `body` from `at` to its end.
@@ -240,7 +240,7 @@ impl Fields<'_> {
     fn skip(&mut self, length: usize) -> Option<Value> {
         let start = self.at;
         self.at = start.checked_add(length).filter(|end| *end <= self.body.len())?;
-        Some(Value::Bytes(Place { start, length }))
+        Some(Value::Bytes(HashPlace { start, length }))
     }
 
     fn varint(&mut self) -> Option<u64> {

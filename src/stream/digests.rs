@@ -14,7 +14,7 @@ const BLOCK: usize = 64;
 /// One word of each message.
 type Words = [u32; LANES];
 /// The state of each message, from A to D.
-type State = [Words; 4];
+type DigestState = [Words; 4];
 
 const INITIAL: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
@@ -151,7 +151,7 @@ fn side_by_side(lanes: &[Lane<'_>; LANES]) -> [[u8; 16]; LANES] {
 }
 
 /// One block of each message into the state.
-fn take(state: &mut State, blocks: [&[u8; BLOCK]; LANES]) {
+fn take(state: &mut DigestState, blocks: [&[u8; BLOCK]; LANES]) {
     let words: [Words; 16] =
         std::array::from_fn(|w| blocks.map(|block| u32::from_le_bytes(block.as_chunks().0[w])));
     let mut next = *state;
@@ -183,7 +183,7 @@ fn take(state: &mut State, blocks: [&[u8; BLOCK]; LANES]) {
 /// Steps `i` to `i + 3`, after which A to D are in their places again.
 #[inline(always)]
 fn four<'a, const R: u32, const S: u32, const T: u32, const U: u32>(
-    [a, b, c, d]: &mut State,
+    [a, b, c, d]: &mut DigestState,
     f: impl Fn(u32, u32, u32) -> u32,
     word: impl Fn(usize) -> &'a Words,
     i: usize,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What one shard allows its polling readers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
+pub struct PaceLimits {
     /// Pause between polls of a shard that has nothing new.
     pub idle: Duration,
     /// GetRecords calls per second.
@@ -23,7 +23,7 @@ const MAX_PENALTY: Duration = Duration::from_secs(10);
 /// The pacing state of one shard.
 #[derive(Debug)]
 pub struct Pacing {
-    limits: Limits,
+    limits: PaceLimits,
     last_call: Option<Duration>,
     bytes_due: Duration,
     throttles: u32,
@@ -32,7 +32,7 @@ pub struct Pacing {
 
 impl Pacing {
     /// Nothing called yet.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: PaceLimits) -> Self {
         Self { limits, last_call: None, bytes_due: Duration::ZERO, throttles: 0, caught_up: false }
     }
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
-    const LIMITS: Limits = Limits { idle: S, calls_per_second: 4.0, bytes_per_second: 2e6 };
+    const LIMITS: PaceLimits = PaceLimits { idle: S, calls_per_second: 4.0, bytes_per_second: 2e6 };
 
     #[test]
     fn a_big_reply_pays_for_itself() {

@@ -31,7 +31,7 @@ const CONFIRMED_MS: i64 = 60_000;
 
 /// What to read: where from, how far, and how a record is understood.
 #[derive(Clone, Debug)]
-pub struct Range {
+pub struct ReadRange {
     /// First iterator.
     pub start: StartAt,
     /// Drop records at or before this.
@@ -46,7 +46,7 @@ pub struct Range {
     pub hash_range: Option<HashRange>,
 }
 
-impl Range {
+impl ReadRange {
     fn wants(&self, record: Record<'_>) -> bool {
         self.after.as_ref().is_none_or(|after| record.cmp_position(after).is_gt())
             && self.until.as_ref().is_none_or(|until| record.cmp_position(until).is_le())
@@ -55,7 +55,7 @@ impl Range {
 
 /// What a reader knows of the record it was asked to begin at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Beginning {
+pub struct StartCheck {
     /// A record was seen: it is known whether the one to begin at is still there.
     pub seen: bool,
     /// It is not: retention has passed it.
@@ -73,7 +73,7 @@ pub(crate) struct Arrival {
 
 /// What a page says.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct PageStats {
     /// New records of Kinesis, and their payload in bytes.
     pub(crate) records: usize,
     pub(crate) payload: usize,
@@ -82,12 +82,12 @@ pub(crate) struct News {
     /// How many were aggregates, and user records of them that other shards deliver.
     pub(crate) aggregates: u64,
     pub(crate) foreign: u64,
-    pub(crate) next: Next,
+    pub(crate) next: PageOutcome,
 }
 
 /// What follows from a page.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum PageOutcome {
     /// It says nothing: read on.
     More,
     /// New records; none of a shard at its tip says that everything is read.
@@ -99,8 +99,8 @@ pub(crate) enum Next {
 }
 
 /// The state of a reader.
-pub(crate) struct Reading {
-    range: Range,
+pub(crate) struct ReaderState {
+    range: ReadRange,
     /// How long the stream keeps a record.
     retention_ms: i64,
     /// Most records per call.
@@ -112,12 +112,12 @@ pub(crate) struct Reading {
     limit: i32,
     /// Memory the next reply may need, bytes.
     expected: usize,
-    beginning: Beginning,
+    beginning: StartCheck,
     /// All that arrived up to this time (wall clock) was read.
     through_ms: Option<i64>,
     /// When the last page was asked for (wall clock).
     asked_ms: Option<i64>,
-    /// What was read last, where the next page must begin with it: see [`Reading::look_back`].
+    /// What was read last, where the next page must begin with it: see [`ReaderState::look_back`].
     overlap: Option<SequenceNumber>,
     /// When a page was asked for that showed that and nothing more, if it was the last one.
     confirmed_ms: Option<i64>,
@@ -125,9 +125,9 @@ pub(crate) struct Reading {
     over: bool,
 }
 
-impl Reading {
+impl ReaderState {
     /// Nothing read yet. `most`: records per call.
-    pub(crate) fn new(range: Range, retention_ms: i64, most: i32) -> Self {
+    pub(crate) fn new(range: ReadRange, retention_ms: i64, most: i32) -> Self {
         Self {
             retention_ms,
             most,
@@ -136,7 +136,7 @@ impl Reading {
             iterator: None,
             limit: FIRST.min(most),
             expected: LARGEST_REPLY,
-            beginning: Beginning::default(),
+            beginning: StartCheck::default(),
             through_ms: None,
             asked_ms: None,
             overlap: None,
@@ -145,7 +145,7 @@ impl Reading {
         }
     }
 
-    pub(crate) fn beginning(&self) -> Beginning {
+    pub(crate) fn beginning(&self) -> StartCheck {
         self.beginning
     }
 
@@ -184,7 +184,7 @@ impl Reading {
     }
 
     /// The iterator to read by; it stays, for a failed call does not use it up. `None`: ask for one
-    /// from [`Reading::start`] on.
+    /// from [`ReaderState::start`] on.
     pub(crate) fn iterator(&self) -> Option<&str> {
         self.iterator.as_deref()
     }
@@ -244,7 +244,11 @@ impl Reading {
     /// # Errors
     /// [`CallError`] when what was read last is not there any more: the shard must begin again at
     /// its checkpoint, where what is missing is found and told.
-    pub(crate) fn take(&mut self, mut page: Page, arrival: Arrival) -> Result<News, CallError> {
+    pub(crate) fn take(
+        &mut self,
+        mut page: Page,
+        arrival: Arrival,
+    ) -> Result<PageStats, CallError> {
         let Arrival { asked_ms, pushed } = arrival;
         self.asked_ms = Some(asked_ms);
         self.join(&mut page)?;
@@ -282,16 +286,16 @@ impl Reading {
         self.iterator = page.next.filter(|_| !pushed);
         let Split { records: found, foreign, aggregates } = self.user_records(page.records);
         let next = if self.over && found.is_empty() {
-            Next::Bound
+            PageOutcome::Bound
         } else if ended && found.is_empty() {
-            Next::End(page.children)
+            PageOutcome::End(page.children)
         } else if !found.is_empty() || caught_up || self.is_done() {
             // An end that comes with records is found again by a read behind the last of them.
-            Next::Records(found)
+            PageOutcome::Records(found)
         } else {
-            Next::More
+            PageOutcome::More
         };
-        Ok(News { records, payload, caught_up, aggregates, foreign, next })
+        Ok(PageStats { records, payload, caught_up, aggregates, foreign, next })
     }
 
     /// Takes the record that was read twice out of the page.

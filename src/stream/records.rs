@@ -29,7 +29,7 @@ pub(super) const MOST: usize = 10_000;
 
 /// Where one record stands.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct RecordEntry {
     /// The payload, decoded.
     pub(super) data: Span,
     /// Checked: a number in digits.
@@ -41,7 +41,7 @@ pub(super) struct Entry {
     pub(super) arrival_ms: Option<i64>,
 }
 
-impl Entry {
+impl RecordEntry {
     /// A record as Kinesis has it. One without a key (a stream with service-managed distribution)
     /// may come with an empty one.
     pub(super) fn plain(
@@ -57,7 +57,7 @@ impl Entry {
 
 /// The fields of a record, whatever it is written in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
+pub(super) enum RecordField {
     Data,
     Sequence,
     Key,
@@ -66,7 +66,7 @@ pub(super) enum Field {
     Other,
 }
 
-impl Field {
+impl RecordField {
     pub(super) fn named(name: &[u8]) -> Self {
         match name {
             b"Data" => Self::Data,
@@ -166,14 +166,14 @@ pub struct Records {
     body: Bytes,
     /// Size of the whole buffer, which lives as long as any slice of it, bytes.
     held: usize,
-    entries: Vec<Entry>,
+    entries: Vec<RecordEntry>,
     /// Those before it were taken.
     first: usize,
 }
 
 impl Records {
     /// `body`: what the entries were found in, of a buffer of `held` bytes.
-    pub(super) fn new(mut entries: Vec<Entry>, body: Bytes, held: usize) -> Self {
+    pub(super) fn new(mut entries: Vec<RecordEntry>, body: Bytes, held: usize) -> Self {
         // The list counts as memory held; whoever made it had to guess its length.
         if entries.capacity() > 2 * entries.len() {
             entries.shrink_to_fit();
@@ -182,7 +182,7 @@ impl Records {
     }
 
     /// Others in the same buffer.
-    pub(super) fn with(&self, entries: Vec<Entry>) -> Self {
+    pub(super) fn with(&self, entries: Vec<RecordEntry>) -> Self {
         Self::new(entries, self.body.clone(), self.held)
     }
 
@@ -202,7 +202,7 @@ impl Records {
         };
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
-            entries.push(Entry {
+            entries.push(RecordEntry {
                 data: put(record.data)?,
                 sequence: put(record.sequence)?,
                 sub: u32::try_from(record.sub).map_err(|_| TooLarge)?,
@@ -214,11 +214,11 @@ impl Records {
         Ok(Self::new(entries, body.into(), held))
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[RecordEntry] {
         &self.entries[self.first..]
     }
 
-    fn at(&self, entry: &Entry) -> Record<'_> {
+    fn at(&self, entry: &RecordEntry) -> Record<'_> {
         Record {
             data: &self.body[entry.data.range()],
             arrival_ms: entry.arrival_ms,
@@ -265,12 +265,12 @@ impl Records {
 
     /// Payload of all, bytes.
     pub fn payload(&self) -> usize {
-        self.entries().iter().map(|Entry { data, .. }| (data.end - data.start) as usize).sum()
+        self.entries().iter().map(|RecordEntry { data, .. }| (data.end - data.start) as usize).sum()
     }
 
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
-        self.held + self.entries.capacity() * size_of::<Entry>()
+        self.held + self.entries.capacity() * size_of::<RecordEntry>()
     }
 
     /// How many from the first on, in a list where all that fit stand in front.
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!((third.data, third.partition_key()), (&b""[..], None));
         assert_eq!(second.position().sequence.as_str(), "008");
         assert!(records.get(5).is_none() && Record::new("1x", None, None, b"").is_err());
-        assert_eq!(size_of::<Entry>(), 48);
+        assert_eq!(size_of::<RecordEntry>(), 48);
         // Payloads, numbers and keys, and no more.
         assert_eq!(records.memory(), 8 + 9 + 12 + 5 * 48);
         let mut guessed = Vec::with_capacity(1000);

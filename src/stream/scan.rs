@@ -3,19 +3,19 @@
 //! A reply is one JSON object (Amazon Kinesis API reference, GetRecords, response syntax) that is
 //! nearly all `Records`. [`take`] goes over it once, notes where everything stands, and turns each
 //! base64 payload into bytes where it is (which is always shorter) while it is still in the cache;
-//! [`Layout::records`] looks at them there. What is left of the reply without its records
-//! ([`Layout::rest`]) is for the SDK's own parser, and so is a whole reply with anything in it that
+//! [`JsonLayout::records`] looks at them there. What is left of the reply without its records
+//! ([`JsonLayout::rest`]) is for the SDK's own parser, and so is a whole reply with anything in it that
 //! is not understood here to the letter: it is given back as it was.
 
 use bytes::Bytes;
 
 use crate::ids::SequenceNumber;
-use crate::stream::records::{Entry, Field, MOST, Records, Span};
+use crate::stream::records::{MOST, RecordEntry, RecordField, Records, Span};
 
 /// Where everything in a reply stands.
 #[derive(Debug)]
-pub struct Layout {
-    entries: Vec<Entry>,
+pub struct JsonLayout {
+    entries: Vec<RecordEntry>,
     /// The array of records with its brackets.
     array: Span,
 }
@@ -34,13 +34,13 @@ pub struct BadPayload(usize);
 /// # Errors
 /// [`BadPayload`]; the body is of no further use then. (The SDK decodes with the same library and
 /// refuses the same.)
-pub fn take(body: &mut [u8]) -> Result<Option<Layout>, BadPayload> {
+pub fn take(body: &mut [u8]) -> Result<Option<JsonLayout>, BadPayload> {
     if u32::try_from(body.len()).is_err() {
         return Ok(None);
     }
-    let mut scan = Scan { body, at: 0, entries: Vec::new(), escaped: Vec::new(), bad: None };
+    let mut scan = JsonScan { body, at: 0, entries: Vec::new(), escaped: Vec::new(), bad: None };
     let array = scan.reply();
-    let Scan { mut entries, escaped, bad, .. } = scan;
+    let JsonScan { mut entries, escaped, bad, .. } = scan;
     if let Some(bad) = bad {
         return Err(bad);
     }
@@ -58,7 +58,7 @@ pub fn take(body: &mut [u8]) -> Result<Option<Layout>, BadPayload> {
             key.end = key.start + u32::try_from(text.len()).unwrap_or(0);
         }
     }
-    Ok(Some(Layout { entries, array }))
+    Ok(Some(JsonLayout { entries, array }))
 }
 
 /// Undoes a decoding: only what base64 gives for these very bytes was decoded.
@@ -73,7 +73,7 @@ fn restore(body: &mut [u8], data: Span) {
 /// Nesting the scan follows outside of records: a shard is three deep.
 const DEPTH: u32 = 16;
 
-impl Layout {
+impl JsonLayout {
     /// Number of records.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -105,10 +105,10 @@ fn unescape(body: &[u8], text: Span) -> Option<String> {
 /// A field's name as the service writes it, colon included, at the start of `rest`; and how long it
 /// is.
 #[inline]
-fn usual(rest: &[u8]) -> Option<(Field, usize)> {
+fn usual(rest: &[u8]) -> Option<(RecordField, usize)> {
     macro_rules! is {
         ($name:literal, $field:ident) => {
-            rest.starts_with($name).then_some((Field::$field, $name.len()))
+            rest.starts_with($name).then_some((RecordField::$field, $name.len()))
         };
     }
     match rest.get(1)? {
@@ -122,16 +122,16 @@ fn usual(rest: &[u8]) -> Option<(Field, usize)> {
 }
 
 /// A cursor. Every method that returns `None` leaves the reply to the strict parser.
-struct Scan<'a> {
+struct JsonScan<'a> {
     body: &'a mut [u8],
     at: usize,
-    entries: Vec<Entry>,
+    entries: Vec<RecordEntry>,
     /// Indices of those whose keys were written with escapes.
     escaped: Vec<usize>,
     bad: Option<BadPayload>,
 }
 
-impl Scan<'_> {
+impl JsonScan<'_> {
     #[inline]
     fn peek(&self) -> Option<u8> {
         self.body.get(self.at).copied()
@@ -229,7 +229,7 @@ impl Scan<'_> {
         }
     }
 
-    fn decode(&mut self, entry: &mut Entry) -> Option<()> {
+    fn decode(&mut self, entry: &mut RecordEntry) -> Option<()> {
         let decoded = base64_simd::STANDARD.decode_inplace(&mut self.body[entry.data.range()]);
         let Ok(decoded) = decoded else {
             self.bad = Some(BadPayload(self.entries.len()));
@@ -239,7 +239,7 @@ impl Scan<'_> {
         Some(())
     }
 
-    fn record(&mut self) -> Option<Entry> {
+    fn record(&mut self) -> Option<RecordEntry> {
         self.eat(b'{')?;
         self.blank();
         let (mut data, mut sequence, mut key, mut arrival_ms) = (None, None, None, None);
@@ -251,20 +251,20 @@ impl Scan<'_> {
             } else {
                 let twice = match field {
                     // No escape, no control character: decoding proves it.
-                    Field::Data => data.replace(self.quoted()?).is_some(),
-                    Field::Sequence => sequence.replace(self.sequence()?).is_some(),
-                    Field::Key => {
+                    RecordField::Data => data.replace(self.quoted()?).is_some(),
+                    RecordField::Sequence => sequence.replace(self.sequence()?).is_some(),
+                    RecordField::Key => {
                         let text;
                         (text, escaped) = self.string()?;
                         key.replace(text).is_some()
                     }
-                    Field::Arrival => arrival_ms.replace(self.millis()?).is_some(),
+                    RecordField::Arrival => arrival_ms.replace(self.millis()?).is_some(),
                     // Of no use here, but the SDK's parser wants text.
-                    Field::Encryption => {
+                    RecordField::Encryption => {
                         self.string()?;
                         false
                     }
-                    Field::Other => {
+                    RecordField::Other => {
                         self.value(1)?;
                         false
                     }
@@ -281,11 +281,11 @@ impl Scan<'_> {
         if escaped {
             self.escaped.push(self.entries.len());
         }
-        Some(Entry::plain(data, sequence, key, arrival_ms))
+        Some(RecordEntry::plain(data, sequence, key, arrival_ms))
     }
 
     /// The name of a field, up to its value.
-    fn field(&mut self) -> Option<Field> {
+    fn field(&mut self) -> Option<RecordField> {
         if let Some((field, length)) = usual(self.rest()) {
             self.at += length;
             self.blank();
@@ -294,7 +294,7 @@ impl Scan<'_> {
         // With white space before the colon, or unknown.
         let name = self.plain()?;
         self.colon()?;
-        Some(Field::named(&self.body[name.range()]))
+        Some(RecordField::named(&self.body[name.range()]))
     }
 
     fn null(&mut self) -> Option<bool> {

@@ -7,7 +7,7 @@
 
 /// `stream.wire`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wire {
+pub enum WireFormat {
     /// awsJson1.1.
     #[default]
     Json,
@@ -77,14 +77,14 @@ const STRIKES: u32 = 3;
 
 /// What a client knows of the service's CBOR.
 #[derive(Debug, Default)]
-pub struct Trust {
+pub struct CborBreaker {
     /// A reply in CBOR was read.
     proven: bool,
     strikes: u32,
     over: bool,
 }
 
-impl Trust {
+impl CborBreaker {
     /// The client stays with JSON.
     pub fn is_over(&self) -> bool {
         self.over
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_the_service_understood_is_no_reason_to_doubt() {
-        let new = Trust::default();
+        let new = CborBreaker::default();
         for code in ["ExpiredIteratorException", "ProvisionedThroughputExceededException"] {
             assert!(!new.doubts(400, Some(code)), "{code}");
         }
@@ -140,14 +140,14 @@ mod tests {
         ] {
             assert!(new.doubts(status, code), "{status} {code:?}");
         }
-        let proven = Trust { proven: true, ..Trust::default() };
+        let proven = CborBreaker { proven: true, ..CborBreaker::default() };
         assert!(!proven.doubts(503, None));
         assert!(proven.doubts(415, None));
     }
 
     #[test]
     fn a_refusal_ends_it_once_and_only_if_json_is_taken() {
-        let mut trust = Trust::default();
+        let mut trust = CborBreaker::default();
         assert!(!trust.fell_back(Fallback::Refused, false) && !trust.is_over());
         assert!(trust.fell_back(Fallback::Refused, true) && trust.is_over());
         assert!(!trust.fell_back(Fallback::Refused, true), "told once");
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn replies_that_cannot_be_read_end_it_in_time() {
-        let mut trust = Trust::default();
+        let mut trust = CborBreaker::default();
         assert!(!trust.fell_back(Fallback::Implausible, true));
         assert!(!trust.fell_back(Fallback::Unreadable, false) && !trust.is_over());
         assert!(trust.fell_back(Fallback::Unreadable, true) && trust.is_over());

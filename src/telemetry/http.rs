@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::table as metric;
 use crate::telemetry::page::{self, Hub};
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 use crate::worker::health::STUCK;
 use crate::worker::view::View;
 
@@ -34,13 +34,14 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// Serves until told to stop.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, shared: Arc<WorkerContext>, stop: CancellationToken) {
     let hub = Arc::new(Hub::default());
     let telling = shared
         .tasks
         .spawn("status", page::tell(Arc::clone(&shared), Arc::clone(&hub), stop.clone()));
-    let events =
-        get(move |State(shared): State<Arc<Shared>>| async move { page::events(&hub, &shared) });
+    let events = get(move |State(shared): State<Arc<WorkerContext>>| async move {
+        page::events(&hub, &shared)
+    });
     let app = Router::new()
         .route("/", get(page::page))
         .route("/events", events)
@@ -59,7 +60,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
     let _ = telling.await;
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<WorkerContext>>) -> Response {
     let (limit, used, waiting) = shared.budget.usage();
     shared.metrics.set(metric::BUDGET_BYTES, &[], limit);
     shared.metrics.set(metric::BUFFER_BYTES, &[], used);
@@ -70,7 +71,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+async fn livez(State(shared): State<Arc<WorkerContext>>) -> Response {
     let stuck = shared.board.stuck(shared.clock.now(), STUCK);
     if stuck.is_empty() {
         return "ok\n".into_response();
@@ -79,7 +80,7 @@ async fn livez(State(shared): State<Arc<Shared>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+async fn readyz(State(shared): State<Arc<WorkerContext>>) -> Response {
     let state = shared.board.snapshot();
     if state.ready && !state.draining {
         return "ok\n".into_response();
@@ -88,7 +89,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+async fn status(State(shared): State<Arc<WorkerContext>>) -> impl IntoResponse {
     let view: View = shared.board.view(shared.clock.now(), shared.clock.wall());
     ([(header::CACHE_CONTROL, "no-store")], Json(view))
 }

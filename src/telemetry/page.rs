@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 use crate::worker::status::SAMPLE;
 
 const PAGE: &str = include_str!("page.html");
@@ -97,7 +97,7 @@ impl Hub {
 }
 
 /// What is known now, as one event.
-fn event(shared: &Shared) -> Bytes {
+fn event(shared: &WorkerContext) -> Bytes {
     let view = shared.board.view(shared.clock.now(), shared.clock.wall());
     // There is no line break in it: `serde_json` escapes those of texts.
     let data = serde_json::to_string(&view).unwrap_or_default();
@@ -105,7 +105,7 @@ fn event(shared: &Shared) -> Bytes {
 }
 
 /// Samples the board, and tells whoever listens, until told to stop.
-pub(super) async fn tell(shared: Arc<Shared>, hub: Arc<Hub>, stop: CancellationToken) {
+pub(super) async fn tell(shared: Arc<WorkerContext>, hub: Arc<Hub>, stop: CancellationToken) {
     let mut due = shared.clock.now();
     loop {
         shared.board.sample(shared.clock.now());
@@ -123,7 +123,7 @@ pub(super) async fn tell(shared: Arc<Shared>, hub: Arc<Hub>, stop: CancellationT
 }
 
 /// Server-sent events: the whole view now, and every [`SAMPLE`].
-pub(super) fn events(hub: &Hub, shared: &Shared) -> Response {
+pub(super) fn events(hub: &Hub, shared: &WorkerContext) -> Response {
     // Browsers ask again after this many milliseconds.
     let first = [&b"retry: 3000\n"[..], &event(shared)].concat().into();
     let Some(queue) = hub.subscribe(first) else {

@@ -178,7 +178,7 @@ impl EnvelopeError {
 /// The wire form. Field order is part of the format.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wire<'a> {
+struct WireEnvelope<'a> {
     #[serde(borrow)]
     catchment: std::borrow::Cow<'a, str>,
     v: u32,
@@ -211,7 +211,7 @@ impl Envelope {
         if version != "1" {
             return Err(EnvelopeError::UnsupportedVersion(version.to_owned()));
         }
-        let wire: Wire<'_> = serde_json::from_slice(record)
+        let wire: WireEnvelope<'_> = serde_json::from_slice(record)
             .map_err(|e| EnvelopeError::Malformed(e.to_string().chars().take(200).collect()))?;
         if wire.catchment != "upload" || wire.v != VERSION {
             return Err(EnvelopeError::Malformed("doubled header".into()));
@@ -245,7 +245,7 @@ impl Envelope {
 
     /// The record to put into the stream.
     pub fn encode(&self) -> Vec<u8> {
-        let wire = Wire {
+        let wire = WireEnvelope {
             catchment: "upload".into(),
             v: VERSION,
             file_key: self.file_key.as_str().into(),

@@ -6,7 +6,7 @@ use crate::aws::objects::Objects;
 use crate::delivery::decode::{decompress, form, payloads};
 use crate::delivery::settings::Format;
 use crate::fault::CallError;
-use crate::verify::tiling::{Kind, Piece, Problem};
+use crate::verify::tiling::{CoverageProblem, Piece, PieceKind};
 
 /// Objects held at once.
 const PARALLEL: usize = 4;
@@ -19,8 +19,8 @@ pub async fn check(
     objects: &Objects,
     bucket: &str,
     pieces: impl Iterator<Item = &Piece>,
-) -> Result<Vec<Problem>, CallError> {
-    let looks = pieces.filter(|p| p.kind != Kind::Upload).map(|piece| async move {
+) -> Result<Vec<CoverageProblem>, CallError> {
+    let looks = pieces.filter(|p| p.kind != PieceKind::Upload).map(|piece| async move {
         let body = objects.get(bucket, &piece.key).await?;
         Ok(judge(piece, &body))
     });
@@ -32,8 +32,9 @@ pub async fn check(
     Ok(problems)
 }
 
-fn judge(piece: &Piece, body: &[u8]) -> Option<Problem> {
-    let bad = |reason: String| Some(Problem::Undecodable { key: piece.key.clone(), reason });
+fn judge(piece: &Piece, body: &[u8]) -> Option<CoverageProblem> {
+    let bad =
+        |reason: String| Some(CoverageProblem::Undecodable { key: piece.key.clone(), reason });
     let Some((format, codec)) = form(&piece.key) else {
         return bad("its name tells no format".into());
     };
@@ -52,7 +53,7 @@ fn judge(piece: &Piece, body: &[u8]) -> Option<Problem> {
         Format::Ndjson => found >= expected,
         Format::Envelope | Format::JsonArray | Format::Raw => found == expected,
     };
-    let differs = || Problem::Differs {
+    let differs = || CoverageProblem::Differs {
         key: piece.key.clone(),
         reason: format!("it holds {found} records, its metadata say {expected}"),
     };
@@ -65,11 +66,11 @@ mod tests {
     use crate::delivery::object_key::parse_position;
     use crate::ids::ShardId;
 
-    fn look(name: &str, records: u64, body: &[u8]) -> Option<Problem> {
+    fn look(name: &str, records: u64, body: &[u8]) -> Option<CoverageProblem> {
         let at = |n| parse_position(n).unwrap();
         let piece = Piece {
             key: format!("a/{name}"),
-            kind: Kind::Archive,
+            kind: PieceKind::Archive,
             shard: ShardId::new("s"),
             first: at("1"),
             last: at("2"),
@@ -84,10 +85,10 @@ mod tests {
     fn counts_are_compared_as_far_as_the_format_tells() {
         assert_eq!(look("x.ndjson", 2, b"a\nb\n"), None);
         assert_eq!(look("x.ndjson", 1, b"a\nb\n"), None);
-        assert!(matches!(look("x.ndjson", 3, b"a\nb\n"), Some(Problem::Differs { .. })));
-        assert!(matches!(look("x.json", 1, b"[1,2]"), Some(Problem::Differs { .. })));
+        assert!(matches!(look("x.ndjson", 3, b"a\nb\n"), Some(CoverageProblem::Differs { .. })));
+        assert!(matches!(look("x.json", 1, b"[1,2]"), Some(CoverageProblem::Differs { .. })));
         assert_eq!(look("x.raw", 1, b"ab"), None);
-        assert!(matches!(look("x.json", 1, b"[1"), Some(Problem::Undecodable { .. })));
-        assert!(matches!(look("x.ndjson.zst", 1, b"a"), Some(Problem::Undecodable { .. })));
+        assert!(matches!(look("x.json", 1, b"[1"), Some(CoverageProblem::Undecodable { .. })));
+        assert!(matches!(look("x.ndjson.zst", 1, b"a"), Some(CoverageProblem::Undecodable { .. })));
     }
 }

@@ -6,10 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::aws::lookup::{Cursor, Probe};
+use crate::aws::lookup::{Cursor, RecordLookup};
 use crate::aws::objects::Objects;
 use crate::aws::s3::ObjectStore;
-use crate::delivery::batch::Open;
+use crate::delivery::batch::OpenBatch;
 use crate::delivery::decode::{decompress, form};
 use crate::delivery::encode::EncodeError;
 use crate::delivery::object::{self, Object};
@@ -22,7 +22,7 @@ use crate::stream::Record;
 use crate::stream::bound::Bound;
 use crate::stream::deaggregate::split;
 use crate::stream::position::{Checkpoint, InitialPosition, Position};
-use crate::verify::tiling::{Kind, Piece, Problem};
+use crate::verify::tiling::{CoverageProblem, Piece, PieceKind};
 
 /// Records asked for at once.
 const PAGE: i32 = 2_000;
@@ -37,7 +37,7 @@ pub struct Compared {
     /// Batches not compared: partly outside retention, or written with other settings.
     pub skipped: u64,
     /// What is wrong.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<CoverageProblem>,
     /// From here to there every record was looked for, in a range or under its own key.
     pub decided: Option<(Position, Position)>,
 }
@@ -45,8 +45,8 @@ pub struct Compared {
 impl Compared {
     /// The stream has decided about this gap of the chain: what is missing there is told as lost,
     /// and if nothing is, there was none (an upload whose file was there already makes no object).
-    pub fn decides(&self, gap: &Problem) -> bool {
-        let Problem::Gap { after, until, .. } = gap else { return false };
+    pub fn decides(&self, gap: &CoverageProblem) -> bool {
+        let CoverageProblem::Gap { after, until, .. } = gap else { return false };
         match (&self.decided, parse_position(after), parse_position(until)) {
             (Some((from, to)), Some(after), Some(until)) => *from <= after && until <= *to,
             _ => false,
@@ -66,9 +66,9 @@ pub enum CompareError {
 }
 
 /// What comparing needs.
-pub struct Means<'a> {
+pub struct CompareDeps<'a> {
     /// The stream.
-    pub probe: &'a Probe,
+    pub probe: &'a RecordLookup,
     /// The bucket.
     pub objects: &'a Objects,
     /// The bucket.
@@ -96,7 +96,7 @@ fn covered(pieces: &[Piece]) -> Vec<(Position, Position)> {
 }
 
 /// A batch with its objects.
-struct Range<'a> {
+struct ObjectRange<'a> {
     first: &'a Position,
     last: &'a Position,
     after: Option<&'a str>,
@@ -108,7 +108,7 @@ struct Range<'a> {
 /// # Errors
 /// [`CompareError`]
 pub async fn compare(
-    means: &Means<'_>,
+    means: &CompareDeps<'_>,
     lease: &Lease,
     pieces: &[Piece],
     bound: Option<Bound>,
@@ -175,17 +175,17 @@ fn is_delivered(lease: &Lease, record: Record<'_>) -> bool {
 }
 
 /// Batches in order; of those that overlap, the first.
-fn ranges(pieces: &[Piece]) -> Vec<Range<'_>> {
+fn ranges(pieces: &[Piece]) -> Vec<ObjectRange<'_>> {
     let mut sorted: Vec<&Piece> = pieces.iter().collect();
     sorted.sort_by(|a, b| (&a.first, &a.last).cmp(&(&b.first, &b.last)));
-    let mut ranges: Vec<Range<'_>> = Vec::new();
+    let mut ranges: Vec<ObjectRange<'_>> = Vec::new();
     for piece in sorted {
         match ranges.last_mut() {
             Some(range) if *range.first == piece.first && *range.last == piece.last => {
                 range.pieces.push(piece);
             }
             Some(range) if piece.first <= *range.last => {}
-            _ => ranges.push(Range {
+            _ => ranges.push(ObjectRange {
                 first: &piece.first,
                 last: &piece.last,
                 after: piece.after.as_deref(),
@@ -197,14 +197,14 @@ fn ranges(pieces: &[Piece]) -> Vec<Range<'_>> {
 }
 
 struct Comparison<'a> {
-    means: &'a Means<'a>,
+    means: &'a CompareDeps<'a>,
     shard: &'a ShardId,
-    ranges: VecDeque<Range<'a>>,
+    ranges: VecDeque<ObjectRange<'a>>,
     covered: Vec<(Position, Position)>,
     whole: bool,
     seen_any: bool,
     /// The batch being rebuilt, if its first record was seen.
-    open: Option<Open>,
+    open: Option<OpenBatch>,
     lost: Option<(Position, Position, u64)>,
     compared: Compared,
 }
@@ -251,8 +251,8 @@ impl Comparison<'_> {
         }
     }
 
-    fn empty(&self) -> Open {
-        Open::new(Arc::clone(self.means.recipe), self.shard.clone(), 0, None)
+    fn empty(&self) -> OpenBatch {
+        OpenBatch::new(Arc::clone(self.means.recipe), self.shard.clone(), 0, None)
     }
 
     /// An upload that was stored under its own key, by itself or as another event's duplicate.
@@ -262,7 +262,7 @@ impl Comparison<'_> {
         let at = record.position();
         let sealed = open.seal_as(at.clone(), at)?;
         match sealed.objects.as_slice() {
-            [object] if object.kind == object::Kind::Upload => self.is_stored(object).await,
+            [object] if object.kind == object::ObjectKind::Upload => self.is_stored(object).await,
             _ => Ok(false),
         }
     }
@@ -297,20 +297,24 @@ impl Comparison<'_> {
         self.compared.batches += 1;
         for object in &sealed.objects {
             match object.kind {
-                object::Kind::Upload => {
+                object::ObjectKind::Upload => {
                     if !self.is_stored(object).await? {
                         self.missing(object, "the stream has this upload");
                     }
                 }
-                object::Kind::Archive => self.archive(&range, object).await?,
-                object::Kind::DeadLetter => self.dead_letter(&range, object).await?,
+                object::ObjectKind::Archive => self.archive(&range, object).await?,
+                object::ObjectKind::DeadLetter => self.dead_letter(&range, object).await?,
             }
         }
         Ok(())
     }
 
-    async fn archive(&mut self, range: &Range<'_>, object: &Object) -> Result<(), CompareError> {
-        let archived = || range.pieces.iter().filter(|p| p.kind == Kind::Archive);
+    async fn archive(
+        &mut self,
+        range: &ObjectRange<'_>,
+        object: &Object,
+    ) -> Result<(), CompareError> {
+        let archived = || range.pieces.iter().filter(|p| p.kind == PieceKind::Archive);
         let Some(piece) = archived().find(|p| p.key == object.key) else {
             if archived().next().is_some() && archived().all(|p| form(&p.key) != form(&object.key))
             {
@@ -323,7 +327,7 @@ impl Comparison<'_> {
             return Ok(());
         };
         if !self.equal(&piece.key, object).await? {
-            self.compared.problems.push(Problem::Differs {
+            self.compared.problems.push(CoverageProblem::Differs {
                 key: piece.key.clone(),
                 reason: "the records of its range in the stream give another content".into(),
             });
@@ -334,10 +338,10 @@ impl Comparison<'_> {
     /// The key of a dead letter depends on when its batch was opened: any of the batch will do.
     async fn dead_letter(
         &mut self,
-        range: &Range<'_>,
+        range: &ObjectRange<'_>,
         object: &Object,
     ) -> Result<(), CompareError> {
-        for piece in range.pieces.iter().filter(|p| p.kind == Kind::DeadLetter) {
+        for piece in range.pieces.iter().filter(|p| p.kind == PieceKind::DeadLetter) {
             if self.equal(&piece.key, object).await? {
                 return Ok(());
             }
@@ -358,7 +362,7 @@ impl Comparison<'_> {
     }
 
     fn missing(&mut self, object: &Object, reason: &str) {
-        self.compared.problems.push(Problem::Differs {
+        self.compared.problems.push(CoverageProblem::Differs {
             key: object.key.clone(),
             reason: format!("it is missing: {reason}"),
         });
@@ -373,7 +377,7 @@ impl Comparison<'_> {
 
     fn tell_lost(&mut self) {
         if let Some((first, last, records)) = self.lost.take() {
-            self.compared.problems.push(Problem::Lost {
+            self.compared.problems.push(CoverageProblem::Lost {
                 shard: self.shard.clone(),
                 first: first.to_string(),
                 last: last.to_string(),
@@ -391,7 +395,7 @@ mod tests {
     fn only_gaps_that_were_read_over_are_decided() {
         let at = |n: u64| parse_position(&n.to_string()).unwrap();
         let compared = Compared { decided: Some((at(5), at(20))), ..Compared::default() };
-        let gap = |after: &str, until: &str| Problem::Gap {
+        let gap = |after: &str, until: &str| CoverageProblem::Gap {
             shard: ShardId::new("s"),
             after: after.into(),
             until: until.into(),
@@ -408,7 +412,7 @@ mod tests {
         let at = |n: u64| parse_position(&n.to_string()).unwrap();
         let piece = |first, last| Piece {
             key: String::new(),
-            kind: Kind::Archive,
+            kind: PieceKind::Archive,
             shard: ShardId::new("s"),
             first: at(first),
             last: at(last),

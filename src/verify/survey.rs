@@ -13,7 +13,7 @@ use crate::delivery::object_key::{Template, object_name, parse_object_name, pars
 use crate::delivery::recipe::Recipe;
 use crate::fault::CallError;
 use crate::ids::ShardId;
-use crate::verify::tiling::{Kind, Piece, Problem};
+use crate::verify::tiling::{CoverageProblem, Piece, PieceKind};
 
 /// Metadata read at once.
 const PARALLEL: usize = 32;
@@ -26,7 +26,7 @@ pub struct Survey {
     /// Objects with a range, by shard.
     pub pieces: BTreeMap<ShardId, Vec<Piece>>,
     /// Everything that is not ours.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<CoverageProblem>,
     /// Keys of gap reports: records lost to retention, told at the time.
     pub gaps: Vec<String>,
     /// Objects listed.
@@ -62,13 +62,13 @@ impl Places {
         }
     }
 
-    fn kind(&self, key: &str) -> Kind {
+    fn kind(&self, key: &str) -> PieceKind {
         if key.starts_with(&self.uploads) {
-            Kind::Upload
+            PieceKind::Upload
         } else if !self.errors.is_empty() && key.starts_with(&self.errors) {
-            Kind::DeadLetter
+            PieceKind::DeadLetter
         } else {
-            Kind::Archive
+            PieceKind::Archive
         }
     }
 
@@ -122,12 +122,12 @@ pub async fn survey(
 
 fn sort(found: &mut Survey, places: &Places, key: String, metadata: &HashMap<String, String>) {
     let kind = places.kind(&key);
-    if kind == Kind::Upload && metadata.get(META_STREAM).is_some_and(|s| *s != places.stream) {
+    if kind == PieceKind::Upload && metadata.get(META_STREAM).is_some_and(|s| *s != places.stream) {
         found.others += 1;
         return;
     }
     let mut foreign = |key: &str, reason: String| {
-        found.problems.push(Problem::Foreign { key: key.to_owned(), reason });
+        found.problems.push(CoverageProblem::Foreign { key: key.to_owned(), reason });
     };
     let position = |name: &str| metadata.get(name).and_then(|text| parse_position(text));
     let told = metadata
@@ -137,14 +137,14 @@ fn sort(found: &mut Survey, places: &Places, key: String, metadata: &HashMap<Str
         .zip(position(META_LAST))
         .map(|((shard, first), last)| (shard, first, last));
     let file = key.rsplit('/').next().unwrap_or_default();
-    if kind == Kind::DeadLetter && file.ends_with(".gap.json") {
+    if kind == PieceKind::DeadLetter && file.ends_with(".gap.json") {
         found.gaps.push(key);
         return;
     }
-    let conflict = kind == Kind::DeadLetter && key.contains("upload-conflict/");
+    let conflict = kind == PieceKind::DeadLetter && key.contains("upload-conflict/");
     let named = parse_object_name(&key);
     let range = match (kind, named, told) {
-        (Kind::Upload, _, told) => told,
+        (PieceKind::Upload, _, told) => told,
         (_, _, told) if conflict => told,
         (_, None, _) => {
             foreign(&key, "its name is not that of an object with a range".into());
@@ -153,7 +153,7 @@ fn sort(found: &mut Survey, places: &Places, key: String, metadata: &HashMap<Str
         (_, Some((shard, first, last)), told) => {
             let name = object_name(&places.stream, &shard, &first, &last);
             if !file.starts_with(&name) {
-                if kind == Kind::DeadLetter {
+                if kind == PieceKind::DeadLetter {
                     found.others += 1;
                 } else {
                     foreign(&key, format!("it is not of stream {}", places.stream));
@@ -177,12 +177,12 @@ fn sort(found: &mut Survey, places: &Places, key: String, metadata: &HashMap<Str
     let number = |name: &str| metadata.get(name).and_then(|text| text.parse().ok());
     found.pieces.entry(shard.clone()).or_default().push(Piece {
         key,
-        kind: if conflict { Kind::Upload } else { kind },
+        kind: if conflict { PieceKind::Upload } else { kind },
         shard,
         first,
         last,
         after: metadata.get(META_AFTER).cloned(),
-        records: if conflict || kind == Kind::Upload { Some(0) } else { number(META_RECORDS) },
+        records: if conflict || kind == PieceKind::Upload { Some(0) } else { number(META_RECORDS) },
         batch: number(META_BATCH),
     });
 }

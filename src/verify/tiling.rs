@@ -13,9 +13,9 @@ use crate::ids::ShardId;
 use crate::lease::row::Lease;
 use crate::stream::position::{Checkpoint, Position};
 
-/// Kind of an object, by where it stands.
+/// PieceKind of an object, by where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PieceKind {
     /// Under the archive prefix.
     Archive,
     /// Under the error prefix.
@@ -29,8 +29,8 @@ pub enum Kind {
 pub struct Piece {
     /// Key.
     pub key: String,
-    /// Kind.
-    pub kind: Kind,
+    /// PieceKind.
+    pub kind: PieceKind,
     /// Shard.
     pub shard: ShardId,
     /// First position of its batch.
@@ -48,7 +48,7 @@ pub struct Piece {
 /// Something that should not be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "problem", rename_all = "kebab-case")]
-pub enum Problem {
+pub enum CoverageProblem {
     /// Objects are missing between two positions.
     Gap {
         /// Shard.
@@ -138,14 +138,14 @@ pub struct ShardReport {
 /// Lease states around the listing: what was delivered before it must be there, what was announced or
 /// delivered by its end may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Around<'a> {
+pub struct LeaseWindow<'a> {
     /// Read before the objects were listed.
     pub before: Option<&'a Lease>,
     /// Read after.
     pub after: Option<&'a Lease>,
 }
 
-struct Batch<'a> {
+struct VerifiedBatch<'a> {
     last: &'a Position,
     pieces: Vec<&'a Piece>,
 }
@@ -154,13 +154,14 @@ struct Batch<'a> {
 pub fn tile(
     shard: &ShardId,
     pieces: &[Piece],
-    around: Around<'_>,
+    around: LeaseWindow<'_>,
     expired_ok: bool,
-) -> (ShardReport, Vec<Problem>) {
-    let mut batches: BTreeMap<(&Position, &Position), Batch<'_>> = BTreeMap::new();
+) -> (ShardReport, Vec<CoverageProblem>) {
+    let mut batches: BTreeMap<(&Position, &Position), VerifiedBatch<'_>> = BTreeMap::new();
     for piece in pieces {
         let batch = batches.entry((&piece.first, &piece.last));
-        let batch = batch.or_insert_with(|| Batch { last: &piece.last, pieces: Vec::new() });
+        let batch =
+            batch.or_insert_with(|| VerifiedBatch { last: &piece.last, pieces: Vec::new() });
         batch.pieces.push(piece);
     }
     let end = around.before.and_then(delivered);
@@ -178,7 +179,7 @@ pub fn tile(
         if let Some((up_to, other)) = reached
             && *first <= up_to
         {
-            problems.push(Problem::Overlap {
+            problems.push(CoverageProblem::Overlap {
                 shard: shard.clone(),
                 key: key.to_owned(),
                 other: other.to_owned(),
@@ -198,7 +199,7 @@ pub fn tile(
             None => unproven += 1,
             Some((_, None)) => {}
             Some((_, Some(at))) if lasts.contains(&at) || (expired_ok && number == 0) => {}
-            Some((text, Some(_))) => problems.push(Problem::Gap {
+            Some((text, Some(_))) => problems.push(CoverageProblem::Gap {
                 shard: shard.clone(),
                 after: text.to_owned(),
                 until: first.to_string(),
@@ -211,7 +212,7 @@ pub fn tile(
         && !lasts.contains(end)
         && until.is_none_or(|until| until < end)
     {
-        problems.push(Problem::Gap {
+        problems.push(CoverageProblem::Gap {
             shard: shard.clone(),
             after: until.map_or_else(|| "the beginning".to_owned(), ToString::to_string),
             until: end.to_string(),
@@ -241,11 +242,11 @@ fn delivered(lease: &Lease) -> Option<Position> {
     }
 }
 
-fn incomplete(shard: &ShardId, batch: &Batch<'_>) -> Option<Problem> {
+fn incomplete(shard: &ShardId, batch: &VerifiedBatch<'_>) -> Option<CoverageProblem> {
     let expected = batch.pieces.iter().find_map(|p| p.batch)?;
-    let counted = batch.pieces.iter().filter(|p| p.kind != Kind::Upload);
+    let counted = batch.pieces.iter().filter(|p| p.kind != PieceKind::Upload);
     let found = counted.filter_map(|p| p.records).sum::<u64>();
-    (found != expected).then(|| Problem::Incomplete {
+    (found != expected).then(|| CoverageProblem::Incomplete {
         shard: shard.clone(),
         range: format!("{}-{}", batch.pieces[0].first, batch.last),
         found,
@@ -255,9 +256,9 @@ fn incomplete(shard: &ShardId, batch: &Batch<'_>) -> Option<Problem> {
 
 /// Batches that nobody announced.
 fn ahead(
-    batches: &BTreeMap<(&Position, &Position), Batch<'_>>,
-    around: Around<'_>,
-) -> Vec<Problem> {
+    batches: &BTreeMap<(&Position, &Position), VerifiedBatch<'_>>,
+    around: LeaseWindow<'_>,
+) -> Vec<CoverageProblem> {
     let Some(after) = around.after else { return Vec::new() };
     let finished = after.progress.checkpoint == Checkpoint::ShardEnd;
     let end = delivered(after);
@@ -278,7 +279,7 @@ fn ahead(
             !behind && !announced(first, last)
         })
         .flat_map(|(_, batch)| &batch.pieces)
-        .map(|piece| Problem::Foreign {
+        .map(|piece| CoverageProblem::Foreign {
             key: piece.key.clone(),
             reason: "its range is beyond the checkpoint and was not announced".into(),
         })
@@ -299,7 +300,7 @@ mod tests {
     fn piece(first: u64, last: u64, after: &str) -> Piece {
         Piece {
             key: format!("{first}-{last}"),
-            kind: Kind::Archive,
+            kind: PieceKind::Archive,
             shard: ShardId::new("s"),
             first: at(first),
             last: at(last),
@@ -315,8 +316,8 @@ mod tests {
         row
     }
 
-    fn problems(pieces: &[Piece], row: &Lease) -> Vec<Problem> {
-        let around = Around { before: Some(row), after: Some(row) };
+    fn problems(pieces: &[Piece], row: &Lease) -> Vec<CoverageProblem> {
+        let around = LeaseWindow { before: Some(row), after: Some(row) };
         tile(&ShardId::new("s"), pieces, around, false).1
     }
 
@@ -328,7 +329,7 @@ mod tests {
     fn a_whole_chain_has_no_problem_and_its_end_is_proven() {
         let row = row("30");
         assert_eq!(problems(&chain(), &row), []);
-        let around = Around { before: Some(&row), after: Some(&row) };
+        let around = LeaseWindow { before: Some(&row), after: Some(&row) };
         let (report, _) = tile(&ShardId::new("s"), &chain(), around, false);
         assert!(report.end_proven && report.unproven == 0);
         assert_eq!(
@@ -343,9 +344,12 @@ mod tests {
             let mut pieces = chain();
             pieces.remove(missing);
             let found = problems(&pieces, &row("30"));
-            assert!(matches!(found.as_slice(), [Problem::Gap { .. }]), "{missing}: {found:?}");
+            assert!(
+                matches!(found.as_slice(), [CoverageProblem::Gap { .. }]),
+                "{missing}: {found:?}"
+            );
         }
-        assert!(matches!(problems(&[], &row("30")).as_slice(), [Problem::Gap { .. }]));
+        assert!(matches!(problems(&[], &row("30")).as_slice(), [CoverageProblem::Gap { .. }]));
         assert_eq!(problems(&[], &row("TRIM_HORIZON")), []);
     }
 
@@ -355,7 +359,7 @@ mod tests {
         let cut = &chain()[..2];
         assert_eq!(problems(cut, &row), []);
         row.delivered = Some("30".into());
-        assert!(matches!(problems(cut, &row).as_slice(), [Problem::Gap { .. }]));
+        assert!(matches!(problems(cut, &row).as_slice(), [CoverageProblem::Gap { .. }]));
         assert_eq!(problems(&chain(), &row), []);
     }
 
@@ -364,28 +368,31 @@ mod tests {
         let mut pieces = chain();
         pieces.push(piece(4, 6, "TRIM_HORIZON"));
         let found = problems(&pieces, &row("30"));
-        assert!(found.iter().any(|p| matches!(p, Problem::Overlap { .. })), "{found:?}");
+        assert!(found.iter().any(|p| matches!(p, CoverageProblem::Overlap { .. })), "{found:?}");
         let mut pieces = chain();
         pieces[1].batch = Some(3);
         let found = problems(&pieces, &row("30"));
-        assert!(matches!(found.as_slice(), [Problem::Incomplete { found: 1, expected: 3, .. }]));
+        assert!(matches!(
+            found.as_slice(),
+            [CoverageProblem::Incomplete { found: 1, expected: 3, .. }]
+        ));
         let mut pieces = chain();
         pieces.push(piece(31, 40, "30"));
         let found = problems(&pieces, &row("30"));
-        assert!(matches!(found.as_slice(), [Problem::Foreign { .. }]), "{found:?}");
+        assert!(matches!(found.as_slice(), [CoverageProblem::Foreign { .. }]), "{found:?}");
     }
 
     #[test]
     fn what_is_under_way_while_objects_are_listed_is_no_problem() {
         let (before, after) = (row("9"), row("30"));
-        let around = Around { before: Some(&before), after: Some(&after) };
+        let around = LeaseWindow { before: Some(&before), after: Some(&after) };
         let shard = ShardId::new("s");
         assert_eq!(tile(&shard, &chain(), around, false).1, []);
         // The batch in between was put after the listing had passed it.
         let mut pieces = chain();
         pieces.push(piece(31, 40, "35"));
         let after = row("40");
-        let around = Around { before: Some(&before), after: Some(&after) };
+        let around = LeaseWindow { before: Some(&before), after: Some(&after) };
         assert_eq!(tile(&shard, &pieces, around, false).1, []);
     }
 
@@ -395,7 +402,7 @@ mod tests {
         pieces.remove(1);
         pieces.iter_mut().for_each(|p| (p.after, p.batch) = (None, None));
         let row = row("30");
-        let around = Around { before: Some(&row), after: Some(&row) };
+        let around = LeaseWindow { before: Some(&row), after: Some(&row) };
         let (report, found) = tile(&ShardId::new("s"), &pieces, around, false);
         assert_eq!((report.unproven, found.len()), (2, 0));
     }
@@ -418,7 +425,7 @@ mod tests {
             let taken = pieces.remove(pick.index(pieces.len()));
             let found = problems(&pieces, &row);
             prop_assert_eq!(found.len(), 1);
-            let Problem::Gap { until, .. } = &found[0] else { panic!("{found:?}") };
+            let CoverageProblem::Gap { until, .. } = &found[0] else { panic!("{found:?}") };
             prop_assert!(parse_position(until).unwrap() >= taken.last);
         }
     }

@@ -16,13 +16,13 @@ use crate::metrics::registry::Metrics;
 use crate::replay::plan::Plan;
 use crate::stream::StreamInfo;
 use crate::task::Tasks;
-use crate::worker::leases::change_signal::News;
+use crate::worker::leases::change_signal::ChangeSignal;
 use crate::worker::leases::held;
 use crate::worker::reader;
-use crate::worker::status::Board;
+use crate::worker::status::StatusStore;
 
 /// See the module.
-pub struct Shared {
+pub struct WorkerContext {
     /// Validated configuration.
     pub config: Config,
     /// Time.
@@ -54,15 +54,15 @@ pub struct Shared {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What /status shows.
-    pub board: Arc<Board>,
+    pub board: Arc<StatusStore>,
     /// What the fleet is to be told.
-    pub news: News,
+    pub news: ChangeSignal,
 }
 
-impl Shared {
+impl WorkerContext {
     /// What a shard reader needs.
-    pub fn reader(&self) -> reader::context::Means {
-        reader::context::Means {
+    pub fn reader(&self) -> reader::context::ReaderDeps {
+        reader::context::ReaderDeps {
             kinesis: self.kinesis.clone(),
             arn: self.stream.arn.clone(),
             consumer: self.consumer.clone(),
@@ -77,8 +77,8 @@ impl Shared {
     }
 
     /// What an owned lease needs.
-    pub fn lease_means(&self) -> held::Means {
-        held::Means {
+    pub fn lease_means(&self) -> held::HeldLeaseDeps {
+        held::HeldLeaseDeps {
             me: self.me.clone(),
             table: self.table.clone(),
             clock: self.clock.clone(),

@@ -37,11 +37,11 @@ pub struct Fleet {
     /// Leases delivered to SHARD_END.
     pub finished: usize,
     /// Leases with work left, in the order of their hash keys; only if there are few enough.
-    pub leases: Vec<Held>,
+    pub leases: Vec<HeldShare>,
     /// Leases with work left that are not listed.
     pub leases_omitted: usize,
     /// The hash-key space from left to right.
-    pub spans: Vec<Span>,
+    pub spans: Vec<HashSpan>,
     /// Each span is a cell of equal size that shows the lease at its middle, not one lease.
     pub cells: bool,
 }
@@ -59,7 +59,7 @@ pub struct Owner {
 
 /// A lease with work left.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Held {
+pub struct HeldShare {
     /// Shard.
     pub shard: ShardId,
     /// Index of its owner; -1 for nobody, -2 for one that is not listed, -3 for nobody because a
@@ -73,8 +73,8 @@ pub struct Held {
 
 /// A part of the hash-key space.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Span {
-    /// As in [`Held`].
+pub struct HashSpan {
+    /// As in [`HeldShare`].
     pub owner: i32,
     /// Begin, 0 to 1.
     pub from: f64,
@@ -130,7 +130,7 @@ impl Fleet {
         let cells = placed.len() > LEASES;
         let spans = if cells { merged(&placed, owner) } else { lanes(&placed, owner) };
         let listed = if active.len() > LEASES { &[][..] } else { &active[..] };
-        let held = |lease: &&Lease| Held {
+        let held = |lease: &&Lease| HeldShare {
             shard: lease.shard.clone(),
             owner: owner(lease),
             moving: lease.checkpoint_owner.is_some(),
@@ -155,21 +155,21 @@ impl Fleet {
 }
 
 /// One span for each lease, in the first lane that is free there.
-fn lanes(placed: &[(f64, f64, &Lease)], owner: impl Fn(&Lease) -> i32) -> Vec<Span> {
+fn lanes(placed: &[(f64, f64, &Lease)], owner: impl Fn(&Lease) -> i32) -> Vec<HashSpan> {
     let mut ends = [f64::NEG_INFINITY; LANES];
     let mut spans = Vec::with_capacity(placed.len());
     for (from, to, lease) in placed {
         let Some(lane) = ends.iter().position(|end| end <= from) else { continue };
         ends[lane] = *to;
         let shard = Some(lease.shard.clone());
-        spans.push(Span { owner: owner(lease), from: *from, to: *to, lane, shard });
+        spans.push(HashSpan { owner: owner(lease), from: *from, to: *to, lane, shard });
     }
     spans
 }
 
 /// Cells of equal size; neighbours of one owner are one span.
-fn merged(placed: &[(f64, f64, &Lease)], owner: impl Fn(&Lease) -> i32) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
+fn merged(placed: &[(f64, f64, &Lease)], owner: impl Fn(&Lease) -> i32) -> Vec<HashSpan> {
+    let mut spans: Vec<HashSpan> = Vec::new();
     for cell in 0..LEASES {
         let of = |at: usize| at as f64 / LEASES as f64;
         let (from, to) = (of(cell), of(cell + 1));
@@ -183,7 +183,7 @@ fn merged(placed: &[(f64, f64, &Lease)], owner: impl Fn(&Lease) -> i32) -> Vec<S
         let owner = owner(lease);
         match spans.last_mut().filter(|last| last.owner == owner && last.to >= from) {
             Some(last) => last.to = to,
-            None => spans.push(Span { owner, from, to, lane: 0, shard: None }),
+            None => spans.push(HashSpan { owner, from, to, lane: 0, shard: None }),
         }
     }
     spans
@@ -281,7 +281,7 @@ mod tests {
                 let spans: Vec<_> = fleet.spans.iter().filter(|s| s.lane == lane).collect();
                 prop_assert!(spans.windows(2).all(|w| w[0].to <= w[1].from), "{spans:?}");
             }
-            let within = |s: &Span| s.from <= s.to && s.from >= 0.0 && s.to <= 1.0;
+            let within = |s: &HashSpan| s.from <= s.to && s.from >= 0.0 && s.to <= 1.0;
             prop_assert!(fleet.spans.iter().all(within));
             prop_assert!(fleet.spans.is_empty() == leases.is_empty());
         }

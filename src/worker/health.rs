@@ -19,7 +19,7 @@ const RECENT_MS: i64 = 300_000;
 /// The word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum HealthState {
     /// All is well.
     Ok,
     /// Work goes on; somebody should look.
@@ -32,19 +32,19 @@ pub enum State {
 #[derive(Clone, Debug, Serialize)]
 pub struct Health {
     /// The gravest of the reasons.
-    pub state: State,
+    pub state: HealthState,
     /// What is not as it should be; empty if all is well.
     pub reasons: Vec<String>,
 }
 
 /// `now` is the clock of the process, `now_ms` UTC in ms since the epoch.
 pub fn judge(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
-    let mut found: Vec<(State, String)> = Vec::new();
+    let mut found: Vec<(HealthState, String)> = Vec::new();
     let stuck = seen.stuck(now, STUCK);
     if let Some(first) = stuck.first() {
         let minutes = STUCK.as_secs() / 60;
         found.push((
-            State::Bad,
+            HealthState::Bad,
             format!("{} shard(s) without progress for {minutes} minutes: {first}", stuck.len()),
         ));
     }
@@ -53,19 +53,19 @@ pub fn judge(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
         && ms > BEHIND_MS
     {
         let late = seen.retention_ms > 0 && ms.saturating_mul(2) >= seen.retention_ms;
-        let state = if late { State::Bad } else { State::Warn };
+        let state = if late { HealthState::Bad } else { HealthState::Warn };
         let danger = if late { ", more than half the stream's retention" } else { "" };
         found.push((state, format!("{id} is {} min behind{danger}", ms / 60_000)));
     }
     if seen.draining {
-        found.push((State::Warn, "draining: this worker is on its way out".into()));
+        found.push((HealthState::Warn, "draining: this worker is on its way out".into()));
     } else if !seen.ready {
-        found.push((State::Warn, "starting: the lease table was not read yet".into()));
+        found.push((HealthState::Warn, "starting: the lease table was not read yet".into()));
     }
     let fleet = &seen.fleet;
     let free_for = fleet.seen_ms.zip(fleet.free_since_ms).map(|(seen, since)| seen - since);
     if free_for.is_some_and(|ms| ms >= FREE_MS) {
-        found.push((State::Warn, format!("{} lease(s) have no owner", fleet.free)));
+        found.push((HealthState::Warn, format!("{} lease(s) have no owner", fleet.free)));
     }
     let errors: u64 = seen
         .recent_errors
@@ -74,10 +74,10 @@ pub fn judge(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
         .map(|error| error.times)
         .sum();
     if errors > 0 {
-        found.push((State::Warn, format!("{errors} error(s) lately, see below")));
+        found.push((HealthState::Warn, format!("{errors} error(s) lately, see below")));
     }
     found.sort_by_key(|(state, _)| std::cmp::Reverse(*state));
-    let state = found.first().map_or(State::Ok, |(state, _)| *state);
+    let state = found.first().map_or(HealthState::Ok, |(state, _)| *state);
     Health { state, reasons: found.into_iter().map(|(_, reason)| reason).collect() }
 }
 
@@ -85,12 +85,12 @@ pub fn judge(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
 mod tests {
     use super::*;
     use crate::ids::ShardId;
-    use crate::worker::status::{Board, Shard};
+    use crate::worker::status::{Shard, StatusStore};
 
     const S: fn(u64) -> Duration = Duration::from_secs;
 
-    fn judged(change: impl FnOnce(&mut Snapshot)) -> (State, Vec<String>) {
-        let board = Board::new("s", "w");
+    fn judged(change: impl FnOnce(&mut Snapshot)) -> (HealthState, Vec<String>) {
+        let board = StatusStore::new("s", "w");
         board.update(|b| {
             b.ready = true;
             b.retention_ms = 86_400_000;
@@ -109,18 +109,18 @@ mod tests {
 
     #[test]
     fn each_reason_alone() {
-        assert_eq!(judged(|_| {}), (State::Ok, vec![]));
+        assert_eq!(judged(|_| {}), (HealthState::Ok, vec![]));
         for (state, word, change) in [
-            (State::Warn, "draining", (|b| b.draining = true) as fn(&mut Snapshot)),
-            (State::Warn, "starting", |b| b.ready = false),
-            (State::Warn, "no owner", |b| {
+            (HealthState::Warn, "draining", (|b| b.draining = true) as fn(&mut Snapshot)),
+            (HealthState::Warn, "starting", |b| b.ready = false),
+            (HealthState::Warn, "no owner", |b| {
                 (b.fleet.free, b.fleet.free_since_ms, b.fleet.seen_ms) = (2, Some(0), Some(20_000));
             }),
-            (State::Warn, "6 min behind", |b| shard(b, |s| s.behind_ms = Some(400_000))),
-            (State::Bad, "half the stream's retention", |b| {
+            (HealthState::Warn, "6 min behind", |b| shard(b, |s| s.behind_ms = Some(400_000))),
+            (HealthState::Bad, "half the stream's retention", |b| {
                 shard(b, |s| s.behind_ms = Some(50_000_000))
             }),
-            (State::Bad, "without progress", |b| shard(b, |s| s.moved_at = S(10))),
+            (HealthState::Bad, "without progress", |b| shard(b, |s| s.moved_at = S(10))),
         ] {
             let (found, reasons) = judged(change);
             assert_eq!((found, reasons.len()), (state, 1), "{word}: {reasons:?}");
@@ -130,15 +130,18 @@ mod tests {
 
     #[test]
     fn errors_are_forgotten_and_the_gravest_reason_comes_first() {
-        let board = Board::new("s", "w");
+        let board = StatusStore::new("s", "w");
         board.update(|b| b.ready = true);
         board.error(1_000, "x");
-        assert_eq!(board.view(S(1), 200_000).health.state, State::Warn);
-        assert_eq!(board.view(S(1), 301_000).health.state, State::Ok);
+        assert_eq!(board.view(S(1), 200_000).health.state, HealthState::Warn);
+        assert_eq!(board.view(S(1), 301_000).health.state, HealthState::Ok);
         let (state, reasons) = judged(|b| {
             b.draining = true;
             shard(b, |s| s.moved_at = S(10));
         });
-        assert!(state == State::Bad && reasons[0].contains("without progress"), "{reasons:?}");
+        assert!(
+            state == HealthState::Bad && reasons[0].contains("without progress"),
+            "{reasons:?}"
+        );
     }
 }

@@ -60,7 +60,7 @@ impl Shard {
 
 /// An object stored by this worker.
 #[derive(Clone, Debug, Serialize)]
-pub struct Stored {
+pub struct StoredObject {
     /// When, ms since the epoch.
     pub at_ms: i64,
     /// Key.
@@ -73,7 +73,7 @@ pub struct Stored {
 
 /// Something that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Failed {
+pub struct RecentFailure {
     /// When last, ms since the epoch.
     pub at_ms: i64,
     /// What.
@@ -121,9 +121,9 @@ pub struct Snapshot {
     /// The shards this worker works on.
     pub shards: BTreeMap<ShardId, Shard>,
     /// Latest last.
-    pub recent_objects: VecDeque<Stored>,
+    pub recent_objects: VecDeque<StoredObject>,
     /// Latest last.
-    pub recent_errors: VecDeque<Failed>,
+    pub recent_errors: VecDeque<RecentFailure>,
     /// User records read by this worker.
     pub records_read: u64,
     /// Records committed by this worker.
@@ -147,9 +147,9 @@ pub struct Snapshot {
 
 /// Shared, mutable picture.
 #[derive(Default)]
-pub struct Board(Mutex<Snapshot>);
+pub struct StatusStore(Mutex<Snapshot>);
 
-impl Board {
+impl StatusStore {
     /// An empty board with names on it.
     pub fn new(stream: &str, worker: &str) -> Self {
         Self(Mutex::new(Snapshot {
@@ -189,7 +189,7 @@ impl Board {
         if state.recent_objects.len() == RECENT {
             state.recent_objects.pop_front();
         }
-        state.recent_objects.push_back(Stored { at_ms, key: key.to_owned(), records, bytes });
+        state.recent_objects.push_back(StoredObject { at_ms, key: key.to_owned(), records, bytes });
     }
 
     /// Something failed. The same again is counted, not listed.
@@ -208,7 +208,7 @@ impl Board {
         if state.recent_errors.len() == RECENT {
             state.recent_errors.pop_front();
         }
-        state.recent_errors.push_back(Failed { at_ms, text, times: 1 });
+        state.recent_errors.push_back(RecentFailure { at_ms, text, times: 1 });
     }
 
     /// Notes lag and rate; called every [`SAMPLE`].
@@ -254,7 +254,7 @@ fn without_request(text: &str) -> &str {
 }
 
 impl Snapshot {
-    /// See [`Board::stuck`].
+    /// See [`StatusStore::stuck`].
     pub fn stuck(&self, now: Duration, limit: Duration) -> Vec<ShardId> {
         let stuck = self.shards.iter().filter(|(_, s)| now.saturating_sub(s.moved_at) > limit);
         stuck.map(|(id, _)| id.clone()).collect()
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn rings_are_bounded_and_repeated_errors_are_counted() {
-        let board = Board::new("s", "w");
+        let board = StatusStore::new("s", "w");
         for n in 0..100 {
             board.object(n, &format!("k{n}"), 1, 2);
             let what = if n < 50 { "same" } else { "other" };
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn history_is_bounded_and_rates_are_per_second() {
-        let board = Board::new("s", "w");
+        let board = StatusStore::new("s", "w");
         board.update(|b| {
             b.shards.insert(id(1), Shard { behind_ms: Some(70), ..Shard::default() });
         });
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn ages_grow_while_nothing_happens() {
-        let board = Board::new("clicks", "w");
+        let board = StatusStore::new("clicks", "w");
         let id = ShardId::new("shardId-000000000001");
         let entry = Shard {
             behind_ms: Some(1500),

@@ -14,12 +14,12 @@ use crate::ids::ShardId;
 use crate::metrics::table as metric;
 use crate::shutdown::Shutdown;
 use crate::task::{Handle, TaskDied};
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 use crate::worker::leases::change_publisher;
 use crate::worker::leases::hand_back;
 use crate::worker::leases::heartbeat::{Registry, heartbeat};
-use crate::worker::leases::held::Owned;
-use crate::worker::leases::taker::Keeper;
+use crate::worker::leases::held::HeldLease;
+use crate::worker::leases::taker::LeaseTaker;
 use crate::worker::shard::{self, Ended};
 
 /// Time for the last writes to the lease table.
@@ -44,7 +44,7 @@ pub enum Exit {
 }
 
 /// Why a worker stops by itself.
-enum Cause {
+enum StopCause {
     Gap(ShardId, Gap),
     OtherStream(String),
 }
@@ -52,12 +52,12 @@ enum Cause {
 type Joined = (ShardId, Result<Ended, TaskDied>);
 
 struct Supervisor {
-    shared: Arc<Shared>,
-    keeper: Keeper,
+    shared: Arc<WorkerContext>,
+    keeper: LeaseTaker,
     registry: Registry,
     drain: CancellationToken,
     running: FuturesUnordered<futures::future::BoxFuture<'static, Joined>>,
-    leases: BTreeMap<ShardId, Arc<Owned>>,
+    leases: BTreeMap<ShardId, Arc<HeldLease>>,
     /// When the table was last looked at.
     looked: Duration,
     next_look: Duration,
@@ -65,14 +65,14 @@ struct Supervisor {
 }
 
 /// Runs a prepared worker until it is told to stop.
-pub async fn run(shared: Arc<Shared>, shutdown: Shutdown) -> Exit {
+pub async fn run(shared: Arc<WorkerContext>, shutdown: Shutdown) -> Exit {
     let registry = Registry::default();
     let beating = shared.tasks.spawn("heartbeat", heartbeat(Arc::clone(&shared), registry.clone()));
     let telling = shared.tasks.spawn("news", change_publisher::run(Arc::clone(&shared)));
     // A fleet that starts together does not look together, but all look once before any looks twice.
     let begin = shared.clock.now() + shared.jitter.up_to(shared.config.lease.scan / 2);
     let supervisor = Supervisor {
-        keeper: Keeper::new(Arc::clone(&shared), registry.clone()),
+        keeper: LeaseTaker::new(Arc::clone(&shared), registry.clone()),
         registry,
         drain: CancellationToken::new(),
         running: FuturesUnordered::new(),
@@ -95,12 +95,12 @@ impl Supervisor {
                 () = shutdown.drain.cancelled() => break None,
                 Some(joined) = self.running.next(), if !self.running.is_empty() => {
                     if let Some((shard, gap)) = self.ended(joined) {
-                        break Some(Cause::Gap(shard, gap));
+                        break Some(StopCause::Gap(shard, gap));
                     }
                 }
                 () = clock.sleep_until(due) => {
                     if let Some(is) = self.tick().await {
-                        break Some(Cause::OtherStream(is));
+                        break Some(StopCause::OtherStream(is));
                     }
                 }
             }
@@ -153,7 +153,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, lease: Arc<Owned>) {
+    fn start(&mut self, lease: Arc<HeldLease>) {
         let id = lease.shard.clone();
         let work = shard::run(Arc::clone(&self.shared), Arc::clone(&lease), self.drain.clone());
         let handle = self.shared.tasks.spawn("shard", work);
@@ -201,7 +201,7 @@ impl Supervisor {
     }
 
     /// Drains every shard within the deadline.
-    async fn stop(mut self, shutdown: &Shutdown, cause: Option<Cause>) -> Exit {
+    async fn stop(mut self, shutdown: &Shutdown, cause: Option<StopCause>) -> Exit {
         self.drain.cancel();
         self.shared.board.update(|b| b.draining = true);
         let deadline = self.shared.clock.now() + self.shared.config.shutdown_deadline;
@@ -221,7 +221,7 @@ impl Supervisor {
                 () = shutdown.abort.cancelled() => break,
                 Some(joined) = self.running.next() => {
                     let gap = self.ended(joined);
-                    found = found.or(gap.map(|(shard, gap)| Cause::Gap(shard, gap)));
+                    found = found.or(gap.map(|(shard, gap)| StopCause::Gap(shard, gap)));
                 }
                 () = clock.sleep_until(deadline) => break,
             }
@@ -229,7 +229,7 @@ impl Supervisor {
         // What is still running is cut off here. Its announced batches stand in the table: whoever
         // takes the leases finishes them.
         self.running.clear();
-        let late: Vec<Arc<Owned>> = std::mem::take(&mut self.leases).into_values().collect();
+        let late: Vec<Arc<HeldLease>> = std::mem::take(&mut self.leases).into_values().collect();
         let last = async {
             futures::future::join_all(late.iter().map(|lease| lease.release())).await;
             self.shared.news.tell(&self.shared.table, &self.shared.metrics).await
@@ -240,8 +240,8 @@ impl Supervisor {
             () = clock.sleep(LEAVING) => {}
         }
         match (found, late.is_empty()) {
-            (Some(Cause::Gap(shard, gap)), _) => Exit::Gap(shard, gap),
-            (Some(Cause::OtherStream(is)), _) => {
+            (Some(StopCause::Gap(shard, gap)), _) => Exit::Gap(shard, gap),
+            (Some(StopCause::OtherStream(is)), _) => {
                 Exit::OtherStream { was: self.shared.stream.identity(), is }
             }
             (None, true) => Exit::Drained,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::ids::ShardId;
 use crate::worker::health::{self, Health};
-use crate::worker::status::{Board, Snapshot};
+use crate::worker::status::{Snapshot, StatusStore};
 
 /// Shards of this worker listed by a view; those furthest behind, if there are more.
 const LISTED: usize = 256;
@@ -30,7 +30,7 @@ pub struct View {
     pub snapshot: Snapshot,
 }
 
-impl Board {
+impl StatusStore {
     /// What to tell now: the clock of the process, and UTC in ms since the epoch.
     pub fn view(&self, now: Duration, wall_ms: i64) -> View {
         self.snapshot().view(now, wall_ms)
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn of_five_thousand_shards_those_furthest_behind_are_listed() {
-        let board = Board::new("s", "w");
+        let board = StatusStore::new("s", "w");
         board.update(|b| {
             for n in 0..5000 {
                 let behind_ms = Some(i64::try_from(n % 1000).unwrap());

@@ -86,7 +86,7 @@ fn the_metrics_table_is_the_code() {
 /// Dollars per month: the lines of the table in ecs/README.md.
 #[test]
 fn the_cost_table_is_the_code() {
-    use catchment::cost::{Load, Mode, PRICES, month};
+    use catchment::cost::{Mode, PRICES, TrafficLoad, month};
     let mut table = String::from(
         "| a month of | stream | tasks | Catchment | Firehose | channel |\n\
          |---|---|---|---|---|---|\n",
@@ -100,7 +100,7 @@ fn the_cost_table_is_the_code() {
         (10.0, 1.0, Mode::Advantage, 2.0, 0.5),
     ] {
         let shards = (tb * 1e6 / (730.0 * 3600.0)).ceil();
-        let load = Load {
+        let load = TrafficLoad {
             bytes: tb * 1e12,
             record_bytes: record_kb * 1e3,
             shards,

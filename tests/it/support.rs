@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use catchment::aws::clients::Clients;
-use catchment::config::Aws;
+use catchment::config::AwsConfig;
 
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_catchment");
 
@@ -194,7 +194,7 @@ pub(crate) fn lines(data_dir: &Path) -> Vec<Vec<u8>> {
 /// SDK clients of the services, with time for a busy machine.
 pub(crate) fn clients(services: &Running) -> Clients {
     let endpoint = services.environment.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
-    let calls = Aws {
+    let calls = AwsConfig {
         attempt_timeout: Duration::from_secs(30),
         operation_timeout: Duration::from_secs(60),
         upload_timeout: Duration::from_secs(60),

@@ -12,9 +12,9 @@ use crate::fault::Fault;
 use crate::ids::ShardId;
 use crate::metrics::registry::Metrics;
 use crate::stream::frames::write;
-use crate::stream::pacing::Limits;
+use crate::stream::pacing::PaceLimits;
 use crate::stream::position::StartAt;
-use crate::worker::reader::context::Means;
+use crate::worker::reader::context::ReaderDeps;
 use crate::worker::reader::fan_out::FanOut;
 
 const CONSUMER: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/s/consumer/c:1";
@@ -165,12 +165,16 @@ fn silence_ends_a_subscription() {
             let mut silent = Canned::of(200, &body, 9);
             silent.hangs = true;
             let metrics = Arc::new(Metrics::new("s", false));
-            let means = Means {
+            let means = ReaderDeps {
                 kinesis: asking(vec![silent]).0,
                 arn: "arn:aws:kinesis:eu-west-1:123456789012:stream/s".into(),
                 consumer: None,
                 retention_ms: 86_400_000,
-                pace: Limits { idle: Duration::ZERO, calls_per_second: 1.0, bytes_per_second: 1.0 },
+                pace: PaceLimits {
+                    idle: Duration::ZERO,
+                    calls_per_second: 1.0,
+                    bytes_per_second: 1.0,
+                },
                 page_records: 1,
                 budget: Budget::new(1 << 20),
                 clock: Clock::system(),

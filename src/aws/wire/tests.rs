@@ -11,7 +11,7 @@ use crate::aws::records::tests::{Answers, Canned, asking, now, read, shown};
 use crate::fault::Fault;
 use crate::metrics::registry::Metrics;
 use crate::stream::cbor::CONTENT_TYPE;
-use crate::stream::wire::Wire;
+use crate::stream::wire::WireFormat;
 
 const TIME: i64 = 1_772_003_600_024;
 
@@ -19,7 +19,7 @@ const TIME: i64 = 1_772_003_600_024;
 fn client(answers: Vec<Canned>) -> (Kinesis, Answers, Arc<Metrics>) {
     let (kinesis, asked) = asking(answers);
     let metrics = Arc::new(Metrics::new("s", false));
-    (kinesis.speaking(Wire::Cbor, &metrics), asked, metrics)
+    (kinesis.speaking(WireFormat::Cbor, &metrics), asked, metrics)
 }
 
 /// The content types of what was asked, one letter each.

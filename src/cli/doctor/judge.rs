@@ -15,7 +15,7 @@ use crate::stream::StreamSummary;
 /// Of one check. The order is that of gravity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(super) enum CheckVerdict {
     /// As it should be.
     Ok,
     /// Nothing was tried, so nothing is claimed.
@@ -32,7 +32,7 @@ pub(super) struct Finding {
     /// What was checked.
     pub(super) check: &'static str,
     /// How it is.
-    pub(super) verdict: Verdict,
+    pub(super) verdict: CheckVerdict,
     /// What was seen.
     pub(super) found: String,
     /// What to do.
@@ -42,12 +42,12 @@ pub(super) struct Finding {
 
 impl Finding {
     pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Ok, found: found.into(), remedy: None }
+        Self { check, verdict: CheckVerdict::Ok, found: found.into(), remedy: None }
     }
 
     pub(super) fn skipped(check: &'static str, why: &str) -> Self {
         let found = format!("not probed: {why}");
-        Self { check, verdict: Verdict::Skipped, found, remedy: None }
+        Self { check, verdict: CheckVerdict::Skipped, found, remedy: None }
     }
 
     pub(super) fn warn(
@@ -56,7 +56,7 @@ impl Finding {
         remedy: impl Into<String>,
     ) -> Self {
         let remedy = Some(remedy.into());
-        Self { check, verdict: Verdict::Warn, found: found.into(), remedy }
+        Self { check, verdict: CheckVerdict::Warn, found: found.into(), remedy }
     }
 
     pub(super) fn fail(
@@ -64,7 +64,7 @@ impl Finding {
         found: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { verdict: Verdict::Fail, ..Self::warn(check, found, remedy) }
+        Self { verdict: CheckVerdict::Fail, ..Self::warn(check, found, remedy) }
     }
 }
 
@@ -372,21 +372,24 @@ mod tests {
     fn a_consumer_that_is_missing_matters_by_how_shards_are_read() {
         let missing = || Err(error(Fault::NotFound, "ResourceNotFoundException"));
         let told = |asked, reader| consumer(asked, reader, &missing()).verdict;
-        assert_eq!(told("tap", ReadBy::FanOut), Verdict::Ok);
-        assert_eq!(told("tap", ReadBy::Auto), Verdict::Warn);
-        assert_eq!(told("arn:aws:kinesis:x", ReadBy::FanOut), Verdict::Fail);
+        assert_eq!(told("tap", ReadBy::FanOut), CheckVerdict::Ok);
+        assert_eq!(told("tap", ReadBy::Auto), CheckVerdict::Warn);
+        assert_eq!(told("arn:aws:kinesis:x", ReadBy::FanOut), CheckVerdict::Fail);
         let found =
             |active| consumer("tap", ReadBy::Auto, &Ok(Consumer { arn: "a".into(), active }));
-        assert_eq!((found(true).verdict, found(false).verdict), (Verdict::Ok, Verdict::Warn));
+        assert_eq!(
+            (found(true).verdict, found(false).verdict),
+            (CheckVerdict::Ok, CheckVerdict::Warn)
+        );
     }
 
     #[test]
     fn a_denied_call_names_the_action() {
         let told = failed("table", "DynamoDB", &error(Fault::Denied, "AccessDeniedException"), "");
-        assert_eq!(told.verdict, Verdict::Fail);
+        assert_eq!(told.verdict, CheckVerdict::Fail);
         assert!(told.remedy.unwrap().contains("dynamodb:PutItem"));
         let told = failed("table", "DynamoDB", &error(Fault::Throttled, "x"), "");
-        assert_eq!(told.verdict, Verdict::Warn);
+        assert_eq!(told.verdict, CheckVerdict::Warn);
         let told = failed("table", "DynamoDB", &error(Fault::NotFound, "x"), "make one");
         assert_eq!(told.remedy.as_deref(), Some("make one"));
         let key = CallError { detail: Detail::EncryptionKey, ..error(Fault::Denied, "KMS") };
@@ -398,23 +401,23 @@ mod tests {
     fn refused_credentials_are_not_a_missing_permission() {
         let who = || Ok("region eu-west-1".to_owned());
         let denied = error(Fault::Denied, "AccessDeniedException");
-        assert_eq!(credentials(who(), Some(&denied)).verdict, Verdict::Ok);
+        assert_eq!(credentials(who(), Some(&denied)).verdict, CheckVerdict::Ok);
         for (detail, remedy) in [
             (Detail::NoCredentials, "AWS_PROFILE"),
             (Detail::UnknownCredentials, "not known there"),
             (Detail::ExpiredCredentials, "renew"),
         ] {
             let told = credentials(who(), Some(&CallError { detail, ..denied.clone() }));
-            assert_eq!(told.verdict, Verdict::Fail, "{detail:?}");
+            assert_eq!(told.verdict, CheckVerdict::Fail, "{detail:?}");
             assert!(told.remedy.unwrap().contains(remedy), "{detail:?}");
         }
-        assert_eq!(credentials(Err("none".into()), None).verdict, Verdict::Fail);
+        assert_eq!(credentials(Err("none".into()), None).verdict, CheckVerdict::Fail);
     }
 
     #[test]
     fn clocks() {
         let verdict = |theirs, ours| clock(theirs, ours).verdict;
-        assert_eq!(verdict(None, 0), Verdict::Skipped);
+        assert_eq!(verdict(None, 0), CheckVerdict::Skipped);
         assert!(clock(Some(5_000), 5_999).found.contains("agrees"));
         assert!(
             clock(Some(5_000), 15_999).found.contains("10.0 s ahead"),
@@ -422,10 +425,10 @@ mod tests {
             clock(Some(5_000), 15_999).found
         );
         assert!(clock(Some(15_000), 5_000).found.contains("10.0 s behind"));
-        assert_eq!(verdict(Some(0), 25_000), Verdict::Ok);
-        assert_eq!(verdict(Some(0), 60_000), Verdict::Warn);
-        assert_eq!(verdict(Some(0), 301_000), Verdict::Fail);
-        assert_eq!(verdict(Some(301_000), 0), Verdict::Fail);
+        assert_eq!(verdict(Some(0), 25_000), CheckVerdict::Ok);
+        assert_eq!(verdict(Some(0), 60_000), CheckVerdict::Warn);
+        assert_eq!(verdict(Some(0), 301_000), CheckVerdict::Fail);
+        assert_eq!(verdict(Some(301_000), 0), CheckVerdict::Fail);
     }
 
     #[test]
@@ -441,11 +444,11 @@ mod tests {
             };
             stream("clicks", &Ok(summary))
         };
-        assert_eq!(seen("UPDATING").verdict, Verdict::Ok);
+        assert_eq!(seen("UPDATING").verdict, CheckVerdict::Ok);
         for part in ["on demand", "4 open", "24 h", "encrypted by KMS", "1 fan-out"] {
             assert!(seen("ACTIVE").found.contains(part), "{part}");
         }
-        assert_eq!(seen("CREATING").verdict, Verdict::Fail);
+        assert_eq!(seen("CREATING").verdict, CheckVerdict::Fail);
         let missing = stream("clicks", &Err(error(Fault::NotFound, "x")));
         assert!(missing.remedy.unwrap().contains("AWS_REGION"));
     }
@@ -453,15 +456,15 @@ mod tests {
     #[test]
     fn peers_of_both_kinds_are_told_apart() {
         let told = |live: Option<&kcl3::Live>, leases: &[Lease]| peers("t", live, None, leases);
-        assert_eq!(told(None, &[lease(Some("w"), true, "1")]).verdict, Verdict::Ok);
-        assert_eq!(told(None, &[lease(None, false, "1")]).verdict, Verdict::Ok);
-        assert_eq!(told(None, &[lease(Some("w"), false, "SHARD_END")]).verdict, Verdict::Ok);
+        assert_eq!(told(None, &[lease(Some("w"), true, "1")]).verdict, CheckVerdict::Ok);
+        assert_eq!(told(None, &[lease(None, false, "1")]).verdict, CheckVerdict::Ok);
+        assert_eq!(told(None, &[lease(Some("w"), false, "SHARD_END")]).verdict, CheckVerdict::Ok);
         let kcl2 = told(None, &[lease(Some("java"), false, "1")]);
-        assert!(kcl2.verdict == Verdict::Warn && kcl2.found.contains("`java`"), "{kcl2:?}");
+        assert!(kcl2.verdict == CheckVerdict::Warn && kcl2.found.contains("`java`"), "{kcl2:?}");
         let live = kcl3::Live { worker: "j".into(), age: 3, leads: true };
-        assert_eq!(told(Some(&live), &[]).verdict, Verdict::Fail);
+        assert_eq!(told(Some(&live), &[]).verdict, CheckVerdict::Fail);
         let lock = kcl3::Lock { owner: "j".into(), version: "1".into() };
-        assert_eq!(peers("t", None, Some(&lock), &[]).verdict, Verdict::Warn);
+        assert_eq!(peers("t", None, Some(&lock), &[]).verdict, CheckVerdict::Warn);
     }
 
     #[test]
@@ -474,23 +477,23 @@ mod tests {
                 .starts_with("2 lease(s) with work left, 1 of them free, 1 finished; 1 owner"),
             "{good:?}"
         );
-        assert_eq!(rows(&leases, 2, &["bad".into()]).verdict, Verdict::Warn);
+        assert_eq!(rows(&leases, 2, &["bad".into()]).verdict, CheckVerdict::Warn);
     }
 
     #[test]
     fn lag_is_judged_by_retention() {
         let of = |ms: i64| lag(&[("a", Ok(Some(1))), ("b", Ok(Some(ms)))], 24 * HOUR);
-        assert_eq!(of(2).verdict, Verdict::Ok);
+        assert_eq!(of(2).verdict, CheckVerdict::Ok);
         assert!(of(2).found.contains("b is furthest"));
-        assert_eq!(of(12 * HOUR).verdict, Verdict::Warn);
+        assert_eq!(of(12 * HOUR).verdict, CheckVerdict::Warn);
         let late = of(22 * HOUR);
-        assert!(late.verdict == Verdict::Fail && late.remedy.unwrap().contains("in 2.0 h"));
-        assert_eq!(lag(&[("a", Err("x".into()))], 24 * HOUR).verdict, Verdict::Warn);
+        assert!(late.verdict == CheckVerdict::Fail && late.remedy.unwrap().contains("in 2.0 h"));
+        assert_eq!(lag(&[("a", Err("x".into()))], 24 * HOUR).verdict, CheckVerdict::Warn);
         assert_eq!(
             lag(&[("a", Err("x".into())), ("b", Ok(Some(23 * HOUR)))], 24 * HOUR).verdict,
-            Verdict::Fail
+            CheckVerdict::Fail
         );
-        assert_eq!(lag(&[], 24 * HOUR).verdict, Verdict::Ok);
+        assert_eq!(lag(&[], 24 * HOUR).verdict, CheckVerdict::Ok);
     }
 
     proptest! {

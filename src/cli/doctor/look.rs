@@ -5,7 +5,7 @@ use futures::StreamExt;
 use crate::aws::clients::Clients;
 use crate::aws::dynamodb::{LeaseTable, TableError};
 use crate::aws::kinesis::Kinesis;
-use crate::aws::preflight::{Identity, Probe, identity};
+use crate::aws::preflight::{Identity, Preflight, identity};
 use crate::aws::s3::ObjectStore;
 use crate::cli::leases::lag;
 use crate::clock::{Clock, Jitter};
@@ -18,14 +18,14 @@ use crate::lease::{graph, kcl3};
 use crate::stream::StreamInfo;
 use crate::stream::position::StartAt;
 
-use super::judge::{self, Finding, Verdict, calls, failed};
+use super::judge::{self, CheckVerdict, Finding, calls, failed};
 
 /// What the parts have in common.
 struct Doctor<'a> {
     config: &'a Config,
     role: Role,
     clock: Clock,
-    probe: Probe,
+    probe: Preflight,
     kinesis: Kinesis,
     table: LeaseTable,
     store: ObjectStore,
@@ -39,7 +39,7 @@ pub(super) async fn everything(config: &Config, role: Role, clients: Clients) ->
         config,
         role,
         clock: Clock::system(),
-        probe: Probe::new(&clients),
+        probe: Preflight::new(&clients),
         kinesis: Kinesis::new(clients.kinesis),
         table: LeaseTable::new(clients.dynamodb, &config.lease.table),
         store: ObjectStore::new(clients.s3),
@@ -51,7 +51,7 @@ pub(super) async fn everything(config: &Config, role: Role, clients: Clients) ->
     let ours = doctor.clock.wall();
     let told = who.as_ref().map(describe).map_err(ToString::to_string);
     let credentials = judge::credentials(told, summary.as_ref().err());
-    let usable = credentials.verdict == Verdict::Ok;
+    let usable = credentials.verdict == CheckVerdict::Ok;
     let mut findings = vec![credentials, judge::clock(date, ours)];
     if !usable {
         let why = "nothing can be asked without credentials";
@@ -253,7 +253,7 @@ impl Doctor<'_> {
         let found = judge::peers(reports.name(), live.as_ref(), lock.as_ref(), leases);
         // Rows bound to a stream have been a Catchment worker's, which looked.
         let ours = items.iter().all(|item| item.contains_key(attr::STREAM));
-        if found.verdict == Verdict::Ok && !looked && !ours {
+        if found.verdict == CheckVerdict::Ok && !looked && !ours {
             return Finding::warn(
                 found.check,
                 "the tables of KCL 3.0 to 3.4 beside the lease table may not be read",

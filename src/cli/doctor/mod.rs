@@ -10,34 +10,34 @@ use crate::aws::clients::Clients;
 use crate::config::raw::Layers;
 use crate::iam::Role;
 
-use super::{Failure, Settings, runtime};
-use judge::{Finding, Verdict};
+use super::{Failure, SettingsArgs, runtime};
+use judge::{CheckVerdict, Finding};
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct DoctorOptions {
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsArgs,
     /// Whose permissions to expect of the credentials it runs with.
     #[arg(long, value_enum, default_value = "worker")]
-    role: Who,
+    role: DoctorRole,
     /// As JSON.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Who {
+enum DoctorRole {
     /// `catchment run`: everything is probed.
     Worker,
     /// A person: writes that only a worker makes are not probed.
     Operator,
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &DoctorOptions) -> Result<(), Failure> {
     let config = options.settings.load(Layers::default())?;
     let role = match options.role {
-        Who::Worker => Role::Worker,
-        Who::Operator => Role::Operator,
+        DoctorRole::Worker => Role::Worker,
+        DoctorRole::Operator => Role::Operator,
     };
     let (runtime, _tasks) = runtime(1)?;
     let findings = runtime.block_on(async {
@@ -46,16 +46,16 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         Ok::<_, Failure>(Box::pin(look::everything(&config, role, clients)).await)
     })?;
     // What was not tried is no news.
-    let tried = findings.iter().map(|f| f.verdict).filter(|v| *v != Verdict::Skipped);
-    let worst = tried.max().unwrap_or(Verdict::Skipped);
+    let tried = findings.iter().map(|f| f.verdict).filter(|v| *v != CheckVerdict::Skipped);
+    let worst = tried.max().unwrap_or(CheckVerdict::Skipped);
     if options.json {
         let report = json!({ "verdict": worst, "checks": findings });
         println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Failure::new(1, e))?);
     } else {
         print!("{}", text(&findings));
     }
-    if worst == Verdict::Fail {
-        let failed = findings.iter().filter(|f| f.verdict == Verdict::Fail).count();
+    if worst == CheckVerdict::Fail {
+        let failed = findings.iter().filter(|f| f.verdict == CheckVerdict::Fail).count();
         let message = format!("{failed} of {} checks failed", findings.len());
         return Err(Failure { code: 3, message });
     }
@@ -67,10 +67,10 @@ fn text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
         let word = match finding.verdict {
-            Verdict::Ok => "ok",
-            Verdict::Skipped => "-",
-            Verdict::Warn => "warn",
-            Verdict::Fail => "FAIL",
+            CheckVerdict::Ok => "ok",
+            CheckVerdict::Skipped => "-",
+            CheckVerdict::Warn => "warn",
+            CheckVerdict::Fail => "FAIL",
         };
         text.push_str(&format!("{word:4} {:13} {}\n", finding.check, line(&finding.found)));
         if let Some(remedy) = &finding.remedy {

@@ -22,14 +22,14 @@ use crate::lease::row::Lease;
 use crate::lease::write;
 use crate::stream::StreamInfo;
 
-use super::{Failure, Settings, runtime};
+use super::{Failure, SettingsArgs, runtime};
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct LeasesOptions {
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsArgs,
     #[command(subcommand)]
-    action: Action,
+    action: LeasesAction,
 }
 
 /// What is worth waiting or calling for.
@@ -46,7 +46,7 @@ struct Depth {
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum LeasesAction {
     /// All leases, one line each.
     List {
         /// As JSON lines.
@@ -70,10 +70,10 @@ enum Action {
     },
     /// Go back to an earlier record while the workers run: each shard delivers what it has in hand,
     /// moves its checkpoint back, and goes on from there.
-    Rewind(rewind::Options),
+    Rewind(rewind::RewindOptions),
     /// Move the checkpoint of leases nobody owns. Records behind it are delivered again, in objects
     /// with other ranges in their names; records skipped are not delivered.
-    Reset(reset::Options),
+    Reset(reset::ResetOptions),
 }
 
 /// What the actions work with.
@@ -87,7 +87,7 @@ struct Tools {
 /// Stands for a name that is not configured and not needed.
 const UNUSED: &str = "unused";
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &LeasesOptions) -> Result<(), Failure> {
     // Only the table matters here: stream and bucket need not be configured.
     let mut layers = Layers::default();
     for key in ["stream.name", "delivery.bucket"] {
@@ -104,11 +104,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
             stream: Some(config.stream.name.clone()).filter(|name| name != UNUSED),
         };
         match &options.action {
-            Action::List { json, depth } => show::list(&tools, *json, depth).await,
-            Action::Show { shard, depth } => show::one(&tools, shard, depth).await,
-            Action::Release { shard } => release(&tools.table, shard).await,
-            Action::Reset(options) => reset::run(&tools.table, options).await,
-            Action::Rewind(options) => rewind::run(&config, &tools, options).await,
+            LeasesAction::List { json, depth } => show::list(&tools, *json, depth).await,
+            LeasesAction::Show { shard, depth } => show::one(&tools, shard, depth).await,
+            LeasesAction::Release { shard } => release(&tools.table, shard).await,
+            LeasesAction::Reset(options) => reset::run(&tools.table, options).await,
+            LeasesAction::Rewind(options) => rewind::run(&config, &tools, options).await,
         }
     })
 }

@@ -13,7 +13,7 @@ use crate::stream::position::Checkpoint;
 use super::{Failure, all, apply, find, tell_fleet};
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct ResetOptions {
     /// Shard id, or the whole key in a multi-stream table.
     #[arg(required_unless_present = "all")]
     shard: Option<String>,
@@ -95,7 +95,7 @@ fn of_one_stream(mut leases: Vec<Lease>) -> Result<Vec<Lease>, Failure> {
     Ok(leases)
 }
 
-pub(super) async fn run(table: &LeaseTable, options: &Options) -> Result<(), Failure> {
+pub(super) async fn run(table: &LeaseTable, options: &ResetOptions) -> Result<(), Failure> {
     let (to, pin_ms) = target(&options.to, Clock::system().wall())?;
     let leases = match &options.shard {
         Some(shard) => vec![find(table, shard).await?],

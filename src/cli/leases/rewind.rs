@@ -9,7 +9,7 @@ use futures::StreamExt;
 
 use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::aws::kinesis::Kinesis;
-use crate::aws::lookup::{PARALLEL, Probe};
+use crate::aws::lookup::{PARALLEL, RecordLookup};
 use crate::checkpoint::progress::Pending;
 use crate::clock::{Clock, Jitter};
 use crate::config::{Config, OnGap};
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("to").required(true).multiple(false)))]
-pub(super) struct Options {
+pub(super) struct RewindOptions {
     /// Go back to this record; its shard is looked for, or named with --shard.
     #[arg(long, value_name = "N", group = "to")]
     from_sequence_number: Option<String>,
@@ -61,14 +61,14 @@ const CONSEQUENCES: &str = "Records from there on are delivered again, in object
 pub(super) async fn run(
     config: &Config,
     Tools { table, kinesis, .. }: &Tools,
-    options: &Options,
+    options: &RewindOptions,
 ) -> Result<(), Failure> {
     let clock = Clock::system();
     let kinesis = kinesis.clone();
     let stream = stream(config, &kinesis, table, &leases(table).await?).await?;
     let table = &of_stream(table, &stream, config).await?;
     let leases = leases(table).await?;
-    let probe = Probe { kinesis, arn: stream.arn.clone(), clock: clock.clone() };
+    let probe = RecordLookup { kinesis, arn: stream.arn.clone(), clock: clock.clone() };
     let shards = probe.kinesis.list_shards(&stream.arn).await.map_err(|e| Failure::new(1, e))?;
     let (to, within) = target(options, &probe, &shards).await?;
     if let Some(within) = &within
@@ -155,8 +155,8 @@ async fn stream(
 }
 
 async fn target(
-    options: &Options,
-    probe: &Probe,
+    options: &RewindOptions,
+    probe: &RecordLookup,
     shards: &[ShardInfo],
 ) -> Result<(Target, Option<ShardId>), Failure> {
     let named = options.shard.as_deref().map(ShardId::new);
@@ -192,7 +192,7 @@ async fn target(
 
 /// The first record at the target, for every shard that may have to go there.
 async fn first(
-    probe: &Probe,
+    probe: &RecordLookup,
     leases: &[Lease],
     to: &Target,
     within: Option<&ShardId>,

@@ -46,13 +46,13 @@ struct Shown<'a> {
 
 /// Everything asked for, by lease.
 #[derive(Default)]
-struct Asked {
+struct ShowRequest {
     counters: BTreeMap<ShardId, Counter>,
     lags: BTreeMap<ShardId, Lag>,
 }
 
 impl<'a> Shown<'a> {
-    fn of(lease: &'a Lease, asked: &'a Asked) -> Self {
+    fn of(lease: &'a Lease, asked: &'a ShowRequest) -> Self {
         let state = match (&lease.progress, lease.is_free()) {
             _ if lease.is_finished() => "finished",
             (_, _) if lease.checkpoint_owner.is_some() => "handing over",
@@ -144,8 +144,8 @@ async fn look(
     tools: &Tools,
     mut leases: Vec<Lease>,
     depth: &Depth,
-) -> Result<(Vec<Lease>, Asked), Failure> {
-    let mut asked = Asked::default();
+) -> Result<(Vec<Lease>, ShowRequest), Failure> {
+    let mut asked = ShowRequest::default();
     if let Some(watch) = depth.watch {
         asked.counters = counters(tools, &mut leases, watch).await?;
     }

@@ -29,15 +29,15 @@ use crate::worker::supervisor::{self, Exit};
 use crate::worker::{self, Node};
 
 use super::run::judge;
-use super::{Failure, Settings, runtime, send};
+use super::{Failure, SettingsArgs, runtime, send};
 
 /// Region of the embedded services.
 const REGION: &str = "us-east-1";
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct LocalOptions {
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsArgs,
     /// Send each line of this file as a record; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     input: Option<String>,
@@ -65,8 +65,8 @@ pub(super) struct Options {
     json: bool,
 }
 
-/// Settings that suit a laptop; everything can be overridden as usual.
-fn defaults(options: &Options) -> Layers {
+/// SettingsArgs that suit a laptop; everything can be overridden as usual.
+fn defaults(options: &LocalOptions) -> Layers {
     let mut layers = Layers::default();
     for (key, value) in [
         ("stream.name", "local"),
@@ -85,7 +85,7 @@ fn defaults(options: &Options) -> Layers {
     layers
 }
 
-pub(super) fn run(options: Options) -> Result<(), Failure> {
+pub(super) fn run(options: LocalOptions) -> Result<(), Failure> {
     let config = options.settings.load(defaults(&options))?;
     if options.once && options.workers == 0 {
         return Err(Failure::new(2, "--once needs a worker: leave --workers out, or at 1 or more"));
@@ -105,7 +105,7 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
 
 /// Starts everything, does what was asked, stops everything.
 async fn session(
-    options: &Options,
+    options: &LocalOptions,
     config: Config,
     tasks: &Tasks,
     shutdown: &Shutdown,
@@ -116,7 +116,7 @@ async fn session(
         std::env::temp_dir().join(format!("catchment-{}", node.jitter.uuid().simple()))
     });
     let services = Services::start(
-        crate::local::Options {
+        crate::local::ServiceOptions {
             data_dir: options.data_dir.clone(),
             objects: objects.clone(),
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -134,7 +134,7 @@ async fn session(
 }
 
 async fn with_services(
-    options: &Options,
+    options: &LocalOptions,
     config: Config,
     node: &Node,
     shutdown: &Shutdown,
@@ -188,7 +188,7 @@ async fn with_services(
 
 /// The upload API with its login. On port 3000, where the login's redirect leads, if it is free.
 async fn front_door(
-    options: &Options,
+    options: &LocalOptions,
     config: &Config,
     node: &Node,
     services: &Services,
@@ -239,7 +239,7 @@ async fn start(
 
 /// Sends the input and, with `--once`, waits until it is delivered; else waits for a signal.
 async fn work(
-    options: &Options,
+    options: &LocalOptions,
     config: &Config,
     node: &Node,
     shutdown: &Shutdown,
@@ -302,7 +302,7 @@ async fn delivered(
 
 /// Prints the environment for a shell to `eval`, and what to try next.
 fn introduce(
-    options: &Options,
+    options: &LocalOptions,
     config: &Config,
     services: &Services,
     objects: &std::path::Path,

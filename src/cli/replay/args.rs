@@ -2,23 +2,23 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use crate::cli::{Failure, Settings};
+use crate::cli::{Failure, SettingsArgs};
 use crate::config::raw::{Layers, Source};
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Options {
+pub(in crate::cli) struct ReplayOptions {
     #[command(subcommand)]
-    pub(super) action: Option<Action>,
+    pub(super) action: Option<ReplayAction>,
     #[command(flatten)]
-    pub(super) start: Start,
+    pub(super) start: StartOptions,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Action {
+pub(super) enum ReplayAction {
     /// The replays beside the lease table, one line each.
     List {
         #[command(flatten)]
-        settings: Settings,
+        settings: SettingsArgs,
         /// As JSON lines.
         #[arg(long)]
         json: bool,
@@ -28,7 +28,7 @@ pub(super) enum Action {
         /// Its id.
         id: String,
         #[command(flatten)]
-        settings: Settings,
+        settings: SettingsArgs,
         /// As one line of JSON.
         #[arg(long)]
         json: bool,
@@ -38,7 +38,7 @@ pub(super) enum Action {
         /// Its id.
         id: String,
         #[command(flatten)]
-        settings: Settings,
+        settings: SettingsArgs,
         /// Also if it is not complete.
         #[arg(long)]
         yes: bool,
@@ -49,9 +49,9 @@ pub(super) enum Action {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("from").multiple(false)))]
 #[command(group(ArgGroup::new("until").multiple(false)))]
-pub(super) struct Start {
+pub(super) struct StartOptions {
     #[command(flatten)]
-    pub(super) settings: Settings,
+    pub(super) settings: SettingsArgs,
     /// Begin with this record; its shard is looked for, or named with --shard.
     #[arg(long, value_name = "N", group = "from")]
     pub(super) from_sequence_number: Option<String>,
@@ -94,7 +94,7 @@ pub(super) struct Start {
 
 /// What a replay takes from elsewhere than the configuration, if it is not set there: the plan has
 /// its own stream and bucket, and a worker on the same host has the port.
-pub(super) fn layers(settings: &Settings) -> Result<Layers, Failure> {
+pub(super) fn layers(settings: &SettingsArgs) -> Result<Layers, Failure> {
     let mut layers = Layers::default();
     for (key, value) in [
         ("stream.name", "unused"),

@@ -4,7 +4,7 @@ use crate::aws::clients::Clients;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::replay::plan::Plan;
-use crate::replay::progress::Progress;
+use crate::replay::progress::ReplayProgress;
 use crate::replay::store::{self, Store};
 
 use super::{Failure, show};
@@ -66,7 +66,7 @@ pub(super) async fn status(
 ) -> Result<(), Failure> {
     let (store, plan, ready) = load(config, clients, id).await?;
     let mut leases = store.leases().await?;
-    let progress = Progress::of(&leases, ready);
+    let progress = ReplayProgress::of(&leases, ready);
     if json {
         println!("{}", show::status(&plan, &progress, ready));
         return Ok(());
@@ -101,7 +101,7 @@ pub(super) async fn delete(
 ) -> Result<(), Failure> {
     let (store, plan, ready) = load(config, clients, id).await?;
     let before = store.leases().await?;
-    let progress = Progress::of(&before, ready);
+    let progress = ReplayProgress::of(&before, ready);
     if !progress.complete {
         if !yes {
             return Err(Failure::new(

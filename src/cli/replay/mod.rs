@@ -8,7 +8,7 @@ mod start;
 mod values;
 pub(super) mod watch;
 
-pub(in crate::cli) use args::Options;
+pub(in crate::cli) use args::ReplayOptions;
 pub(super) use values::past;
 
 use crate::aws::clients::Clients;
@@ -16,21 +16,23 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::replay::store::StoreError;
 
-use super::{Failure, Settings, runtime};
-use args::{Action, layers};
+use super::{Failure, SettingsArgs, runtime};
+use args::{ReplayAction, layers};
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &ReplayOptions) -> Result<(), Failure> {
     match &options.action {
         None => start::run(&options.start),
-        Some(Action::List { settings, json }) => with(settings, |config, clients, _| async move {
-            manage::list(&config, &clients, *json).await
-        }),
-        Some(Action::Status { id, settings, json }) => {
+        Some(ReplayAction::List { settings, json }) => {
+            with(settings, |config, clients, _| async move {
+                manage::list(&config, &clients, *json).await
+            })
+        }
+        Some(ReplayAction::Status { id, settings, json }) => {
             with(settings, |config, clients, _| async move {
                 manage::status(&config, &clients, id, *json).await
             })
         }
-        Some(Action::Delete { id, settings, yes }) => {
+        Some(ReplayAction::Delete { id, settings, yes }) => {
             with(settings, |config, clients, clock| async move {
                 manage::delete(&config, &clients, &clock, id, *yes).await
             })
@@ -39,7 +41,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 fn with<F: Future<Output = Result<(), Failure>>>(
-    settings: &Settings,
+    settings: &SettingsArgs,
     act: impl FnOnce(Config, Clients, Clock) -> F,
 ) -> Result<(), Failure> {
     let config = Config::from_layers(layers(settings)?)?;

@@ -1,14 +1,14 @@
 //! Plans a replay: resolves what was asked for against the stream, and refuses what would not do.
 
 use crate::aws::kinesis::Kinesis;
-use crate::aws::lookup::Probe;
+use crate::aws::lookup::RecordLookup;
 use crate::aws::objects::Objects;
 use crate::config::OnGap;
 use crate::delivery::object_key::Template;
 use crate::fault::Fault;
 use crate::ids::ShardId;
 use crate::replay::plan::{From, Plan};
-use crate::replay::resolve::{self, Asked, Begin, End, ResolveError};
+use crate::replay::resolve::{self, Begin, End, ReplayRequest, ResolveError};
 use crate::stream::position::StartAt;
 use crate::stream::{ShardInfo, StreamInfo};
 use std::time::Duration;
@@ -53,8 +53,12 @@ impl Session<'_> {
         Kinesis::new(self.clients.kinesis.clone())
     }
 
-    fn probe(&self, stream: &StreamInfo) -> Probe {
-        Probe { kinesis: self.kinesis(), arn: stream.arn.clone(), clock: self.node.clock.clone() }
+    fn probe(&self, stream: &StreamInfo) -> RecordLookup {
+        RecordLookup {
+            kinesis: self.kinesis(),
+            arn: stream.arn.clone(),
+            clock: self.node.clock.clone(),
+        }
     }
 
     pub(super) async fn plan(
@@ -111,7 +115,7 @@ impl Session<'_> {
         let mut asked = self.asked.clone();
         asked.entry("end".into()).or_insert_with(|| "--until-now".into());
         asked.entry("--prefix".into()).or_insert_with(|| prefix.clone());
-        let asked = Asked {
+        let asked = ReplayRequest {
             id: id.to_owned(),
             from,
             until,

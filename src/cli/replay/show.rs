@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::ids::ShardId;
 use crate::lease::row::NewLease;
 use crate::replay::plan::Plan;
-use crate::replay::progress::{Progress, Sample};
+use crate::replay::progress::{ReplayProgress, Sample};
 
 /// What a dry run found.
 pub(super) struct Estimate<'a> {
@@ -150,7 +150,7 @@ impl Teller {
         Self { id: id.clone(), bar }
     }
 
-    pub(super) fn tell(&mut self, progress: &Progress, ratio: f64) {
+    pub(super) fn tell(&mut self, progress: &ReplayProgress, ratio: f64) {
         let Some(bar) = &self.bar else {
             println!("{}", line("progress", &self.id, progress));
             return;
@@ -169,7 +169,7 @@ impl Teller {
     }
 }
 
-fn line(event: &str, id: &str, progress: &Progress) -> serde_json::Value {
+fn line(event: &str, id: &str, progress: &ReplayProgress) -> serde_json::Value {
     let mut line = json!({"event": event, "id": id});
     if let (Some(line), Ok(serde_json::Value::Object(more))) =
         (line.as_object_mut(), serde_json::to_value(progress))
@@ -180,7 +180,7 @@ fn line(event: &str, id: &str, progress: &Progress) -> serde_json::Value {
 }
 
 /// The last line.
-pub(super) fn summary(plan: &Plan, progress: &Progress, seconds: f64, tty: bool) {
+pub(super) fn summary(plan: &Plan, progress: &ReplayProgress, seconds: f64, tty: bool) {
     let to = format!("s3://{}/{}", plan.settings.bucket, plan.prefix);
     if tty {
         eprintln!(
@@ -201,7 +201,7 @@ pub(super) fn summary(plan: &Plan, progress: &Progress, seconds: f64, tty: bool)
 }
 
 /// Plan and progress of a replay that is looked at from outside.
-pub(super) fn status(plan: &Plan, progress: &Progress, ready: bool) -> serde_json::Value {
+pub(super) fn status(plan: &Plan, progress: &ReplayProgress, ready: bool) -> serde_json::Value {
     let mut line = line("status", &plan.id, progress);
     line["state"] = state(progress, ready).into();
     line["from"] = plan.from.to_string().into();
@@ -212,7 +212,7 @@ pub(super) fn status(plan: &Plan, progress: &Progress, ready: bool) -> serde_jso
 }
 
 /// One word.
-pub(super) fn state(progress: &Progress, ready: bool) -> &'static str {
+pub(super) fn state(progress: &ReplayProgress, ready: bool) -> &'static str {
     match (progress.complete, ready) {
         (true, _) => "complete",
         (false, false) => "planning",

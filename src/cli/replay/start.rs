@@ -11,14 +11,14 @@ use crate::clock::{Clock, Jitter};
 use crate::config::Config;
 use crate::config::raw::{Layers, Source};
 use crate::replay::plan::Plan;
-use crate::replay::progress::Progress;
+use crate::replay::progress::ReplayProgress;
 use crate::replay::store::{Store, table_prefix};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{http, logs};
 use crate::worker::supervisor::Exit;
 use crate::worker::{self, Node};
 
-use super::args::{self, Start};
+use super::args::{self, StartOptions};
 use super::show;
 use super::values::prefix;
 use crate::cli::run::{judge, serve};
@@ -34,7 +34,7 @@ const RECORDED: [&str; 6] = [
     "delivery.deaggregate",
 ];
 
-pub(super) fn run(options: &Start) -> Result<(), Failure> {
+pub(super) fn run(options: &StartOptions) -> Result<(), Failure> {
     let layers = args::layers(&options.settings)?;
     let asked = asked(options, &layers)?;
     let config = Config::from_layers(layers.clone())?;
@@ -60,7 +60,7 @@ pub(super) fn run(options: &Start) -> Result<(), Failure> {
 }
 
 /// What was asked for explicitly, by name.
-fn asked(options: &Start, layers: &Layers) -> Result<BTreeMap<String, String>, Failure> {
+fn asked(options: &StartOptions, layers: &Layers) -> Result<BTreeMap<String, String>, Failure> {
     let mut asked = BTreeMap::new();
     let mut note = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -90,7 +90,7 @@ fn asked(options: &Start, layers: &Layers) -> Result<BTreeMap<String, String>, F
 }
 
 pub(super) struct Session<'a> {
-    pub(super) options: &'a Start,
+    pub(super) options: &'a StartOptions,
     pub(super) config: Config,
     pub(super) asked: BTreeMap<String, String>,
     pub(super) clients: Clients,
@@ -226,7 +226,7 @@ impl Session<'_> {
         let watching = self.node.tasks.spawn("watch", watching);
         let exit = serve(&self.node.tasks, shared, listener, shutdown.clone()).await;
         shutdown.drain.cancel();
-        let progress: Progress = watching.await.map_err(|e| Failure::new(1, e))?;
+        let progress: ReplayProgress = watching.await.map_err(|e| Failure::new(1, e))?;
         judge(&exit)?;
         let seconds = (self.node.clock.now() - begun).as_secs_f64();
         show::summary(&plan, &progress, seconds, self.tty);

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::table as metric;
 use crate::replay::plan::Plan;
-use crate::replay::progress::{Pace, Progress};
+use crate::replay::progress::{ReplayPace, ReplayProgress};
 use crate::replay::store::Store;
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 
 /// Configuration of the replay's worker: the live one with the plan's table, keys and settings.
 pub(crate) fn configure(config: &mut crate::config::Config, plan: &Plan, table: &str) {
@@ -25,16 +25,16 @@ pub(crate) fn configure(config: &mut crate::config::Config, plan: &Plan, table: 
 /// Looks at the table until everything is delivered; then asks the worker to stop. Returns the last
 /// state seen, and never before `stop` or completion.
 pub(crate) async fn watch(
-    shared: Arc<Shared>,
+    shared: Arc<WorkerContext>,
     plan: Arc<Plan>,
     store: Store,
     every: Duration,
     drain: CancellationToken,
-    mut tell: impl FnMut(&Progress, f64) + Send,
-) -> Progress {
+    mut tell: impl FnMut(&ReplayProgress, f64) + Send,
+) -> ReplayProgress {
     let clock = shared.clock.clone();
-    let mut pace = Pace::default();
-    let mut last = Progress::default();
+    let mut pace = ReplayPace::default();
+    let mut last = ReplayProgress::default();
     let mut told = clock.now();
     loop {
         match store.progress(true).await {
@@ -70,13 +70,13 @@ pub(crate) async fn watch(
 
 /// How far the slowest shard of this process is from the end of the range: MillisBehindLatest counts
 /// from now, the range may have ended earlier.
-fn lag_ms(shared: &Shared, plan: &Plan) -> Option<i64> {
+fn lag_ms(shared: &WorkerContext, plan: &Plan) -> Option<i64> {
     let past = (shared.clock.wall() - plan.end_ms()).max(0);
     let board = shared.board.snapshot();
     board.shards.values().filter_map(|s| s.behind_ms).map(|ms| (ms - past).max(0)).max()
 }
 
-fn show(shared: &Shared, progress: &Progress) {
+fn show(shared: &WorkerContext, progress: &ReplayProgress) {
     let metrics = &shared.metrics;
     let active = progress.shards - progress.finished;
     metrics.set(metric::REPLAY_SHARDS, &["finished"], progress.finished);

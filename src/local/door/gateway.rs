@@ -1,6 +1,6 @@
 //! An HTTP API in front of the upload handler, with a JWT authorizer.
 //!
-//! What it applies of Amazon API Gateway's rules: routes before tokens, the authorizer of
+//! What it applies of Amazon API ApiGateway's rules: routes before tokens, the authorizer of
 //! [`super::gateway_jwt`], CORS answered by itself, 10 MB of body, 10,240 bytes of headers, and the
 //! payload format 2.0 towards the function, which runs in this process.
 
@@ -47,7 +47,7 @@ pub struct GatewayOptions {
     pub connect_src: String,
 }
 
-struct Gateway {
+struct ApiGateway {
     options: GatewayOptions,
     authorizer: Authorizer,
     handler: Handler,
@@ -66,11 +66,11 @@ pub fn router(
     jitter: Jitter,
 ) -> Result<Router, axum::http::uri::InvalidUri> {
     let authorizer = Authorizer::new(options.policy.clone(), clock.clone())?;
-    let gateway = Gateway { options, authorizer, handler, clock, jitter };
+    let gateway = ApiGateway { options, authorizer, handler, clock, jitter };
     Ok(Router::new().fallback(enter).with_state(Arc::new(gateway)))
 }
 
-async fn enter(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+async fn enter(State(gateway): State<Arc<ApiGateway>>, request: Request) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let id = URL_SAFE.encode(&gateway.jitter.uuid().as_bytes()[..11]);
     let mut response = Box::pin(gateway.answer(request, &id)).await;
@@ -105,7 +105,7 @@ fn route(method: &Method, path: &str) -> Option<&'static str> {
     }
 }
 
-impl Gateway {
+impl ApiGateway {
     fn allows(&self, origin: &HeaderValue) -> bool {
         self.options.allow_origins.iter().any(|o| origin == o.as_str())
     }

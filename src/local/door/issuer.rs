@@ -24,7 +24,7 @@ use crate::task::{Handle, Tasks};
 
 /// Somebody who can log in.
 #[derive(Debug, Clone)]
-pub struct User {
+pub struct IssuerUser {
     /// Login name.
     pub username: String,
     /// Password, in clear: these are development users.
@@ -45,7 +45,7 @@ pub struct IssuerOptions {
     /// Scopes the client may have; all of them when it names none.
     pub scopes: Vec<String>,
     /// Who can log in.
-    pub users: Vec<User>,
+    pub users: Vec<IssuerUser>,
     /// Life of a code in seconds.
     pub code_seconds: i64,
     /// Life of access and id tokens in seconds.
@@ -59,7 +59,7 @@ impl Default for IssuerOptions {
             client_id: "catchment-local".into(),
             redirect_uris: vec!["http://localhost:3000/".into(), "http://localhost:3000".into()],
             scopes: ["openid", "email", "profile", "catchment/upload"].map(str::to_owned).into(),
-            users: vec![User {
+            users: vec![IssuerUser {
                 username: "dev".into(),
                 password: "catchment".into(),
                 email: "dev@example.com".into(),
@@ -74,11 +74,11 @@ const REFRESH_SECONDS: i64 = 30 * 24 * 3600;
 
 /// A running issuer.
 pub struct Issuer {
-    state: Arc<State>,
+    state: Arc<IssuerState>,
     server: Handle<()>,
 }
 
-struct State {
+struct IssuerState {
     options: IssuerOptions,
     /// `http://127.0.0.1:PORT`.
     origin: String,
@@ -106,7 +106,7 @@ impl Issuer {
             .await
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
-        let state = Arc::new(State {
+        let state = Arc::new(IssuerState {
             origin: format!("http://127.0.0.1:{}", listener.local_addr()?.port()),
             options,
             key,
@@ -148,7 +148,7 @@ impl Issuer {
     }
 }
 
-impl State {
+impl IssuerState {
     fn issuer_url(&self) -> String {
         format!("{}/{}", self.origin, self.options.pool)
     }
@@ -161,7 +161,7 @@ impl State {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn user(&self, username: &str) -> Option<&User> {
+    fn user(&self, username: &str) -> Option<&IssuerUser> {
         self.options.users.iter().find(|u| u.username == username)
     }
 

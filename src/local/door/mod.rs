@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::aws::front_door::{Door, DoorConfig, Stream};
+use crate::aws::front_door::{UploadApi, UploadApiConfig, UploadStream};
 use crate::clock::{Clock, Jitter};
-use crate::front_door::claims::Demands;
+use crate::front_door::claims::AuthPolicy;
 use crate::front_door::handler::{Handler, HandlerConfig};
 use crate::task::{Handle, Tasks};
 use gateway::GatewayOptions;
 use gateway_jwt::Policy;
 use issuer::keys::challenge;
-use issuer::{Issuer, IssuerOptions, User};
+use issuer::{Issuer, IssuerOptions, IssuerUser};
 
 const TRY_PAGE: &str = include_str!("assets/try.html");
 /// Where the tour's login sends the browser back to.
@@ -49,7 +49,7 @@ pub struct FrontDoorOptions {
     /// How long the handler goes on trying to put an event.
     pub put_deadline: Duration,
     /// Who can log in.
-    pub users: Vec<User>,
+    pub users: Vec<IssuerUser>,
     /// Further addresses a login may return to.
     pub redirect_uris: Vec<String>,
     /// The scope demanded by the routes.
@@ -92,7 +92,7 @@ pub struct FrontDoor {
     issuer: Issuer,
     gateway: Handle<()>,
     stop: CancellationToken,
-    users: Vec<User>,
+    users: Vec<IssuerUser>,
     verifier: String,
 }
 
@@ -203,8 +203,8 @@ impl FrontDoor {
 }
 
 fn handler(options: &FrontDoorOptions, client_id: &str, clock: &Clock, jitter: &Jitter) -> Handler {
-    let door = Door::new(DoorConfig {
-        stream: Stream::Name(options.stream.clone()),
+    let door = UploadApi::new(UploadApiConfig {
+        stream: UploadStream::Name(options.stream.clone()),
         bucket: Some(options.bucket.clone()),
         region: options.region.clone(),
         kinesis_endpoint: Some(options.kinesis_endpoint.clone()),
@@ -215,7 +215,7 @@ fn handler(options: &FrontDoorOptions, client_id: &str, clock: &Clock, jitter: &
     let config = HandlerConfig {
         max_record_bytes: options.max_record_bytes,
         put_deadline: options.put_deadline,
-        demands: Demands {
+        demands: AuthPolicy {
             client_ids: vec![client_id.to_owned()],
             scope: options.scope.clone(),
             any_token_use: false,

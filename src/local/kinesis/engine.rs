@@ -10,8 +10,8 @@ use ferrokinesis::types::{
 use ferrokinesis::validation;
 use serde_json::Value;
 
-use super::log::Line;
-use super::{Answer, Counters, Fault, Inner, invalid, stream_of};
+use super::log::LogLine;
+use super::{Answer, Counters, Inner, KinesisFault, invalid, stream_of};
 
 /// How long a change of a stream may take in the engine's background.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -98,10 +98,14 @@ impl Inner {
     }
 
     /// Logs a stream and its consumers as they are now.
-    pub(super) async fn keep(&self, name: &str, counters: &mut Counters) -> Result<(), Fault> {
+    pub(super) async fn keep(
+        &self,
+        name: &str,
+        counters: &mut Counters,
+    ) -> Result<(), KinesisFault> {
         let Ok(stream) = self.store.get_stream(name).await else {
             counters.remove(name);
-            return self.record(Line::Deleted(name.to_owned())).await;
+            return self.record(LogLine::Deleted(name.to_owned())).await;
         };
         if self.log.is_none() {
             return Ok(());
@@ -111,7 +115,7 @@ impl Inner {
         let mut numbers = counters.get(name).cloned().unwrap_or_default();
         numbers.resize(stream.shards.len(), 1);
         let stream = PersistentStream::from_stream(name.to_owned(), &stream, numbers);
-        self.record(Line::Stream(Box::new(stream))).await?;
-        self.record(Line::Consumers(arn, consumers)).await
+        self.record(LogLine::Stream(Box::new(stream))).await?;
+        self.record(LogLine::Consumers(arn, consumers)).await
     }
 }

@@ -10,8 +10,8 @@ use ferrokinesis::event_stream::{encode_initial_response, encode_subscribe_event
 use ferrokinesis::types::ConsumerStatus;
 use serde_json::{Map, Value, json};
 
-use super::read::Position;
-use super::{Fault, Streams, invalid, shards};
+use super::read::IteratorPosition;
+use super::{KinesisFault, Streams, invalid, shards};
 
 const LIFE: Duration = Duration::from_secs(300);
 /// A second subscription to the same shard is refused for this long, then replaces the first.
@@ -22,12 +22,12 @@ const MAX_RECORDS: u64 = 10_000;
 const MAX_EVENT: usize = 2 * 1024 * 1024;
 
 /// The latest subscription of one consumer to one shard.
-pub(super) struct Subscription {
+pub(super) struct LocalSubscription {
     since: Duration,
     turn: u64,
 }
 
-enum Phase {
+enum SubscriptionPhase {
     Start,
     Reading,
     Ended,
@@ -37,22 +37,22 @@ struct Feed {
     streams: Streams,
     consumer: String,
     turn: u64,
-    position: Position,
+    position: IteratorPosition,
     until: Duration,
     heard: Option<Duration>,
-    phase: Phase,
+    phase: SubscriptionPhase,
 }
 
 impl Streams {
-    pub(super) async fn subscribe(&self, data: &Value) -> Result<Response, Fault> {
+    pub(super) async fn subscribe(&self, data: &Value) -> Result<Response, KinesisFault> {
         let inner = &self.0;
         let arn = data["ConsumerARN"].as_str().unwrap_or_default();
         let consumer = inner.store.get_consumer(arn).await.ok_or_else(|| {
             let message = format!("Consumer {arn} not found.");
-            Fault::client_error("ResourceNotFoundException", Some(&message))
+            KinesisFault::client_error("ResourceNotFoundException", Some(&message))
         })?;
         if consumer.consumer_status != ConsumerStatus::Active {
-            return Err(Fault::client_error(
+            return Err(KinesisFault::client_error(
                 "ResourceInUseException",
                 Some("The consumer is not ACTIVE."),
             ));
@@ -78,7 +78,7 @@ impl Streams {
             let mut all = inner.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
             let before = all.get(&key);
             if before.is_some_and(|before| now < before.since + TAKEOVER) {
-                return Err(Fault::client_error(
+                return Err(KinesisFault::client_error(
                     "ResourceInUseException",
                     Some(
                         "Another active subscription exists for this consumer and shard, made less than 5 seconds ago.",
@@ -86,7 +86,7 @@ impl Streams {
                 ));
             }
             let turn = before.map_or(0, |before| before.turn + 1);
-            all.insert(key.clone(), Subscription { since: now, turn });
+            all.insert(key.clone(), LocalSubscription { since: now, turn });
             turn
         };
         let feed = Feed {
@@ -96,7 +96,7 @@ impl Streams {
             position,
             until: now + LIFE,
             heard: None,
-            phase: Phase::Start,
+            phase: SubscriptionPhase::Start,
         };
         let events = futures::stream::unfold(feed, |mut feed| async move {
             let frame = feed.next().await?;
@@ -111,12 +111,12 @@ impl Feed {
     /// The next frame; `None` when the subscription is over.
     async fn next(&mut self) -> Option<Vec<u8>> {
         match self.phase {
-            Phase::Start => {
-                self.phase = Phase::Reading;
+            SubscriptionPhase::Start => {
+                self.phase = SubscriptionPhase::Reading;
                 return Some(encode_initial_response());
             }
-            Phase::Ended => return None,
-            Phase::Reading => {}
+            SubscriptionPhase::Ended => return None,
+            SubscriptionPhase::Reading => {}
         }
         loop {
             let inner = &self.streams.0;
@@ -137,7 +137,7 @@ impl Feed {
                 "MillisBehindLatest": page.behind_ms,
             });
             if page.ended {
-                self.phase = Phase::Ended;
+                self.phase = SubscriptionPhase::Ended;
                 let children = shards::children(&page.description, self.position.shard_ix);
                 event["ChildShards"] = children.into();
             } else {

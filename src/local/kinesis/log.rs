@@ -19,7 +19,7 @@ use crate::local::LocalError;
 
 /// One change.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Line {
+pub(super) enum LogLine {
     /// A stream as it is from now on.
     Stream(Box<PersistentStream>),
     /// A stream is gone.
@@ -32,7 +32,7 @@ pub(super) enum Line {
 
 /// Everything the log says.
 #[derive(Default)]
-pub(super) struct Contents {
+pub(super) struct LogContents {
     pub(super) streams: BTreeMap<String, Box<PersistentStream>>,
     pub(super) consumers: BTreeMap<String, Vec<Consumer>>,
     pub(super) records: BTreeMap<String, BTreeMap<String, StoredRecord>>,
@@ -44,7 +44,7 @@ pub(super) struct Log(Arc<Mutex<File>>);
 
 impl Log {
     /// Reads the log in `directory` and writes it anew without what is superseded.
-    pub(super) fn open(directory: &Path, now_ms: i64) -> Result<(Self, Contents), LocalError> {
+    pub(super) fn open(directory: &Path, now_ms: i64) -> Result<(Self, LogContents), LocalError> {
         let path = directory.join("log.jsonl");
         let mut contents = read(&path)?;
         contents.drop_expired(now_ms);
@@ -61,7 +61,7 @@ impl Log {
     }
 
     /// Appends one line.
-    pub(super) fn append(&self, line: &Line) -> std::io::Result<()> {
+    pub(super) fn append(&self, line: &LogLine) -> std::io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,8 +73,8 @@ impl Log {
     }
 }
 
-fn read(path: &PathBuf) -> Result<Contents, LocalError> {
-    let mut contents = Contents::default();
+fn read(path: &PathBuf) -> Result<LogContents, LocalError> {
+    let mut contents = LogContents::default();
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(contents),
@@ -96,22 +96,22 @@ fn read(path: &PathBuf) -> Result<Contents, LocalError> {
     Ok(contents)
 }
 
-impl Contents {
-    fn apply(&mut self, line: Line) {
+impl LogContents {
+    fn apply(&mut self, line: LogLine) {
         match line {
-            Line::Stream(stream) => {
+            LogLine::Stream(stream) => {
                 self.streams.insert(stream.name.clone(), stream);
             }
-            Line::Deleted(name) => {
+            LogLine::Deleted(name) => {
                 if let Some(stream) = self.streams.remove(&name) {
                     self.consumers.remove(&stream.stream_arn);
                 }
                 self.records.remove(&name);
             }
-            Line::Consumers(arn, consumers) => {
+            LogLine::Consumers(arn, consumers) => {
                 self.consumers.insert(arn, consumers);
             }
-            Line::Records(name, records) => {
+            LogLine::Records(name, records) => {
                 self.records.entry(name).or_default().extend(records);
             }
         }
@@ -133,19 +133,19 @@ impl Contents {
     }
 
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let mut put = |line: &Line| {
+        let mut put = |line: &LogLine| {
             serde_json::to_writer(&mut *out, line)?;
             out.write_all(b"\n")
         };
         for stream in self.streams.values() {
-            put(&Line::Stream(stream.clone()))?;
+            put(&LogLine::Stream(stream.clone()))?;
         }
         for (arn, consumers) in &self.consumers {
-            put(&Line::Consumers(arn.clone(), consumers.clone()))?;
+            put(&LogLine::Consumers(arn.clone(), consumers.clone()))?;
         }
         for (name, records) in &self.records {
             for (key, record) in records {
-                put(&Line::Records(name.clone(), vec![(key.clone(), record.clone())]))?;
+                put(&LogLine::Records(name.clone(), vec![(key.clone(), record.clone())]))?;
             }
         }
         Ok(())

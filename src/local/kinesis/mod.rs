@@ -26,15 +26,15 @@ use ferrokinesis::store::{Store, StoreOptions};
 use ferrokinesis::types::Stream;
 use serde_json::{Map, Value};
 
-use self::log::{Line, Log};
+use self::log::{Log, LogLine};
 use super::{LocalError, json_error};
 use crate::clock::{Clock, Jitter};
 use crate::task::Tasks;
 
 const SHARD_LIMIT: u32 = 5_000;
 
-type Fault = KinesisErrorResponse;
-type Answer = Result<Option<Value>, Fault>;
+type KinesisFault = KinesisErrorResponse;
+type Answer = Result<Option<Value>, KinesisFault>;
 
 /// The Kinesis service. Cheap to clone.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ struct Inner {
     /// sequence numbers and never on a closed shard.
     writing: tokio::sync::Mutex<Counters>,
     log: Option<Log>,
-    subscriptions: Mutex<HashMap<String, fanout::Subscription>>,
+    subscriptions: Mutex<HashMap<String, fanout::LocalSubscription>>,
     clock: Clock,
     jitter: Jitter,
     tasks: Tasks,
@@ -149,14 +149,14 @@ fn reply(body: Vec<u8>) -> Response {
     ([("content-type", "application/x-amz-json-1.1")], body).into_response()
 }
 
-fn refuse(fault: &Fault) -> Response {
+fn refuse(fault: &KinesisFault) -> Response {
     let status = StatusCode::from_u16(fault.status_code).unwrap_or(StatusCode::BAD_REQUEST);
     let message = fault.body.message.as_deref().unwrap_or_default();
     json_error::error(status, &fault.body.error_type, message)
 }
 
-fn invalid(message: impl AsRef<str>) -> Fault {
-    Fault::client_error("InvalidArgumentException", Some(message.as_ref()))
+fn invalid(message: impl AsRef<str>) -> KinesisFault {
+    KinesisFault::client_error("InvalidArgumentException", Some(message.as_ref()))
 }
 
 impl Inner {
@@ -192,13 +192,13 @@ impl Inner {
     }
 
     /// Writes a line to the log, if there is one.
-    async fn record(&self, line: Line) -> Result<(), Fault> {
+    async fn record(&self, line: LogLine) -> Result<(), KinesisFault> {
         let Some(log) = self.log.clone() else {
             return Ok(());
         };
         let broken = |e: &dyn std::fmt::Display| {
             let message = format!("cannot write the stream log: {e}; is the disk full?");
-            Fault::server_error(None, Some(&message))
+            KinesisFault::server_error(None, Some(&message))
         };
         match self.tasks.compute(move || log.append(&line)).await {
             Ok(Ok(())) => Ok(()),
@@ -207,7 +207,7 @@ impl Inner {
         }
     }
 
-    async fn restore(&mut self, contents: log::Contents) -> Result<(), Fault> {
+    async fn restore(&mut self, contents: log::LogContents) -> Result<(), KinesisFault> {
         let mut counters = self.writing.lock().await;
         for (name, stored) in contents.streams {
             let (_, stream, numbers): (_, Stream, _) = stored.into_parts();

@@ -6,36 +6,40 @@ use ferrokinesis::sequence::{self, SeqObj};
 use ferrokinesis::types::{StoredRecord, Stream, StreamStatus};
 use serde_json::{Value, json};
 
-use super::log::Line;
-use super::{Answer, Fault, Inner, invalid};
+use super::log::LogLine;
+use super::{Answer, Inner, KinesisFault, invalid};
 
 const MAX_RECORDS: usize = 500;
 const MAX_REQUEST: usize = 10 * 1024 * 1024;
 
 /// A checked record on its way into a shard.
-struct Entry<'a> {
+struct PutEntry<'a> {
     key: Option<&'a str>,
     hash: u128,
     data: &'a str,
     size: usize,
 }
 
-fn entry<'a>(inner: &Inner, stream: &Stream, record: &'a Value) -> Result<Entry<'a>, Fault> {
+fn entry<'a>(
+    inner: &Inner,
+    stream: &Stream,
+    record: &'a Value,
+) -> Result<PutEntry<'a>, KinesisFault> {
     let data = record["Data"].as_str();
-    let data = data.ok_or_else(|| Fault::serialization_error("Data must be base64 text"))?;
+    let data = data.ok_or_else(|| KinesisFault::serialization_error("Data must be base64 text"))?;
     let decoded = BASE64
         .decode(data)
-        .map_err(|e| Fault::serialization_error(&format!("Data is not base64: {e}")))?;
+        .map_err(|e| KinesisFault::serialization_error(&format!("Data is not base64: {e}")))?;
     let key = record["PartitionKey"].as_str();
     if key.is_some_and(|key| key.is_empty() || key.chars().count() > 256) {
-        return Err(Fault::validation_error(
+        return Err(KinesisFault::validation_error(
             "1 validation error detected: Value at 'partitionKey' failed to satisfy constraint: Member must have length between 1 and 256",
         ));
     }
     let size = decoded.len() + key.map_or(0, str::len);
     let limit = stream.max_record_size_kib as usize * 1024;
     if size > limit {
-        return Err(Fault::validation_error(&format!(
+        return Err(KinesisFault::validation_error(&format!(
             "1 validation error detected: Value at 'data' failed to satisfy constraint: Member must have length less than or equal to {limit}, partition key included"
         )));
     }
@@ -49,7 +53,7 @@ fn entry<'a>(inner: &Inner, stream: &Stream, record: &'a Value) -> Result<Entry<
         // The service distributes records that have no key.
         (None, None) => inner.jitter.uuid().as_u128(),
     };
-    Ok(Entry { key, hash, data, size })
+    Ok(PutEntry { key, hash, data, size })
 }
 
 impl Inner {
@@ -62,9 +66,10 @@ impl Inner {
     pub(super) async fn put_records(&self, data: &Value) -> Answer {
         let name = self.store.resolve_stream_name(data)?;
         let records = data["Records"].as_array();
-        let records = records.ok_or_else(|| Fault::serialization_error("Records is missing"))?;
+        let records =
+            records.ok_or_else(|| KinesisFault::serialization_error("Records is missing"))?;
         if records.is_empty() || records.len() > MAX_RECORDS {
-            return Err(Fault::validation_error(&format!(
+            return Err(KinesisFault::validation_error(&format!(
                 "1 validation error detected: Value at 'records' failed to satisfy constraint: Member must have length between 1 and {MAX_RECORDS}"
             )));
         }
@@ -73,11 +78,11 @@ impl Inner {
     }
 
     /// Places records in order; all or none.
-    async fn put(&self, name: &str, records: &[Value]) -> Result<Vec<Value>, Fault> {
+    async fn put(&self, name: &str, records: &[Value]) -> Result<Vec<Value>, KinesisFault> {
         let mut counters = self.writing.lock().await;
         let stream = self.store.get_stream(name).await?;
         if stream.stream_status == StreamStatus::Deleting {
-            return Err(Fault::stream_not_found(name, &self.store.aws_account_id));
+            return Err(KinesisFault::stream_not_found(name, &self.store.aws_account_id));
         }
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
@@ -104,7 +109,9 @@ impl Inner {
                     shard.sequence_number_range.ending_sequence_number.is_none()
                         && (range.start_u128()..=range.end_u128()).contains(&entry.hash)
                 })
-                .ok_or_else(|| Fault::server_error(None, Some("no open shard takes the key")))?;
+                .ok_or_else(|| {
+                    KinesisFault::server_error(None, Some("no open shard takes the key"))
+                })?;
             let shard = &stream.shards[shard_ix];
             let created = super::shards::created(shard);
             let number = sequence::stringify_sequence(&SeqObj {
@@ -128,7 +135,7 @@ impl Inner {
             ));
         }
         if self.log.is_some() {
-            self.record(Line::Records(name.to_owned(), batch.clone())).await?;
+            self.record(LogLine::Records(name.to_owned(), batch.clone())).await?;
         }
         self.store.put_records_batch(name, &batch).await?;
         Ok(placed)

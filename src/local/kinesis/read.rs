@@ -7,7 +7,7 @@ use ferrokinesis::types::{StoredRecord, Stream};
 use serde_json::{Value, json};
 
 use super::shards::{self, shard};
-use super::{Answer, Fault, Inner, invalid};
+use super::{Answer, Inner, KinesisFault, invalid};
 
 const MAX_RECORDS: u64 = 10_000;
 const MAX_PAGE: usize = 10 * 1024 * 1024;
@@ -17,16 +17,16 @@ const ITERATOR_LIFE_MS: i64 = 300_000;
 
 /// A place in a shard: the first sequence number to read.
 #[derive(Clone)]
-pub(super) struct Position {
+pub(super) struct IteratorPosition {
     pub(super) stream: String,
     pub(super) shard_ix: usize,
     pub(super) from: String,
 }
 
 /// What was read at a position.
-pub(super) struct Page {
+pub(super) struct RecordPage {
     pub(super) records: Vec<Value>,
-    pub(super) next: Position,
+    pub(super) next: IteratorPosition,
     /// Age of the first record after the page; 0 at the tip.
     pub(super) behind_ms: i64,
     /// The shard is closed and this was the rest of it.
@@ -40,20 +40,20 @@ impl Inner {
         Ok(Some(json!({ "ShardIterator": self.token(&position) })))
     }
 
-    fn token(&self, position: &Position) -> String {
+    fn token(&self, position: &IteratorPosition) -> String {
         let shard = sequence::shard_id_name(position.shard_ix as i64);
         let now = u64::try_from(self.clock.wall()).unwrap_or(0);
         create_shard_iterator(&position.stream, &shard, &position.from, now)
     }
 
     /// Where a request of GetShardIterator's shape starts.
-    pub(super) async fn position(&self, data: &Value) -> Result<Position, Fault> {
+    pub(super) async fn position(&self, data: &Value) -> Result<IteratorPosition, KinesisFault> {
         // Nothing may be written between looking for a record and taking the tip.
         let counters = self.writing.lock().await;
         let name = data["StreamName"].as_str().unwrap_or_default();
         let stream = self.store.get_stream(name).await?;
         let shard_ix = shard(&stream, data["ShardId"].as_str().unwrap_or_default())?;
-        let position = |from| Position { stream: name.to_owned(), shard_ix, from };
+        let position = |from| IteratorPosition { stream: name.to_owned(), shard_ix, from };
         let created = shards::created(&stream.shards[shard_ix]);
         let tip = || {
             let next = counters.get(name).and_then(|c| c.get(shard_ix).copied());
@@ -92,7 +92,7 @@ impl Inner {
                     .unwrap_or_default();
                 let token = answer["ShardIterator"].as_str().unwrap_or_default();
                 let (_, _, _, from) = decode_shard_iterator(token)
-                    .map_err(|e| Fault::server_error(None, Some(&e.to_string())))?;
+                    .map_err(|e| KinesisFault::server_error(None, Some(&e.to_string())))?;
                 Ok(position(from))
             }
         }
@@ -105,7 +105,7 @@ impl Inner {
         let (_, shard_ix) = sequence::resolve_shard_id(&shard).map_err(|_| bad())?;
         let age = self.clock.wall() - i64::try_from(made).unwrap_or(i64::MAX);
         if age > ITERATOR_LIFE_MS {
-            return Err(Fault::client_error(
+            return Err(KinesisFault::client_error(
                 "ExpiredIteratorException",
                 Some(&format!(
                     "Iterator expired. It was created {age} ms ago, the limit is {ITERATOR_LIFE_MS} ms."
@@ -114,12 +114,15 @@ impl Inner {
         }
         let limit = data["Limit"].as_u64().unwrap_or(MAX_RECORDS);
         if !(1..=MAX_RECORDS).contains(&limit) {
-            return Err(Fault::validation_error(&format!(
+            return Err(KinesisFault::validation_error(&format!(
                 "1 validation error detected: Value at 'limit' failed to satisfy constraint: Member must have value between 1 and {MAX_RECORDS}"
             )));
         }
-        let position =
-            Position { stream, shard_ix: usize::try_from(shard_ix).map_err(|_| bad())?, from };
+        let position = IteratorPosition {
+            stream,
+            shard_ix: usize::try_from(shard_ix).map_err(|_| bad())?,
+            from,
+        };
         let page = self.page(position, limit, MAX_PAGE).await?;
         let mut answer = json!({
             "Records": page.records,
@@ -138,10 +141,10 @@ impl Inner {
     /// Reads up to `limit` records and `max` bytes, at least one record when there is any.
     pub(super) async fn page(
         &self,
-        mut position: Position,
+        mut position: IteratorPosition,
         limit: u64,
         max: usize,
-    ) -> Result<Page, Fault> {
+    ) -> Result<RecordPage, KinesisFault> {
         // The description first: a shard seen closed here gets no more records.
         let stream = self.store.get_stream(&position.stream).await?;
         let id = sequence::shard_id_name(position.shard_ix as i64);
@@ -171,7 +174,7 @@ impl Inner {
                     records.push(row(number, record));
                 }
                 let read = sequence::parse_sequence(number)
-                    .map_err(|e| Fault::server_error(None, Some(&e.to_string())))?;
+                    .map_err(|e| KinesisFault::server_error(None, Some(&e.to_string())))?;
                 position.from = sequence::increment_sequence(&read, None);
                 start = format!("{key}\0");
             }
@@ -181,7 +184,7 @@ impl Inner {
         }
         let behind_ms = waiting.map_or(0, |arrival| (now_ms - (arrival * 1000.0) as i64).max(1));
         let range = &stream.shards[position.shard_ix].sequence_number_range;
-        Ok(Page {
+        Ok(RecordPage {
             records,
             next: position,
             behind_ms,

@@ -5,7 +5,7 @@ use ferrokinesis::types::{HashKeyRange, SequenceNumberRange, Shard, Stream};
 use serde_json::{Value, json};
 
 use super::shards::{created, shard};
-use super::{Answer, Fault, Inner, SHARD_LIMIT, invalid};
+use super::{Answer, Inner, KinesisFault, SHARD_LIMIT, invalid};
 
 fn is_open(shard: &Shard) -> bool {
     shard.sequence_number_range.ending_sequence_number.is_none()
@@ -57,7 +57,7 @@ fn add(stream: &mut Stream, range: (u128, u128), parents: (usize, Option<usize>)
     stream.shards.push(child);
 }
 
-fn split(stream: &mut Stream, shard_ix: usize, at: u128, now_ms: u64) -> Result<(), Fault> {
+fn split(stream: &mut Stream, shard_ix: usize, at: u128, now_ms: u64) -> Result<(), KinesisFault> {
     let shard = &stream.shards[shard_ix];
     let (start, end) = (shard.hash_key_range.start_u128(), shard.hash_key_range.end_u128());
     refuse_closed(stream, shard_ix)?;
@@ -73,7 +73,7 @@ fn split(stream: &mut Stream, shard_ix: usize, at: u128, now_ms: u64) -> Result<
     Ok(())
 }
 
-fn merge(stream: &mut Stream, left: usize, right: usize, now_ms: u64) -> Result<(), Fault> {
+fn merge(stream: &mut Stream, left: usize, right: usize, now_ms: u64) -> Result<(), KinesisFault> {
     refuse_closed(stream, left)?;
     refuse_closed(stream, right)?;
     // AWS takes the two in either order.
@@ -96,7 +96,7 @@ fn merge(stream: &mut Stream, left: usize, right: usize, now_ms: u64) -> Result<
     Ok(())
 }
 
-fn refuse_closed(stream: &Stream, shard_ix: usize) -> Result<(), Fault> {
+fn refuse_closed(stream: &Stream, shard_ix: usize) -> Result<(), KinesisFault> {
     let shard = &stream.shards[shard_ix];
     if is_open(shard) {
         return Ok(());
@@ -105,7 +105,7 @@ fn refuse_closed(stream: &Stream, shard_ix: usize) -> Result<(), Fault> {
         "Shard {} in stream {} is closed; only open shards can be split or merged.",
         shard.shard_id, stream.stream_name
     );
-    Err(Fault::client_error("ResourceInUseException", Some(&message)))
+    Err(KinesisFault::client_error("ResourceInUseException", Some(&message)))
 }
 
 /// Where `target` equal parts of the hash range begin, rounded as CreateStream rounds.
@@ -119,7 +119,7 @@ fn starts(target: u128) -> Vec<u128> {
 }
 
 /// Splits and merges until `target` shards of equal size are open.
-fn resize(stream: &mut Stream, target: u128, now_ms: u64) -> Result<(), Fault> {
+fn resize(stream: &mut Stream, target: u128, now_ms: u64) -> Result<(), KinesisFault> {
     let starts = starts(target);
     for &start in &starts {
         let holder = stream.shards.iter().position(|shard| {
@@ -142,7 +142,7 @@ fn resize(stream: &mut Stream, target: u128, now_ms: u64) -> Result<(), Fault> {
             .shards
             .iter()
             .position(|shard| is_open(shard) && shard.hash_key_range.end_u128() == before)
-            .ok_or_else(|| Fault::server_error(None, Some("the open shards have a gap")))?;
+            .ok_or_else(|| KinesisFault::server_error(None, Some("the open shards have a gap")))?;
         merge(stream, left, right, now_ms)?;
     }
 }
@@ -151,8 +151,8 @@ impl Inner {
     async fn reshard<T>(
         &self,
         name: &str,
-        change: impl FnOnce(&mut Stream, u64) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+        change: impl FnOnce(&mut Stream, u64) -> Result<T, KinesisFault>,
+    ) -> Result<T, KinesisFault> {
         let mut counters = self.writing.lock().await;
         let now_ms = u64::try_from(self.clock.wall()).unwrap_or(0);
         let others: usize = {
@@ -167,7 +167,10 @@ impl Inner {
                 let open = stream.shards.iter().filter(|s| is_open(s)).count();
                 if others + open > SHARD_LIMIT as usize {
                     let message = format!("This request would exceed {SHARD_LIMIT} open shards.");
-                    return Err(Fault::client_error("LimitExceededException", Some(&message)));
+                    return Err(KinesisFault::client_error(
+                        "LimitExceededException",
+                        Some(&message),
+                    ));
                 }
                 Ok(result)
             })

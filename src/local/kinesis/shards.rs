@@ -7,16 +7,16 @@ use ferrokinesis::types::{Shard, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Answer, Fault, Inner, invalid};
+use super::{Answer, Inner, KinesisFault, invalid};
 
 const MAX_RESULTS: u64 = 10_000;
 const DEFAULT_RESULTS: u64 = 1_000;
 
 /// The index of a shard in its stream.
-pub(super) fn shard(stream: &Stream, id: &str) -> Result<usize, Fault> {
+pub(super) fn shard(stream: &Stream, id: &str) -> Result<usize, KinesisFault> {
     stream.shards.iter().position(|shard| shard.shard_id == id).ok_or_else(|| {
         let message = format!("Could not find shard {id} in stream {}.", stream.stream_name);
-        Fault::client_error("ResourceNotFoundException", Some(&message))
+        KinesisFault::client_error("ResourceNotFoundException", Some(&message))
     })
 }
 
@@ -117,7 +117,7 @@ impl Inner {
 }
 
 /// Whether a `ShardFilter` lets the shard through.
-fn wanted(shard: &Shard, filter: &Value, oldest: u64) -> Result<bool, Fault> {
+fn wanted(shard: &Shard, filter: &Value, oldest: u64) -> Result<bool, KinesisFault> {
     let at = || {
         let seconds = filter["Timestamp"].as_f64();
         seconds

@@ -12,7 +12,7 @@ use super::fields::{
     checksums, condition, etag, expected, length, new_meta, set_checksums, stored,
 };
 use super::files::{Files, internal};
-use super::listing::{Item, page};
+use super::listing::{ListedItem, page};
 use crate::clock::{Clock, Jitter};
 use crate::task::Tasks;
 
@@ -204,8 +204,8 @@ impl S3 for Api {
                 let etags: Vec<_> = items
                     .iter()
                     .map(|item| match item {
-                        Item::Object(listed) => files.etag(&bucket, &listed.key),
-                        Item::Prefix(_) => None,
+                        ListedItem::Object(listed) => files.etag(&bucket, &listed.key),
+                        ListedItem::Prefix(_) => None,
                     })
                     .collect();
                 Ok((items, more && max > 0, etags))
@@ -217,8 +217,8 @@ impl S3 for Api {
         let (mut contents, mut prefixes) = (Vec::new(), Vec::new());
         for (item, tag) in items.into_iter().zip(etags) {
             match item {
-                Item::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(prefix) }),
-                Item::Object(listed) => contents.push(Object {
+                ListedItem::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(prefix) }),
+                ListedItem::Object(listed) => contents.push(Object {
                     e_tag: tag.map(ETag::Strong),
                     size: Some(length(listed.size)),
                     last_modified: Some(listed.modified.into()),

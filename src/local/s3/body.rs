@@ -34,7 +34,7 @@ pub(super) struct Expected {
 }
 
 /// A received body.
-pub(super) struct Received {
+pub(super) struct ReceivedBody {
     pub(super) temp: Temp,
     pub(super) size: u64,
     pub(super) md5: [u8; 16],
@@ -89,7 +89,7 @@ pub(super) async fn receive(
     files: &Arc<Files>,
     body: Option<StreamingBlob>,
     expected: Expected,
-) -> S3Result<Received> {
+) -> S3Result<ReceivedBody> {
     let temp = files.temp();
     let mut file = tokio::fs::File::create(temp.path()).await.map_err(internal)?;
     let announced = expected.checksums.keys().chain(&expected.trailing);
@@ -122,7 +122,7 @@ pub(super) async fn receive(
             return Err(bad_digest(name));
         }
     }
-    Ok(Received { temp, size, md5, checksums })
+    Ok(ReceivedBody { temp, size, md5, checksums })
 }
 
 pub(super) fn bad_digest(which: &str) -> s3s::S3Error {

@@ -30,7 +30,7 @@ impl Trailers {
     }
 }
 
-enum Phase {
+enum ChunkPhase {
     Header,
     Data(u64),
     AfterData,
@@ -38,12 +38,12 @@ enum Phase {
     Done,
 }
 
-type Source = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+type ChunkSource = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 struct Decoder {
-    source: Source,
+    source: ChunkSource,
     buffer: BytesMut,
-    phase: Phase,
+    phase: ChunkPhase,
     trailers: Trailers,
 }
 
@@ -52,8 +52,12 @@ pub(super) fn decode(
     body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     trailers: Trailers,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let decoder =
-        Decoder { source: Box::pin(body), buffer: BytesMut::new(), phase: Phase::Header, trailers };
+    let decoder = Decoder {
+        source: Box::pin(body),
+        buffer: BytesMut::new(),
+        phase: ChunkPhase::Header,
+        trailers,
+    };
     futures::stream::try_unfold(decoder, |mut decoder| async move {
         Ok(decoder.next().await?.map(|data| (data, decoder)))
     })
@@ -63,42 +67,43 @@ impl Decoder {
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             match self.phase {
-                Phase::Header => {
+                ChunkPhase::Header => {
                     let line = self.line().await?.ok_or_else(ended)?;
                     let size = line.split(';').next().unwrap_or_default().trim();
                     let size = u64::from_str_radix(size, 16).map_err(|_| malformed(&line))?;
                     self.phase = match size {
-                        0 => Phase::Trailers,
-                        size => Phase::Data(size),
+                        0 => ChunkPhase::Trailers,
+                        size => ChunkPhase::Data(size),
                     };
                 }
-                Phase::Data(left) => {
+                ChunkPhase::Data(left) => {
                     if self.buffer.is_empty() && !self.fill().await? {
                         return Err(ended());
                     }
                     let take = usize::try_from(left)
                         .map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
                     let left = left - take as u64;
-                    self.phase = if left == 0 { Phase::AfterData } else { Phase::Data(left) };
+                    self.phase =
+                        if left == 0 { ChunkPhase::AfterData } else { ChunkPhase::Data(left) };
                     return Ok(Some(self.buffer.split_to(take).freeze()));
                 }
-                Phase::AfterData => {
+                ChunkPhase::AfterData => {
                     let line = self.line().await?.ok_or_else(ended)?;
                     if !line.is_empty() {
                         return Err(malformed(&line));
                     }
-                    self.phase = Phase::Header;
+                    self.phase = ChunkPhase::Header;
                 }
                 // Some clients leave out the last empty line.
-                Phase::Trailers => match self.line().await? {
+                ChunkPhase::Trailers => match self.line().await? {
                     Some(line) if !line.is_empty() => {
                         if let Some((name, value)) = line.split_once(':') {
                             self.trailers.put(name, value);
                         }
                     }
-                    _ => self.phase = Phase::Done,
+                    _ => self.phase = ChunkPhase::Done,
                 },
-                Phase::Done => return Ok(None),
+                ChunkPhase::Done => return Ok(None),
             }
         }
     }

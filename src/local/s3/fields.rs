@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use s3s::dto::{ETag, ETagCondition};
 use s3s::{S3Request, S3Result, s3_error};
 
-use super::body::{ALGORITHMS, Expected, Received, hex};
+use super::body::{ALGORITHMS, Expected, ReceivedBody, hex};
 use super::chunked::Trailers;
 use super::files::{Condition, Meta};
 
@@ -82,7 +82,7 @@ pub(super) fn condition(
     }
 }
 
-pub(super) fn stored(meta: &mut Meta, received: &Received) {
+pub(super) fn stored(meta: &mut Meta, received: &ReceivedBody) {
     meta.size = received.size;
     meta.etag = hex(&received.md5);
     meta.checksums = received.checksums.clone();

@@ -1,4 +1,4 @@
-//! Objects as plain files: names, atomic publication, metadata beside the data.
+//! LocalObjects as plain files: names, atomic publication, metadata beside the data.
 //!
 //! ```text
 //! <objects>/<bucket>/<key>                         the object, byte for byte

@@ -3,12 +3,12 @@
 use super::keys::Listed;
 
 /// An item of a listing.
-pub(super) enum Item {
+pub(super) enum ListedItem {
     Object(Listed),
     Prefix(String),
 }
 
-impl Item {
+impl ListedItem {
     pub(super) fn name(&self) -> &str {
         match self {
             Self::Object(listed) => &listed.key,
@@ -24,8 +24,8 @@ pub(super) fn page(
     delimiter: Option<&str>,
     after: &str,
     max: usize,
-) -> (Vec<Item>, bool) {
-    let mut items: Vec<Item> = Vec::new();
+) -> (Vec<ListedItem>, bool) {
+    let mut items: Vec<ListedItem> = Vec::new();
     for listed in all {
         let rest = listed.key.get(prefix.len()..).unwrap_or_default();
         let common = delimiter.filter(|d| !d.is_empty()).and_then(|delimiter| {
@@ -35,13 +35,13 @@ pub(super) fn page(
         if listed.key.as_str() <= after || common.as_deref() == Some(after) {
             continue;
         }
-        if common.is_some() && items.last().map(Item::name) == common.as_deref() {
+        if common.is_some() && items.last().map(ListedItem::name) == common.as_deref() {
             continue;
         }
         if items.len() == max {
             return (items, true);
         }
-        items.push(common.map_or(Item::Object(listed), Item::Prefix));
+        items.push(common.map_or(ListedItem::Object(listed), ListedItem::Prefix));
     }
     (items, false)
 }

@@ -26,11 +26,11 @@ use crate::clock::{Clock, Jitter};
 use crate::task::Tasks;
 
 /// The S3 service.
-pub(super) struct Objects {
+pub(super) struct LocalObjects {
     service: S3Service,
 }
 
-impl Objects {
+impl LocalObjects {
     /// Serves the buckets under `root`.
     pub(super) fn open(
         root: &Path,

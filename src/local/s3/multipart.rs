@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use s3s::{S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 
-use super::body::{Digests, Received, bad_digest, hex};
+use super::body::{Digests, ReceivedBody, bad_digest, hex};
 use super::files::{Condition, Files, Meta, internal};
 use super::keys::relative_path;
 
@@ -18,7 +18,7 @@ const MIN_PART: u64 = 5 * 1024 * 1024;
 
 /// An upload in progress.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Upload {
+pub(super) struct OpenUpload {
     pub(super) id: String,
     pub(super) bucket: String,
     pub(super) meta: Meta,
@@ -27,7 +27,7 @@ pub(super) struct Upload {
 
 /// One uploaded part.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Part {
+pub(super) struct LocalPart {
     pub(super) number: i32,
     pub(super) size: u64,
     pub(super) md5: [u8; 16],
@@ -57,7 +57,7 @@ impl Files {
         }
     }
 
-    pub(super) fn start_upload(&self, upload: &Upload) -> S3Result<()> {
+    pub(super) fn start_upload(&self, upload: &OpenUpload) -> S3Result<()> {
         self.bucket(&upload.bucket)?;
         relative_path(&upload.meta.key)?;
         let path = self.uploads().join(&upload.id);
@@ -66,9 +66,9 @@ impl Files {
         fs::write(path.join("upload.json"), bytes).map_err(internal)
     }
 
-    pub(super) fn upload(&self, id: &str, bucket: &str, key: &str) -> S3Result<Upload> {
+    pub(super) fn upload(&self, id: &str, bucket: &str, key: &str) -> S3Result<OpenUpload> {
         let path = self.upload_path(id)?.join("upload.json");
-        let upload: Upload =
+        let upload: OpenUpload =
             serde_json::from_slice(&fs::read(path).map_err(internal)?).map_err(internal)?;
         if upload.bucket == bucket && upload.meta.key == key {
             Ok(upload)
@@ -77,14 +77,14 @@ impl Files {
         }
     }
 
-    pub(super) fn uploads_of(&self, bucket: &str, prefix: &str) -> S3Result<Vec<Upload>> {
+    pub(super) fn uploads_of(&self, bucket: &str, prefix: &str) -> S3Result<Vec<OpenUpload>> {
         self.bucket(bucket)?;
         let mut found = Vec::new();
         for entry in fs::read_dir(self.uploads()).map_err(internal)? {
             let path = entry.map_err(internal)?.path().join("upload.json");
             // Half-made by a crash, or completed meanwhile.
             let Ok(bytes) = fs::read(path) else { continue };
-            if let Ok(upload) = serde_json::from_slice::<Upload>(&bytes)
+            if let Ok(upload) = serde_json::from_slice::<OpenUpload>(&bytes)
                 && upload.bucket == bucket
                 && upload.meta.key.starts_with(prefix)
             {
@@ -95,7 +95,7 @@ impl Files {
         Ok(found)
     }
 
-    pub(super) fn put_part(&self, id: &str, number: i32, received: &Received) -> S3Result<()> {
+    pub(super) fn put_part(&self, id: &str, number: i32, received: &ReceivedBody) -> S3Result<()> {
         if !(1..=10_000).contains(&number) {
             return Err(s3_error!(
                 InvalidArgument,
@@ -103,7 +103,7 @@ impl Files {
             ));
         }
         let path = self.upload_path(id)?;
-        let part = Part {
+        let part = LocalPart {
             number,
             size: received.size,
             md5: received.md5,
@@ -116,7 +116,7 @@ impl Files {
         fs::rename(received.temp.path(), path.join(number.to_string())).map_err(internal)
     }
 
-    pub(super) fn parts(&self, id: &str) -> S3Result<Vec<Part>> {
+    pub(super) fn parts(&self, id: &str) -> S3Result<Vec<LocalPart>> {
         let path = self.upload_path(id)?;
         let mut found = Vec::new();
         for entry in fs::read_dir(&path).map_err(internal)? {
@@ -125,7 +125,7 @@ impl Files {
                 continue;
             };
             let bytes = fs::read(path.join(format!("{number}.json"))).map_err(internal)?;
-            found.push(serde_json::from_slice::<Part>(&bytes).map_err(internal)?);
+            found.push(serde_json::from_slice::<LocalPart>(&bytes).map_err(internal)?);
         }
         found.sort_by_key(|part| part.number);
         Ok(found)
@@ -184,7 +184,7 @@ impl Files {
     }
 }
 
-fn choose(have: &[Part], named: &[Named]) -> S3Result<Vec<Part>> {
+fn choose(have: &[LocalPart], named: &[Named]) -> S3Result<Vec<LocalPart>> {
     if named.is_empty() {
         return Err(s3_error!(MalformedXML, "You must specify at least one part"));
     }
@@ -217,7 +217,7 @@ fn choose(have: &[Part], named: &[Named]) -> S3Result<Vec<Part>> {
     }
 }
 
-impl Upload {
+impl OpenUpload {
     pub(super) fn initiated(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH
             + std::time::Duration::from_millis(u64::try_from(self.initiated_ms).unwrap_or(0))

@@ -6,14 +6,14 @@ use s3s::{S3Request, S3Response, S3Result};
 use super::api::Api;
 use super::body::{hex, receive};
 use super::fields::{checksums, condition, etag, expected, length, new_meta, set_checksums};
-use super::multipart::{Named, Upload};
+use super::multipart::{Named, OpenUpload};
 
 impl Api {
     pub(super) async fn start(
         &self,
         mut req: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        let upload = Upload {
+        let upload = OpenUpload {
             id: self.jitter.uuid().to_string(),
             bucket: req.input.bucket.clone(),
             meta: new_meta!(req.input),

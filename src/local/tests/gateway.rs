@@ -3,7 +3,7 @@ use super::*;
 #[tokio::test]
 async fn only_loopback_is_served() {
     let dir = tempfile::tempdir().unwrap();
-    let wrong = Options { listen: IpAddr::from([0, 0, 0, 0]), ..options(dir.path(), false) };
+    let wrong = ServiceOptions { listen: IpAddr::from([0, 0, 0, 0]), ..options(dir.path(), false) };
     let error = Services::start(wrong, &Tasks::pooled(1), &Clock::system()).await;
     let error = error.err().unwrap();
     assert!(matches!(error, LocalError::NotLoopback(_)));
@@ -15,7 +15,7 @@ async fn a_taken_port_and_a_taken_directory_are_named() {
     let run = fresh().await;
     let port = run.services.address.port();
     let other = tempfile::tempdir().unwrap();
-    let taken = Options { port: Some(port), ..options(other.path(), false) };
+    let taken = ServiceOptions { port: Some(port), ..options(other.path(), false) };
     let error = Services::start(taken, &Tasks::pooled(1), &Clock::system()).await;
     let text = error.err().unwrap().to_string();
     assert!(text.contains(&port.to_string()), "{text}");

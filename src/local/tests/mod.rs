@@ -48,8 +48,8 @@ impl Clients {
     }
 }
 
-pub(super) fn options(dir: &Path, durable: bool) -> Options {
-    Options {
+pub(super) fn options(dir: &Path, durable: bool) -> ServiceOptions {
+    ServiceOptions {
         data_dir: durable.then(|| dir.join("data")),
         objects: dir.join("objects"),
         listen: IpAddr::from([127, 0, 0, 1]),
@@ -58,7 +58,7 @@ pub(super) fn options(dir: &Path, durable: bool) -> Options {
     }
 }
 
-pub(super) async fn start(options: Options) -> (Services, Clients) {
+pub(super) async fn start(options: ServiceOptions) -> (Services, Clients) {
     let services = Services::start(options, &Tasks::pooled(8), &Clock::system()).await.unwrap();
     let clients = Clients::of(&services.endpoint());
     (services, clients)

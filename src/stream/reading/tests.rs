@@ -16,12 +16,12 @@ fn position(n: u64) -> Position {
     Position::plain(number(n))
 }
 
-fn range(start: StartAt) -> Range {
-    Range { start, after: None, until: None, bound: None, deaggregate: true, hash_range: None }
+fn range(start: StartAt) -> ReadRange {
+    ReadRange { start, after: None, until: None, bound: None, deaggregate: true, hash_range: None }
 }
 
-fn reading(range: Range) -> Reading {
-    Reading::new(range, RETENTION, 10_000)
+fn reading(range: ReadRange) -> ReaderState {
+    ReaderState::new(range, RETENTION, 10_000)
 }
 
 /// A page of these records with this payload, arrived at their numbers, from the tip of a shard that
@@ -61,21 +61,23 @@ fn pushed(asked_ms: i64) -> Arrival {
     Arrival { asked_ms, pushed: true }
 }
 
-fn take(reading: &mut Reading, page: Page) -> News {
+fn take(reading: &mut ReaderState, page: Page) -> PageStats {
     reading.take(page, polled(NOW)).unwrap()
 }
 
 /// What was handed over; panics where it is something else.
-fn records(news: &News) -> Vec<u64> {
+fn records(news: &PageStats) -> Vec<u64> {
     match &news.next {
-        Next::Records(records) => records.iter().map(|r| r.sequence().parse().unwrap()).collect(),
+        PageOutcome::Records(records) => {
+            records.iter().map(|r| r.sequence().parse().unwrap()).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn calls_ask_for_what_fits_two_mebibytes() {
-    let mut one = Reading::new(range(StartAt::TrimHorizon), RETENTION, 1);
+    let mut one = ReaderState::new(range(StartAt::TrimHorizon), RETENTION, 1);
     assert_eq!((one.ask(NOW).unwrap(), one.expected()), (1, LARGEST_REPLY));
     let mut reading = reading(range(StartAt::TrimHorizon));
     assert_eq!(reading.ask(NOW).unwrap(), 2);
@@ -140,7 +142,7 @@ fn how_far_was_read_is_known_without_millis_behind_latest_too() {
 #[test]
 fn an_empty_page_is_news_at_the_tip_only() {
     let mut reading = reading(range(StartAt::TrimHorizon));
-    assert!(matches!(take(&mut reading, behind(5, page(&[]))).next, Next::More));
+    assert!(matches!(take(&mut reading, behind(5, page(&[]))).next, PageOutcome::More));
     assert!(records(&take(&mut reading, page(&[]))).is_empty());
 }
 
@@ -162,7 +164,7 @@ fn a_shard_ends_with_an_empty_page() {
     let news = reading.take(last(&[]), pushed(NOW)).unwrap();
     assert!(records(&news).is_empty());
     let ended = take(&mut reading, last(&[])).next;
-    assert!(matches!(ended, Next::End(children) if children == [child]));
+    assert!(matches!(ended, PageOutcome::End(children) if children == [child]));
 }
 
 #[test]
@@ -184,7 +186,7 @@ fn an_iterator_is_kept_until_a_page_brings_another() {
 
 #[test]
 fn a_beginning_that_is_gone_is_told_once_a_record_shows_it() {
-    let gone = |seen, gone| Beginning { seen, gone };
+    let gone = |seen, gone| StartCheck { seen, gone };
     for (first, expected) in [(7, gone(true, false)), (8, gone(true, true))] {
         let mut reading = reading(range(StartAt::At(number(7))));
         take(&mut reading, page(&[]));
@@ -201,7 +203,7 @@ fn a_beginning_that_is_gone_is_told_once_a_record_shows_it() {
 #[test]
 fn records_outside_of_the_range_are_left_out() {
     let (after, until) = (Some(position(3)), Some(position(5)));
-    let mut reading = reading(Range { after, until, ..range(StartAt::At(number(3))) });
+    let mut reading = reading(ReadRange { after, until, ..range(StartAt::At(number(3))) });
     assert!(reading.is_bounded());
     assert_eq!(records(&take(&mut reading, page(&[3, 4]))), [4]);
     assert!(!reading.is_done());
@@ -210,12 +212,12 @@ fn records_outside_of_the_range_are_left_out() {
     // Nothing in range, and everything of it read: said so, whatever else the shard has.
     assert!(records(&take(&mut reading, behind(9, page(&[7])))).is_empty());
 
-    let after = Range { after: Some(position(3)), ..range(StartAt::At(number(3))) };
+    let after = ReadRange { after: Some(position(3)), ..range(StartAt::At(number(3))) };
     let mut open = self::reading(after);
     assert!(!open.is_bounded());
     assert_eq!(records(&take(&mut open, page(&[3, 4]))), [4]);
     assert!(!open.is_done());
-    let until = Range { until: Some(position(5)), ..range(StartAt::TrimHorizon) };
+    let until = ReadRange { until: Some(position(5)), ..range(StartAt::TrimHorizon) };
     let mut exact = self::reading(until);
     assert_eq!(records(&take(&mut exact, page(&[4, 5]))), [4, 5]);
     assert!(exact.is_done());
@@ -226,51 +228,56 @@ fn aggregates_are_taken_apart_and_what_is_remembered_is_theirs() {
     // MD5("a") lies in the lower half of the hash keys, MD5("b") in the upper one.
     let data = aggregate(&[("a", None, b"low"), ("b", None, b"high")]);
     let hash_range = HashRange::parse("0", &(u128::MAX / 2).to_string());
-    let lower = Range { hash_range, ..range(StartAt::At(number(4))) };
-    let subs = |news: &News| match &news.next {
-        Next::Records(records) => records.iter().map(|r| (r.sub, r.data.len())).collect::<Vec<_>>(),
+    let lower = ReadRange { hash_range, ..range(StartAt::At(number(4))) };
+    let subs = |news: &PageStats| match &news.next {
+        PageOutcome::Records(records) => {
+            records.iter().map(|r| (r.sub, r.data.len())).collect::<Vec<_>>()
+        }
         other => panic!("{other:?}"),
     };
     let mut taking = reading(lower.clone());
     let news = take(&mut taking, page_with(&[4], &data));
     assert_eq!((subs(&news), news.aggregates, news.foreign), (vec![(0, 3)], 1, 1));
     assert_eq!((news.records, news.payload), (1, data.len()));
-    let mut leaving = reading(Range { deaggregate: false, ..lower.clone() });
+    let mut leaving = reading(ReadRange { deaggregate: false, ..lower.clone() });
     let news = take(&mut leaving, page_with(&[4], &data));
     assert_eq!((subs(&news), news.aggregates, news.foreign), (vec![(0, data.len())], 0, 0));
     // A page of nothing but others' records is over, and has shown where reading began.
     let upper = aggregate(&[("b", None, b"high")]);
     let mut passing = reading(lower);
-    assert!(matches!(take(&mut passing, behind(5, page_with(&[5], &upper))).next, Next::More));
-    assert_eq!(passing.beginning(), Beginning { seen: true, gone: true });
+    assert!(matches!(
+        take(&mut passing, behind(5, page_with(&[5], &upper))).next,
+        PageOutcome::More
+    ));
+    assert_eq!(passing.beginning(), StartCheck { seen: true, gone: true });
     assert_eq!(passing.start(), StartAt::After(number(5)));
 }
 
 #[test]
 fn a_bound_ends_the_range_where_it_is_seen_or_where_it_must_have_been() {
     let bound = Some(Bound::Before(50));
-    let bounded = || reading(Range { bound: bound.clone(), ..range(StartAt::TrimHorizon) });
+    let bounded = || reading(ReadRange { bound: bound.clone(), ..range(StartAt::TrimHorizon) });
     let mut seen = bounded();
     assert_eq!(records(&take(&mut seen, page(&[48, 50, 49]))), [48]);
     assert!(seen.is_over());
     let mut at_once = bounded();
-    assert!(matches!(take(&mut at_once, page(&[50])).next, Next::Bound));
+    assert!(matches!(take(&mut at_once, page(&[50])).next, PageOutcome::Bound));
     assert!(at_once.is_over());
     // The tip counts once everything from before the bound is in the stream.
     let mut idle = bounded();
     let settled = 50 + GRACE_MS;
     assert!(records(&idle.take(page(&[]), polled(settled - 1)).unwrap()).is_empty());
-    assert!(matches!(take(&mut idle, behind(5, page(&[]))).next, Next::More));
+    assert!(matches!(take(&mut idle, behind(5, page(&[]))).next, PageOutcome::More));
     assert_eq!(records(&take(&mut idle, page(&[49]))), [49]);
     assert!(!idle.is_over());
-    assert!(matches!(idle.take(page(&[]), polled(settled)).unwrap().next, Next::Bound));
+    assert!(matches!(idle.take(page(&[]), polled(settled)).unwrap().next, PageOutcome::Bound));
     // Of a shard that has ended as well.
     let ended = Page { next: None, ..page(&[]) };
-    assert!(matches!(take(&mut bounded(), ended).next, Next::Bound));
+    assert!(matches!(take(&mut bounded(), ended).next, PageOutcome::Bound));
 }
 
 /// A reader that has read record 5 and is as far behind as retention reaches.
-fn far_behind() -> Reading {
+fn far_behind() -> ReaderState {
     let mut reading = reading(range(StartAt::TrimHorizon));
     assert_eq!(records(&take(&mut reading, behind(RETENTION, page(&[5])))), [5]);
     reading
@@ -285,7 +292,10 @@ fn who_is_far_behind_reads_the_last_record_twice() {
     assert_eq!((reading.iterator(), reading.start()), (None, StartAt::At(number(5))));
     // On the way there: the same iterator leads on, whatever the page says of how far it is.
     for behind_ms in [None, Some(RETENTION), Some(1)] {
-        assert!(!matches!(take(&mut reading, behind(behind_ms, page(&[]))).next, Next::End(_)));
+        assert!(!matches!(
+            take(&mut reading, behind(behind_ms, page(&[]))).next,
+            PageOutcome::End(_)
+        ));
         reading.ask(NOW).unwrap();
         assert_eq!(reading.iterator(), Some("next"));
         assert!(reading.subscribes(NOW).is_none());
@@ -305,11 +315,11 @@ fn who_is_far_behind_reads_the_last_record_twice() {
 fn a_record_that_comes_alone_is_read_twice_once() {
     let mut reading = far_behind();
     reading.ask(NOW).unwrap();
-    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[5]))).next, Next::More));
+    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[5]))).next, PageOutcome::More));
     // The page showed that nothing is lost: the next call goes on, the one after it looks again.
     reading.ask(NOW + CONFIRMED_MS).unwrap();
     assert_eq!(reading.start(), StartAt::After(number(5)));
-    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[]))).next, Next::More));
+    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[]))).next, PageOutcome::More));
     reading.ask(NOW).unwrap();
     assert_eq!(reading.start(), StartAt::At(number(5)));
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 
 /// Attempts to tell, before `lease.full_scan` has to do.
 const ATTEMPTS: u32 = 3;
 
 /// Tells, until dropped: what is marked within a moment is told together.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<WorkerContext>) {
     let moment: Duration = shared.config.lease.scan / 4;
     loop {
         shared.news.marked().await;

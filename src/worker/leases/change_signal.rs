@@ -12,13 +12,13 @@ use crate::metrics::table as metric;
 
 /// What is to be told, and where.
 #[derive(Clone, Default)]
-pub struct News {
-    state: Arc<Mutex<State>>,
+pub struct ChangeSignal {
+    state: Arc<Mutex<SignalState>>,
     marked: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct State {
+struct SignalState {
     /// There is something to tell.
     marked: bool,
     board: Option<ShardId>,
@@ -26,8 +26,8 @@ struct State {
     before: Option<ShardId>,
 }
 
-impl News {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl ChangeSignal {
+    fn lock(&self) -> MutexGuard<'_, SignalState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

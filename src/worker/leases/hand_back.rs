@@ -9,12 +9,12 @@ use crate::ids::ShardId;
 use crate::lease::row::Lease;
 use crate::lease::write;
 use crate::metrics::table as metric;
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 
 /// Gives back what bears our name in the table and is not among the leases `held`: handed over to
 /// us and not started yet, or asked for and not handed over yet. Nobody else would touch those
 /// before they expire. Best effort.
-pub async fn give_back(shared: &Shared, held: BTreeSet<ShardId>) {
+pub async fn give_back(shared: &WorkerContext, held: BTreeSet<ShardId>) {
     let items = match shared.table.scan(true).await {
         Ok(items) => items,
         Err(error) => {

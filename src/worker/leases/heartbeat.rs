@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::StreamExt;
 
 use crate::ids::ShardId;
-use crate::worker::context::Shared;
-use crate::worker::leases::held::Owned;
+use crate::worker::context::WorkerContext;
+use crate::worker::leases::held::HeldLease;
 
 /// Heartbeats in flight at once.
 const PARALLEL: usize = 32;
@@ -16,15 +16,15 @@ const LOOKS: u32 = 8;
 
 /// The leases we hold, shared between the supervisor and the heartbeat.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<BTreeMap<ShardId, Arc<Owned>>>>);
+pub struct Registry(Arc<Mutex<BTreeMap<ShardId, Arc<HeldLease>>>>);
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<Owned>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<HeldLease>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a lease.
-    pub fn insert(&self, lease: &Arc<Owned>) {
+    pub fn insert(&self, lease: &Arc<HeldLease>) {
         self.lock().insert(lease.shard.clone(), Arc::clone(lease));
     }
 
@@ -39,14 +39,14 @@ impl Registry {
     }
 
     /// All of them.
-    pub fn all(&self) -> Vec<Arc<Owned>> {
+    pub fn all(&self) -> Vec<Arc<HeldLease>> {
         self.lock().values().cloned().collect()
     }
 }
 
 /// Beats for every lease, until dropped: three times per failover time, counted from the last write
 /// of the lease, so that a progress write saves a heartbeat. A failed beat is repeated soon.
-pub async fn heartbeat(shared: Arc<Shared>, registry: Registry) {
+pub async fn heartbeat(shared: Arc<WorkerContext>, registry: Registry) {
     let period = shared.config.lease.failover / 3;
     loop {
         let begun = shared.clock.now();

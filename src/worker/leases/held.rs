@@ -24,7 +24,7 @@ use crate::lease::write::{self, Notes, Verdict};
 use crate::metrics::registry::Metrics;
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
-use crate::worker::leases::change_signal::News;
+use crate::worker::leases::change_signal::ChangeSignal;
 
 /// The lease is another worker's now, or has not been renewed for so long that it may be.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ use crate::worker::leases::change_signal::News;
 pub struct Lost;
 
 /// See the module.
-pub struct Owned {
+pub struct HeldLease {
     /// The shard.
     pub shard: ShardId,
     /// Cancelled when the lease is lost.
@@ -47,7 +47,7 @@ pub struct Owned {
     jitter: Jitter,
     failover: Duration,
     metrics: Arc<Metrics>,
-    news: News,
+    news: ChangeSignal,
     row: Mutex<Lease>,
     meter: std::sync::Mutex<Meter>,
     /// Clock milliseconds of the start of the last heartbeat tried.
@@ -58,9 +58,9 @@ pub struct Owned {
     read_through_ms: AtomicI64,
 }
 
-/// What an [`Owned`] needs from its worker.
+/// What an [`HeldLease`] needs from its worker.
 #[derive(Clone)]
-pub struct Means {
+pub struct HeldLeaseDeps {
     /// Our id.
     pub me: WorkerId,
     /// The table.
@@ -74,7 +74,7 @@ pub struct Means {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The fleet's ear.
-    pub news: News,
+    pub news: ChangeSignal,
 }
 
 /// Part of the failover time after which delivery stops until the lease is renewed.
@@ -82,9 +82,9 @@ const SAFE: f64 = 0.8;
 /// `read_through` is refreshed in the row at most this often by heartbeats.
 const READ_THROUGH_EVERY_MS: i64 = 600_000;
 
-impl Owned {
+impl HeldLease {
     /// A lease just taken: `row` as the write returned it, `asked` when that write began.
-    pub fn new(means: Means, row: Lease, asked: Duration) -> Self {
+    pub fn new(means: HeldLeaseDeps, row: Lease, asked: Duration) -> Self {
         let rewind = CancellationToken::new();
         if row.rewind.is_some() {
             rewind.cancel();

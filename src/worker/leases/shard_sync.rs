@@ -8,9 +8,9 @@ use crate::fault::CallError;
 use crate::lease::graph;
 use crate::lease::row::NewLease;
 use crate::metrics::table as metric;
-use crate::worker::leases::taker::{Keeper, PARALLEL};
+use crate::worker::leases::taker::{LeaseTaker, PARALLEL};
 
-impl Keeper {
+impl LeaseTaker {
     /// Creates the leases that are missing and removes those that are over; says whether somebody
     /// else is at it, so that it should be looked at again soon.
     ///

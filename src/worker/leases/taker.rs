@@ -10,16 +10,16 @@ use crate::aws::dynamodb::Written;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::assign::{self, Bounds, Round};
-use crate::lease::board::{self, Board};
+use crate::lease::board::{self, ChangeMarker};
 use crate::lease::expiry::{HANDOFF, Watch};
-use crate::lease::lookout::{Look, Pace, Patrol};
+use crate::lease::lookout::{ScanPace, ScanSchedule, ScanScope};
 use crate::lease::row::{Item, Lease};
 use crate::lease::write::{self, Notes};
 use crate::metrics::table as metric;
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 use crate::worker::fleet::Fleet;
 use crate::worker::leases::heartbeat::Registry;
-use crate::worker::leases::held::Owned;
+use crate::worker::leases::held::HeldLease;
 
 /// Writes in flight at once.
 pub(super) const PARALLEL: usize = 32;
@@ -27,12 +27,12 @@ pub(super) const PARALLEL: usize = 32;
 const COOL_DOWN: Duration = Duration::from_secs(5);
 
 /// See the module.
-pub struct Keeper {
-    pub(super) shared: Arc<Shared>,
+pub struct LeaseTaker {
+    pub(super) shared: Arc<WorkerContext>,
     pub(super) registry: Registry,
     pub(super) watch: Watch,
-    pub(super) pace: Pace,
-    pub(super) patrol: Patrol,
+    pub(super) pace: ScanPace,
+    pub(super) patrol: ScanSchedule,
     pub(super) cooling: BTreeMap<ShardId, Duration>,
     /// Leases asked for, and since when: their rows are read until they are ours.
     pub(super) coming: BTreeMap<ShardId, Duration>,
@@ -43,14 +43,15 @@ pub struct Keeper {
     pub(super) unreadable: BTreeSet<String>,
 }
 
-impl Keeper {
+impl LeaseTaker {
     /// Nothing seen yet.
-    pub fn new(shared: Arc<Shared>, registry: Registry) -> Self {
+    pub fn new(shared: Arc<WorkerContext>, registry: Registry) -> Self {
         let config = &shared.config.lease;
-        let pace = Pace { look: config.scan, full: config.full_scan, failover: config.failover };
+        let pace =
+            ScanPace { look: config.scan, full: config.full_scan, failover: config.failover };
         Self {
             watch: Watch::new(config.failover),
-            patrol: Patrol::new(pace),
+            patrol: ScanSchedule::new(pace),
             pace,
             shared,
             registry,
@@ -100,15 +101,15 @@ impl Keeper {
     ///
     /// # Errors
     /// [`CallError`] when the table cannot be read.
-    pub async fn look(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+    pub async fn look(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
         self.arrivals(won).await?;
         let lookout = self.patrol.board().is_some_and(|board| self.registry.holds(board));
         let everywhere = match self.patrol.next(self.shared.clock.now(), lookout) {
-            Look::Everywhere => true,
-            Look::Rest => false,
-            Look::At(shard) => {
+            ScanScope::Everywhere => true,
+            ScanScope::Rest => false,
+            ScanScope::At(shard) => {
                 let item = self.shared.table.peek(&shard).await?;
-                let board = item.as_ref().and_then(Board::read);
+                let board = item.as_ref().and_then(ChangeMarker::read);
                 let now = self.shared.clock.now();
                 if let Some(board) = &board {
                     self.watch.observe_row(now, &board.lease);
@@ -120,7 +121,7 @@ impl Keeper {
     }
 
     /// Leases we asked for: are they handed over?
-    async fn arrivals(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+    async fn arrivals(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
         let patience = self.shared.config.lease.failover + HANDOFF;
         for (shard, asked) in self.coming.clone() {
             let row = match self.shared.table.get(&shard).await? {
@@ -148,7 +149,7 @@ impl Keeper {
     }
 
     /// Reads the table, decides, takes.
-    async fn round(&mut self, won: &mut Vec<Arc<Owned>>) -> Result<(), CallError> {
+    async fn round(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
         let begun = self.shared.clock.now();
         // Rows may be seconds old, each of another age: all that follows is conditional on them.
         let leases = self.leases(false).await?;
@@ -247,7 +248,7 @@ impl Keeper {
     }
 
     /// Starts a lease that was handed over to us; the first heartbeat makes sure it still is.
-    async fn adopt(&self, lease: &Lease) -> Option<Arc<Owned>> {
+    async fn adopt(&self, lease: &Lease) -> Option<Arc<HeldLease>> {
         let asked = self.shared.clock.now();
         let update = write::renew(lease, &self.shared.me, &Notes::default());
         let item = match self.shared.table.update(&lease.shard, update).await {
@@ -263,17 +264,21 @@ impl Keeper {
     }
 
     /// A row that names us becomes a lease we work on.
-    fn own(&self, item: &Item, asked: Duration) -> Option<Arc<Owned>> {
+    fn own(&self, item: &Item, asked: Duration) -> Option<Arc<HeldLease>> {
         let row = Lease::parse(item).ok().flatten()?;
         if row.owner.as_ref() != Some(&self.shared.me) || row.checkpoint_owner.is_some() {
             return None;
         }
-        let owned = Arc::new(Owned::new(self.shared.lease_means(), row, asked));
+        let owned = Arc::new(HeldLease::new(self.shared.lease_means(), row, asked));
         self.registry.insert(&owned);
         Some(owned)
     }
 
-    async fn take(&self, lease: &Lease, rows: &BTreeMap<&ShardId, &Lease>) -> Option<Arc<Owned>> {
+    async fn take(
+        &self,
+        lease: &Lease,
+        rows: &BTreeMap<&ShardId, &Lease>,
+    ) -> Option<Arc<HeldLease>> {
         // A parent the scan does not show may be gone, or younger than what the scan read.
         for parent in board::unseen_parents(lease, rows) {
             match self.shared.table.get(parent).await {

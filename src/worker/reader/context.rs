@@ -6,11 +6,11 @@ use crate::aws::kinesis::Kinesis;
 use crate::budget::Budget;
 use crate::clock::{Clock, Jitter};
 use crate::metrics::registry::Metrics;
-use crate::stream::pacing::Limits;
+use crate::stream::pacing::PaceLimits;
 
 /// What a reader needs.
 #[derive(Clone)]
-pub struct Means {
+pub struct ReaderDeps {
     /// The stream.
     pub kinesis: Kinesis,
     /// Its ARN.
@@ -20,7 +20,7 @@ pub struct Means {
     /// How long the stream keeps a record, milliseconds.
     pub retention_ms: i64,
     /// Pace.
-    pub pace: Limits,
+    pub pace: PaceLimits,
     /// Records per call.
     pub page_records: i32,
     /// Memory.

@@ -15,7 +15,7 @@ use crate::ids::ShardId;
 use crate::metrics::table as metric;
 use crate::stream::Page;
 use crate::stream::position::StartAt;
-use crate::worker::reader::context::Means;
+use crate::worker::reader::context::ReaderDeps;
 
 /// Kinesis sends an event every few seconds, an empty one if there is nothing: longer silence is a
 /// connection that died (the KCL waits as long).
@@ -43,8 +43,13 @@ impl FanOut {
 
     /// The next page, from behind `resume`; `None` when the shard is to be read by GetRecords this
     /// time. `Page::next` says nothing.
-    pub async fn next(&mut self, means: &Means, shard: &ShardId, resume: &StartAt) -> Option<Page> {
-        let Means { clock, jitter, .. } = means;
+    pub async fn next(
+        &mut self,
+        means: &ReaderDeps,
+        shard: &ShardId,
+        resume: &StartAt,
+    ) -> Option<Page> {
+        let ReaderDeps { clock, jitter, .. } = means;
         if self.ended || clock.now() < self.rest_until {
             return None;
         }
@@ -87,8 +92,13 @@ impl FanOut {
         }
     }
 
-    async fn subscribe(&mut self, means: &Means, shard: &ShardId, resume: &StartAt) -> Option<()> {
-        let Means { clock, jitter, metrics, .. } = means;
+    async fn subscribe(
+        &mut self,
+        means: &ReaderDeps,
+        shard: &ShardId,
+        resume: &StartAt,
+    ) -> Option<()> {
+        let ReaderDeps { clock, jitter, metrics, .. } = means;
         let subscribing = tokio::select! {
             biased;
             reply = means.kinesis.subscribe(&self.consumer, shard, resume) => Some(reply),
@@ -128,7 +138,7 @@ impl FanOut {
     }
 
     /// There is no room for what was pushed: read by GetRecords, which asks for memory first.
-    pub fn crowded(&mut self, means: &Means) {
+    pub fn crowded(&mut self, means: &ReaderDeps) {
         means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["memory"], 1);
         self.rest(&means.clock, &means.jitter, OCCUPIED * 2);
     }

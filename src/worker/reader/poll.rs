@@ -9,9 +9,9 @@ use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::metrics::table as metric;
 use crate::stream::pacing::Pacing;
-use crate::stream::reading::{Arrival, Beginning, News, Next, Range, Reading};
+use crate::stream::reading::{Arrival, PageOutcome, PageStats, ReadRange, ReaderState, StartCheck};
 use crate::stream::{Page, Records, ShardInfo};
-use crate::worker::reader::context::Means;
+use crate::worker::reader::context::ReaderDeps;
 use crate::worker::reader::fan_out::FanOut;
 
 /// What a reader hands over.
@@ -25,26 +25,26 @@ pub enum Fetched {
         /// MillisBehindLatest.
         behind_ms: Option<i64>,
         /// What is known of the beginning.
-        beginning: Beginning,
+        beginning: StartCheck,
     },
     /// The closed shard has no more records.
     End {
         /// Its children, if the reply named them.
         children: Vec<ShardInfo>,
         /// What is known of the beginning.
-        beginning: Beginning,
+        beginning: StartCheck,
     },
     /// The end of the range was seen: nothing behind it is wanted.
-    Bound(Beginning),
+    Bound(StartCheck),
     /// Something that trying again does not mend.
     Failed(CallError),
 }
 
 /// Reads until the end, a lasting failure, or until nobody listens.
-pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<Fetched>) {
-    let reading = Reading::new(range, means.retention_ms, means.page_records);
+pub async fn read(means: ReaderDeps, shard: ShardId, range: ReadRange, to: mpsc::Sender<Fetched>) {
+    let reading = ReaderState::new(range, means.retention_ms, means.page_records);
     let consumer = means.consumer.clone().filter(|_| !reading.is_bounded());
-    let mut reader = Reader {
+    let mut reader = ShardReader {
         push: consumer.map(FanOut::new),
         pacing: Pacing::new(means.pace),
         means,
@@ -63,29 +63,29 @@ pub async fn read(means: Means, shard: ShardId, range: Range, to: mpsc::Sender<F
     }
 }
 
-struct Reader {
-    means: Means,
+struct ShardReader {
+    means: ReaderDeps,
     shard: ShardId,
-    reading: Reading,
+    reading: ReaderState,
     push: Option<FanOut>,
     pacing: Pacing,
 }
 
 /// A page with memory for it.
-struct Received {
+struct ReceivedPage {
     page: Page,
     permit: Permit,
     arrival: Arrival,
 }
 
-impl Reader {
+impl ShardReader {
     /// The next page with something to say, or the end.
     async fn next(&mut self) -> Fetched {
         loop {
             if self.reading.is_over() {
                 return Fetched::Bound(self.reading.beginning());
             }
-            let Received { page, mut permit, arrival } = match self.receive().await {
+            let ReceivedPage { page, mut permit, arrival } = match self.receive().await {
                 Ok(received) => received,
                 Err(Some(failed)) => return Fetched::Failed(failed),
                 Err(None) => continue,
@@ -101,18 +101,18 @@ impl Reader {
             self.count(&news, arrival.pushed, strict);
             let beginning = self.reading.beginning();
             match news.next {
-                Next::More => {}
-                Next::Records(records) => {
+                PageOutcome::More => {}
+                PageOutcome::Records(records) => {
                     permit.resize(records.memory());
                     return Fetched::Page { records, permit, behind_ms, beginning };
                 }
-                Next::End(children) => return Fetched::End { children, beginning },
-                Next::Bound => return Fetched::Bound(beginning),
+                PageOutcome::End(children) => return Fetched::End { children, beginning },
+                PageOutcome::Bound => return Fetched::Bound(beginning),
             }
         }
     }
 
-    fn count(&self, news: &News, pushed: bool, strict: bool) {
+    fn count(&self, news: &PageStats, pushed: bool, strict: bool) {
         let metrics = &self.means.metrics;
         let label = metrics.shard(&self.shard);
         metrics.add(metric::RECORDS_READ_TOTAL, &[label], news.records as u64);
@@ -128,7 +128,7 @@ impl Reader {
     }
 
     /// The next page, pushed or asked for. `Err(None)`: try again.
-    async fn receive(&mut self) -> Result<Received, Option<CallError>> {
+    async fn receive(&mut self) -> Result<ReceivedPage, Option<CallError>> {
         let clock = self.means.clock.clone();
         let asked_ms = clock.wall();
         if let Some(push) = &mut self.push
@@ -137,7 +137,7 @@ impl Reader {
         {
             if let Some(permit) = self.means.budget.try_acquire(page.records.memory()) {
                 let arrival = Arrival { asked_ms, pushed: true };
-                return Ok(Received { page, permit, arrival });
+                return Ok(ReceivedPage { page, permit, arrival });
             }
             push.crowded(&self.means);
         }
@@ -151,7 +151,9 @@ impl Reader {
         let asked_ms = clock.wall();
         let limit = self.reading.ask(asked_ms)?;
         match self.fetch(limit).await {
-            Ok(page) => Ok(Received { page, permit, arrival: Arrival { asked_ms, pushed: false } }),
+            Ok(page) => {
+                Ok(ReceivedPage { page, permit, arrival: Arrival { asked_ms, pushed: false } })
+            }
             Err(error) => {
                 drop(permit);
                 Err(self.failed(error).await)
@@ -160,7 +162,7 @@ impl Reader {
     }
 
     async fn fetch(&mut self, limit: i32) -> Result<Page, CallError> {
-        let Means { kinesis, arn, .. } = &self.means;
+        let ReaderDeps { kinesis, arn, .. } = &self.means;
         let iterator = match self.reading.iterator() {
             Some(iterator) => iterator,
             None => {

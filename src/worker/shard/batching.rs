@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::budget::Permit;
 use crate::config::OnGap;
-use crate::delivery::batch::{Cause, Limits, Open, Sealed};
+use crate::delivery::batch::{BatchLimits, FlushReason, OpenBatch, SealedBatch};
 use crate::delivery::encode::EncodeError;
 use crate::delivery::gap::Gap;
 use crate::delivery::object::Object;
@@ -14,12 +14,12 @@ use crate::stream::Records;
 use crate::stream::position::Position;
 use crate::worker::shard::stop::Stop;
 use crate::worker::shard::uploader::upload;
-use crate::worker::shard::{Batch, Pipeline};
+use crate::worker::shard::{CutBatch, Pipeline};
 
 impl Pipeline {
     /// Encodes a page into the open batch, cutting where it is full.
     pub(super) async fn take(&mut self, mut records: Records, permit: Permit) -> Result<(), Stop> {
-        let limits: Limits = self.shared.config.delivery.limits;
+        let limits: BatchLimits = self.shared.config.delivery.limits;
         let now = self.shared.clock.now();
         self.lease.carried(records.payload() as u64);
         if let Some(last) = records.last() {
@@ -33,7 +33,7 @@ impl Pipeline {
                     let gap = self.start_gap(&first.position())?;
                     let stamp = self.shared.clock.wall();
                     let recipe = Arc::clone(&self.shared.recipe);
-                    let open = Open::new(recipe, self.lease.shard.clone(), stamp, gap)
+                    let open = OpenBatch::new(recipe, self.lease.shard.clone(), stamp, gap)
                         .following(&self.ledger.reached());
                     (open, self.shared.budget.overdraw(0), now)
                 }
@@ -77,13 +77,13 @@ impl Pipeline {
     }
 
     /// Closes the open batch and queues its intent.
-    pub(super) async fn cut(&mut self, cause: Cause) -> Result<(), Stop> {
+    pub(super) async fn cut(&mut self, cause: FlushReason) -> Result<(), Stop> {
         let Some((open, mut permit, _)) = self.open.take() else {
             return Ok(());
         };
         self.shared.budget.closed(&self.lease.shard);
         let sealed = self.shared.tasks.compute(move || open.seal()).await??;
-        let Some(Sealed { intent, objects, dead, misplaced }) = sealed else {
+        let Some(SealedBatch { intent, objects, dead, misplaced }) = sealed else {
             return Ok(());
         };
         permit.resize(objects.iter().map(Object::memory).sum());
@@ -98,7 +98,7 @@ impl Pipeline {
             let twice = self.shared.budget.overdraw(0);
             Box::pin(upload(&self.shared, &self.lease, objects.clone(), twice)).await?;
         }
-        self.batches.insert(intent.last.clone(), Batch { objects, permit });
+        self.batches.insert(intent.last.clone(), CutBatch { objects, permit });
         self.ledger.cut(intent);
         self.undelivered();
         Ok(())

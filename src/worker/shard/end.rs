@@ -1,7 +1,7 @@
 //! The end of a shard: read to its end, read to a replay's bound, or gone from the stream.
 
 use super::{Pipeline, Stop};
-use crate::delivery::batch::Cause;
+use crate::delivery::batch::FlushReason;
 use crate::delivery::dead_letter::gap_report;
 use crate::delivery::gap::Gap;
 use crate::fault::{CallError, Fault};
@@ -11,14 +11,14 @@ use crate::lease::row::{Lease, NewLease};
 use crate::metrics::table as metric;
 use crate::stream::ShardInfo;
 use crate::stream::position::Checkpoint;
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 use crate::worker::shard::uploader::upload;
 
 impl Pipeline {
     /// The range of a replay is read to its end: the lease is finished, whatever the shard has left.
     pub(super) async fn over(&mut self) -> Result<(), Stop> {
         self.reader = None;
-        self.cut(Cause::ShardEnd).await?;
+        self.cut(FlushReason::ShardEnd).await?;
         tracing::info!(shard = %self.lease.shard, "range read to its end");
         self.ending = true;
         self.ledger.end();
@@ -28,7 +28,7 @@ impl Pipeline {
     /// The shard is read to its end: its children get their leases before it gets SHARD_END.
     pub(super) async fn shard_end(&mut self, named: Vec<ShardInfo>) -> Result<(), Stop> {
         self.reader = None;
-        self.cut(Cause::ShardEnd).await?;
+        self.cut(FlushReason::ShardEnd).await?;
         let id = &self.lease.shard;
         let mut children = named;
         if children.is_empty() {
@@ -77,7 +77,7 @@ impl Pipeline {
         if shards.iter().any(|s| s.id == self.lease.shard) {
             return Err(error.into());
         }
-        self.cut(Cause::ShardEnd).await?;
+        self.cut(FlushReason::ShardEnd).await?;
         self.suspect = true;
         self.lost_tail().await?;
         let children: Vec<_> =
@@ -109,7 +109,7 @@ impl Pipeline {
 /// The leases that merged children wait for, if nobody has created them yet: a parent without a
 /// lease passes for one that is over, and its records would come after those of the child.
 async fn unleased_parents(
-    shared: &Shared,
+    shared: &WorkerContext,
     ended: &ShardId,
     children: &[ShardInfo],
 ) -> Result<Vec<NewLease>, CallError> {

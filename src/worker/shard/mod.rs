@@ -21,17 +21,17 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Permit;
 use crate::checkpoint::ledger::{Change, Ledger};
 use crate::checkpoint::progress::{Pending, Progress};
-use crate::delivery::batch::{Cause, Open};
+use crate::delivery::batch::{FlushReason, OpenBatch};
 use crate::delivery::object::Object;
 use crate::fault::{CallError, Fault};
 use crate::lease::expiry::HANDOFF;
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
-use crate::stream::reading::{Beginning, Range};
+use crate::stream::reading::{ReadRange, StartCheck};
 use crate::task::Handle;
-use crate::worker::context::Shared;
-use crate::worker::leases::held::{Lost, Owned};
+use crate::worker::context::WorkerContext;
+use crate::worker::leases::held::{HeldLease, Lost};
 use crate::worker::reader::poll::{self, Fetched};
 use crate::worker::shard::recovery::Recovered;
 use crate::worker::shard::uploader::upload;
@@ -39,7 +39,11 @@ pub use stop::Ended;
 use stop::Stop;
 
 /// Works on one shard until it ends. `drain` asks to finish what is in hand and release the lease.
-pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToken) -> Ended {
+pub async fn run(
+    shared: Arc<WorkerContext>,
+    lease: Arc<HeldLease>,
+    drain: CancellationToken,
+) -> Ended {
     let shard = lease.shard.clone();
     tracing::info!(%shard, "shard taken");
     // What is rare is boxed: an owned shard holds the memory of the largest state of this future.
@@ -75,7 +79,7 @@ pub async fn run(shared: Arc<Shared>, lease: Arc<Owned>, drain: CancellationToke
     }
 }
 
-async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
+async fn end(shared: &WorkerContext, lease: &HeldLease, stop: Stop) -> Ended {
     let ended = match stop {
         Stop::Lost => return Ended::Lost,
         Stop::Gap(gap) => Ended::Gap(gap),
@@ -94,23 +98,23 @@ async fn end(shared: &Shared, lease: &Owned, stop: Stop) -> Ended {
 }
 
 /// A cut batch that is not announced yet.
-struct Batch {
+struct CutBatch {
     objects: Vec<Object>,
     permit: Permit,
 }
 
 type Write = Pin<Box<dyn Future<Output = Result<Change, Lost>> + Send>>;
-type Upload = Pin<Box<dyn Future<Output = Result<Position, Stop>> + Send>>;
+type PendingUpload = Pin<Box<dyn Future<Output = Result<Position, Stop>> + Send>>;
 
 struct Pipeline {
-    shared: Arc<Shared>,
-    lease: Arc<Owned>,
+    shared: Arc<WorkerContext>,
+    lease: Arc<HeldLease>,
     ledger: Ledger,
     /// Batches that wait to be announced, by the end of their range; then their upload has them.
-    batches: BTreeMap<Position, Batch>,
-    uploads: FuturesUnordered<Upload>,
+    batches: BTreeMap<Position, CutBatch>,
+    uploads: FuturesUnordered<PendingUpload>,
     write: Option<Write>,
-    open: Option<(Open, Permit, Duration)>,
+    open: Option<(OpenBatch, Permit, Duration)>,
     cut: Arc<Notify>,
     pages: mpsc::Receiver<Fetched>,
     reader: Option<Handle<()>>,
@@ -129,7 +133,7 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    async fn new(shared: Arc<Shared>, lease: Arc<Owned>) -> Result<Self, Stop> {
+    async fn new(shared: Arc<WorkerContext>, lease: Arc<HeldLease>) -> Result<Self, Stop> {
         let row = lease.row().await;
         let now = shared.clock.now();
         shared.board.update(|b| {
@@ -217,7 +221,7 @@ impl Pipeline {
         {
             (self.suspect, self.start_gone) = (true, true);
         }
-        let range = Range {
+        let range = ReadRange {
             start,
             after: checkpoint.position().cloned(),
             until: None,
@@ -277,8 +281,8 @@ impl Pipeline {
             () = drain.cancelled(), if !self.draining => self.drain().await?,
             () = wanted.cancelled(), if !self.draining => self.drain().await?,
             () = rewind.cancelled(), if !self.draining => self.drain().await?,
-            () = cut.notified(), if self.open.is_some() => self.cut(Cause::Pressure).await?,
-            () = sleep_until(&clock, due), if due.is_some() => self.cut(Cause::Time).await?,
+            () = cut.notified(), if self.open.is_some() => self.cut(FlushReason::Pressure).await?,
+            () = sleep_until(&clock, due), if due.is_some() => self.cut(FlushReason::Time).await?,
             fetched = self.pages.recv(), if reading => match fetched {
                 Some(fetched) => self.fetched(fetched).await?,
                 None => return Err(Stop::ReaderStopped),
@@ -292,11 +296,11 @@ impl Pipeline {
         self.draining = true;
         self.reader = None;
         self.state("draining");
-        self.cut(Cause::Drain).await
+        self.cut(FlushReason::Drain).await
     }
 
     /// Is the checkpointed record still there? If so, nothing after it was lost.
-    fn began(&mut self, beginning: Beginning) {
+    fn began(&mut self, beginning: StartCheck) {
         self.start_gone |= beginning.gone;
         self.suspect &= self.start_gone || !beginning.seen;
     }
@@ -346,7 +350,7 @@ impl Pipeline {
         })
     }
 
-    fn upload(&self, Batch { objects, permit }: Batch, last: Position) -> Upload {
+    fn upload(&self, CutBatch { objects, permit }: CutBatch, last: Position) -> PendingUpload {
         let (shared, lease) = (Arc::clone(&self.shared), Arc::clone(&self.lease));
         let tasks = self.shared.tasks.clone();
         Box::pin(async move {

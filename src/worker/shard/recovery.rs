@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::budget::Permit;
-use crate::delivery::batch::{Limits, Open};
+use crate::delivery::batch::{BatchLimits, OpenBatch};
 use crate::delivery::dead_letter::gap_report;
 use crate::delivery::encode::EncodeError;
 use crate::delivery::gap::Gap;
@@ -30,9 +30,9 @@ use crate::fault::{CallError, Fault};
 use crate::lease::row::Lease;
 use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, StartAt};
-use crate::stream::reading::Range;
+use crate::stream::reading::ReadRange;
 use crate::task::TaskDied;
-use crate::worker::context::Shared;
+use crate::worker::context::WorkerContext;
 use crate::worker::reader::poll::{self, Fetched};
 
 /// Replies at the tip of the shard, without the end of the range, after which it counts as gone.
@@ -85,7 +85,7 @@ pub enum RecoveryError {
 /// # Errors
 /// [`RecoveryError`]
 pub async fn recover(
-    shared: &Shared,
+    shared: &WorkerContext,
     lease: &Lease,
     after: &Checkpoint,
     start: StartAt,
@@ -100,13 +100,13 @@ pub async fn recover(
     let stamp_ms = if mutant::is(Mutant::OwnClock) { shared.clock.wall() } else { intent.stamp_ms };
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
     let mut open =
-        Open::new(Arc::clone(&recipe), shard.clone(), stamp_ms, recorded_gap).following(after);
+        OpenBatch::new(Arc::clone(&recipe), shard.clone(), stamp_ms, recorded_gap).following(after);
     // Room for the whole batch, before the first record of it is held: what is read here can be
     // given back only when all of it is, so waiting for more half-way could be waiting for itself.
     let room = usize::try_from(intent.bytes).unwrap_or(usize::MAX);
     let mut permit = shared.budget.acquire(room).await;
     let (send, mut receive) = mpsc::channel(1);
-    let range = Range {
+    let range = ReadRange {
         start,
         after: after.position().cloned(),
         until: Some(intent.last.clone()),
@@ -135,7 +135,8 @@ pub async fn recover(
                         permit.resize(remains.memory().max(room));
                     }
                     None => {
-                        let work = move || open.fill(&mut records, &Limits::NONE).map(|_| open);
+                        let work =
+                            move || open.fill(&mut records, &BatchLimits::NONE).map(|_| open);
                         open = shared.tasks.compute(work).await??;
                         permit.resize(open.memory().max(room));
                     }
@@ -180,7 +181,7 @@ pub async fn recover(
 
 /// Looks which objects of the batch exist, and makes dead letters of what is in none of them.
 async fn keep(
-    shared: &Shared,
+    shared: &WorkerContext,
     recipe: &Recipe,
     remains: Remains,
 ) -> Result<Vec<Object>, RecoveryError> {

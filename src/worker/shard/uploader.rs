@@ -12,14 +12,14 @@ use crate::aws::s3::{Put, is_gone};
 use crate::budget::Permit;
 use crate::delivery::body::Body;
 use crate::delivery::dead_letter::upload_conflict;
-use crate::delivery::object::{Kind, Object};
+use crate::delivery::object::{Object, ObjectKind};
 use crate::delivery::parts::{Parts, Step};
 use crate::fault::CallError;
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::upload::event;
-use crate::worker::context::Shared;
-use crate::worker::leases::held::Owned;
+use crate::worker::context::WorkerContext;
+use crate::worker::leases::held::HeldLease;
 
 /// Why a batch is not durable.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +60,9 @@ const ABORT: Duration = Duration::from_secs(5);
 const SLOT: usize = size_of::<Object>();
 
 /// What a batch on its way holds of the budget.
-struct Held(Mutex<Permit>);
+struct HeldBytes(Mutex<Permit>);
 
-impl Held {
+impl HeldBytes {
     /// So many bytes exist now.
     fn take(&self, bytes: usize) {
         let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,13 +83,13 @@ impl Held {
 /// # Errors
 /// [`UploadError`]; some of the objects may be in place then.
 pub async fn upload(
-    shared: &Shared,
-    lease: &Arc<Owned>,
+    shared: &WorkerContext,
+    lease: &Arc<HeldLease>,
     objects: Vec<Object>,
     mut permit: Permit,
 ) -> Result<(), UploadError> {
     permit.resize(objects.iter().map(Object::memory).sum());
-    let held = Held(Mutex::new(permit));
+    let held = HeldBytes(Mutex::new(permit));
     let mut running = FuturesUnordered::new();
     let early = !mutant::is(Mutant::OverflowFirst);
     let (last, first): (Vec<_>, Vec<_>) = objects.into_iter().partition(|o| o.last == early);
@@ -116,16 +116,16 @@ pub async fn upload(
 
 /// Puts one object, or what becomes of it if its key is taken.
 async fn put(
-    shared: &Shared,
-    lease: &Arc<Owned>,
-    held: &Held,
+    shared: &WorkerContext,
+    lease: &Arc<HeldLease>,
+    held: &HeldBytes,
     object: Object,
 ) -> Result<(), UploadError> {
     let mut sending = Sending::new(shared, held, object);
     let result = sending.until_durable(lease).await;
     let mut conflict = None;
     if let Ok(Put::Existed) = result
-        && sending.object.kind == Kind::Upload
+        && sending.object.kind == ObjectKind::Upload
     {
         conflict = taken(shared, lease, &sending.object).await?;
     }
@@ -141,8 +141,8 @@ async fn put(
 
 /// An object on its way.
 struct Sending<'a> {
-    shared: &'a Shared,
-    held: &'a Held,
+    shared: &'a WorkerContext,
+    held: &'a HeldBytes,
     /// Without its bytes if it goes up in parts.
     object: Object,
     parts: Option<Parts>,
@@ -152,7 +152,7 @@ struct Sending<'a> {
 }
 
 /// Why an attempt came to nothing.
-enum Failed {
+enum AttemptFailure {
     /// Another may do better.
     Passing(CallError),
     /// None can: see [`UploadError::Gone`].
@@ -160,16 +160,16 @@ enum Failed {
 }
 
 impl<'a> Sending<'a> {
-    fn new(shared: &'a Shared, held: &'a Held, mut object: Object) -> Self {
+    fn new(shared: &'a WorkerContext, held: &'a HeldBytes, mut object: Object) -> Self {
         let (size, part) = (object.body.len(), shared.config.delivery.multipart_bytes);
         // A file, 10 MiB at most, stays whole: if its key is taken, it is needed once more.
-        let parts = (size > part && object.kind != Kind::Upload)
+        let parts = (size > part && object.kind != ObjectKind::Upload)
             .then(|| Parts::new(std::mem::take(&mut object.body), part));
         Self { shared, held, object, parts, size, begun: shared.clock.now() }
     }
 
     /// Attempt after attempt, each from where the last one came to.
-    async fn until_durable(&mut self, lease: &Arc<Owned>) -> Result<Put, UploadError> {
+    async fn until_durable(&mut self, lease: &Arc<HeldLease>) -> Result<Put, UploadError> {
         let shared = self.shared;
         let (mut since, mut done) = (self.begun, 0);
         let mut pauses = pauses();
@@ -189,8 +189,8 @@ impl<'a> Sending<'a> {
                     return Ok(put);
                 }
                 Err(_) if mutant::is(Mutant::PutErrorIsSuccess) => return Ok(Put::Created),
-                Err(Failed::Passing(error)) => error,
-                Err(Failed::Gone(error)) => {
+                Err(AttemptFailure::Passing(error)) => error,
+                Err(AttemptFailure::Gone(error)) => {
                     let key = self.object.key.clone();
                     return Err(UploadError::Gone { key, last: Box::new(error) });
                 }
@@ -216,10 +216,10 @@ impl<'a> Sending<'a> {
         }
     }
 
-    async fn attempt(&mut self) -> Result<Put, Failed> {
+    async fn attempt(&mut self) -> Result<Put, AttemptFailure> {
         let (store, object) = (&self.shared.store, &self.object);
         let Some(parts) = &mut self.parts else {
-            return store.put(object).await.map_err(Failed::Passing);
+            return store.put(object).await.map_err(AttemptFailure::Passing);
         };
         loop {
             let failed = match parts.next() {
@@ -246,22 +246,26 @@ impl<'a> Sending<'a> {
                 },
             };
             if !is_gone(&failed) {
-                return Err(Failed::Passing(failed));
+                return Err(AttemptFailure::Passing(failed));
             }
             // Keys are created once, and name what is in the object: what is there is this one.
-            if store.exists(&object.bucket, &object.key).await.map_err(Failed::Passing)? {
+            if store.exists(&object.bucket, &object.key).await.map_err(AttemptFailure::Passing)? {
                 // A reply to our own completion was lost, or to somebody's who finished the batch.
                 let ours = matches!(parts.next(), Step::Complete(..));
                 return Ok(if ours { Put::Created } else { Put::Existed });
             }
             let again = parts.restart();
-            return Err(if again { Failed::Passing(failed) } else { Failed::Gone(failed) });
+            return Err(if again {
+                AttemptFailure::Passing(failed)
+            } else {
+                AttemptFailure::Gone(failed)
+            });
         }
     }
 
     /// Drops what is left of the object, and the upload if it did not become the object. The parts
     /// of a lost lease are left to the bucket's lifecycle rule: nothing waits for them.
-    async fn finish(&mut self, lease: &Owned, result: &Result<Put, UploadError>) {
+    async fn finish(&mut self, lease: &HeldLease, result: &Result<Put, UploadError>) {
         let parts = self.parts.take();
         let rest = self.object.memory() + parts.as_ref().map_or(0, Parts::memory);
         let id = parts.as_ref().and_then(Parts::id).map(str::to_owned);
@@ -294,9 +298,9 @@ impl<'a> Sending<'a> {
         match put {
             Put::Created => {
                 let kind = match object.kind {
-                    Kind::Archive => "archive",
-                    Kind::Upload => "upload",
-                    Kind::DeadLetter => "dead_letter",
+                    ObjectKind::Archive => "archive",
+                    ObjectKind::Upload => "upload",
+                    ObjectKind::DeadLetter => "dead_letter",
                 };
                 let took = shared.clock.now() - self.begun;
                 shared.metrics.add(metric::OBJECTS_WRITTEN_TOTAL, &[kind], 1);
@@ -330,8 +334,8 @@ fn pauses() -> impl Iterator<Item = Duration> {
 /// of the same file, which is a duplicate; or by another file, and then this one is put aside: the
 /// object returned is to be put.
 async fn taken(
-    shared: &Shared,
-    lease: &Arc<Owned>,
+    shared: &WorkerContext,
+    lease: &Arc<HeldLease>,
     object: &Object,
 ) -> Result<Option<Object>, UploadError> {
     let there = loop {
@@ -355,7 +359,7 @@ async fn taken(
 }
 
 /// Waits while the lease is too long without a heartbeat to start anything.
-async fn fence(shared: &Shared, lease: &Arc<Owned>) -> Result<(), UploadError> {
+async fn fence(shared: &WorkerContext, lease: &Arc<HeldLease>) -> Result<(), UploadError> {
     while !lease.may_deliver() {
         if lease.expire() {
             return Err(UploadError::Lost);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::aws::kinesis::Kinesis;
 use crate::clock::Clock;
-use crate::config::{ReadBy, Stream};
+use crate::config::{ReadBy, StreamConfig};
 use crate::fault::{Detail, Fault};
 use crate::stream::StreamInfo;
 use crate::worker::start::error::{StartError, patiently};
@@ -20,7 +20,7 @@ pub(super) async fn find(
     clock: &Clock,
     kinesis: &Kinesis,
     stream: &StreamInfo,
-    settings: &Stream,
+    settings: &StreamConfig,
 ) -> Result<Option<String>, StartError> {
     if settings.reader == ReadBy::Polling {
         return Ok(None);

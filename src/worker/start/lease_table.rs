@@ -16,7 +16,7 @@ use crate::worker::start::error::{PATIENCE, StartError, patiently};
 pub(super) async fn open(
     clock: &Clock,
     table: LeaseTable,
-    settings: &config::Lease,
+    settings: &config::LeaseConfig,
     stream: &StreamInfo,
 ) -> Result<(LeaseTable, Vec<Lease>), StartError> {
     ensure(clock, &table).await?;

@@ -13,12 +13,12 @@ use crate::lease::row::Lease;
 use crate::metrics::registry::Metrics;
 use crate::metrics::table as metric;
 use crate::replay::plan::Plan;
-use crate::worker::context::Shared;
-use crate::worker::leases::change_signal::News;
+use crate::worker::context::WorkerContext;
+use crate::worker::leases::change_signal::ChangeSignal;
 use crate::worker::node::Node;
 use crate::worker::start::error::{StartError, patiently};
 use crate::worker::start::{fan_out_consumer, lease_table};
-use crate::worker::status::Board;
+use crate::worker::status::StatusStore;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -30,7 +30,7 @@ pub async fn prepare(
     node: &Node,
     config: Config,
     clients: Clients,
-) -> Result<Arc<Shared>, StartError> {
+) -> Result<Arc<WorkerContext>, StartError> {
     prepare_for(node, config, clients, None).await
 }
 
@@ -43,7 +43,7 @@ pub async fn prepare_for(
     config: Config,
     clients: Clients,
     replay: Option<Arc<Plan>>,
-) -> Result<Arc<Shared>, StartError> {
+) -> Result<Arc<WorkerContext>, StartError> {
     let Node { clock, jitter, tasks } = node.clone();
     let store = ObjectStore::new(clients.s3);
     // The name of a stream given by its ARN is the last part of it.
@@ -86,7 +86,7 @@ pub async fn prepare_for(
     metrics.set(metric::BUILD_INFO, &labels, 1);
     metrics.set(metric::BUDGET_BYTES, &[], config.budget);
     metrics.set(metric::RETENTION_SECONDS, &[], stream.retention_ms / 1000);
-    let board = Board::new(&stream.name, me.as_str());
+    let board = StatusStore::new(&stream.name, me.as_str());
     let overruled = overruled(&leases, &config, table.name());
     metrics.set(metric::START_IGNORED, &[], overruled);
     board.update(|b| {
@@ -96,7 +96,7 @@ pub async fn prepare_for(
         b.retention_ms = stream.retention_ms;
         b.started_ms = clock.wall();
     });
-    Ok(Arc::new(Shared {
+    Ok(Arc::new(WorkerContext {
         budget: Budget::new(config.budget),
         uploads: Arc::new(Semaphore::new(config.delivery.uploads_in_flight)),
         recipe: Arc::new(config.delivery.recipe(&stream.name)?),
@@ -113,7 +113,7 @@ pub async fn prepare_for(
         replay,
         me,
         metrics,
-        news: News::default(),
+        news: ChangeSignal::default(),
     }))
 }
 

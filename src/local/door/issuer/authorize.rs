@@ -9,9 +9,9 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
 use super::grants::Grant;
-use super::{State, pages};
+use super::{IssuerState, pages};
 
-type Issuer = Shared<Arc<State>>;
+type Issuer = Shared<Arc<IssuerState>>;
 
 #[derive(Deserialize)]
 pub(super) struct Authorization {
@@ -26,14 +26,14 @@ pub(super) struct Authorization {
 }
 
 /// A request that may go on: its redirect is known to be the client's own.
-struct Accepted {
+struct AcceptedLogin {
     redirect_uri: String,
     scopes: Vec<String>,
 }
 
 impl Authorization {
     /// Checks what was asked. `Err` is the answer to give instead.
-    fn accept(&self, state: &State) -> Result<Accepted, Box<Response>> {
+    fn accept(&self, state: &IssuerState) -> Result<AcceptedLogin, Box<Response>> {
         let options = &state.options;
         let page = |why: &str| {
             Box::new((StatusCode::BAD_REQUEST, Html(pages::refusal(why))).into_response())
@@ -62,7 +62,7 @@ impl Authorization {
         if !scopes.iter().all(|s| options.scopes.contains(s)) {
             return Err(back("invalid_scope"));
         }
-        Ok(Accepted { redirect_uri, scopes })
+        Ok(AcceptedLogin { redirect_uri, scopes })
     }
 
     fn back(&self, redirect_uri: &str, pairs: &[(&str, &str)]) -> Response {

@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 
 use super::authorize::{authorize, login, login_page};
 use super::grants::{Exchange, Grant};
-use super::{REFRESH_SECONDS, State};
+use super::{IssuerState, REFRESH_SECONDS};
 use crate::local::door::gateway_jwt;
 
-type Issuer = Shared<Arc<State>>;
+type Issuer = Shared<Arc<IssuerState>>;
 
-pub(super) fn router(state: Arc<State>) -> Router {
+pub(super) fn router(state: Arc<IssuerState>) -> Router {
     let pool = &state.options.pool;
     Router::new()
         .route("/oauth2/authorize", get(authorize))
@@ -114,7 +114,7 @@ async fn token(Shared(state): Issuer, Form(asked): Form<TokenRequest>) -> Respon
 }
 
 fn answer(
-    state: &State,
+    state: &IssuerState,
     grant: &Grant,
     refresh: Option<String>,
 ) -> Result<Value, super::KeyTrouble> {

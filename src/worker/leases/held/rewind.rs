@@ -6,9 +6,9 @@ use crate::lease::row::Lease;
 use crate::lease::{rewind, write};
 use crate::metrics::table as metric;
 
-use super::Owned;
+use super::HeldLease;
 
-impl Owned {
+impl HeldLease {
     /// The row asks to go back.
     pub fn is_asked_back(&self) -> bool {
         self.rewind.is_cancelled()
