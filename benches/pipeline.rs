@@ -346,7 +346,7 @@ async fn pipe(meter: &Meter, page: &Records, codec: &str, total: u64) -> Outcome
         let mut delivered = 0;
         while delivered < records {
             node.clock.sleep(Duration::from_millis(5)).await;
-            shared.board.update(|board| delivered = board.records);
+            shared.status.update(|board| delivered = board.records);
         }
         shutdown.drain.cancel();
     };

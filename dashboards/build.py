@@ -263,7 +263,7 @@ def overview():
             lines("Commits and news", "cps", "Progress writes; scans of the table; notes to the fleet.", [
                 ("commits", f"sum({rate('catchment_commits_total')})"),
                 ("scans", f"sum({rate('catchment_lease_scans_total')})"),
-                ("news {{result}}", f"sum by (result) ({rate('catchment_lease_news_total')})")]),
+                ("news {{result}}", f"sum by (result) ({rate('catchment_lease_change_signals_total')})")]),
         ]),
         ("Errors", [
             lines("Failed calls", "reqps", "AWS calls by operation and kind of failure.",

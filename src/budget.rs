@@ -78,7 +78,7 @@ impl Budget {
             Ok(permit) => permit,
             // The sender lives in the state until it is used; granting over the limit is the safe
             // reading of the impossible.
-            Err(_) => self.overdraw(bytes),
+            Err(_) => self.force_acquire(bytes),
         }
     }
 
@@ -93,7 +93,7 @@ impl Budget {
     }
 
     /// Takes without waiting, over the limit if need be: for bytes that exist already.
-    pub fn overdraw(&self, bytes: usize) -> Permit {
+    pub fn force_acquire(&self, bytes: usize) -> Permit {
         self.state().used += bytes;
         Permit { budget: self.clone(), bytes, reserved: false }
     }
@@ -256,7 +256,7 @@ mod tests {
     fn fetches_under_way_are_no_pressure() {
         let budget = Budget::new(100);
         let cut = Arc::new(Notify::new());
-        let _batch = budget.overdraw(30);
+        let _batch = budget.force_acquire(30);
         budget.opened(&ShardId::new("a"), Duration::ZERO, &cut);
         let mut fetch = budget.acquire(60).now_or_never().unwrap();
         let mut waiting = Box::pin(budget.acquire(60));

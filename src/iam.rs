@@ -384,7 +384,7 @@ mod tests {
     fn a_prefix_inside_another_is_said_once() {
         let settings = config(&[
             ("delivery.prefix", "all/!{timestamp:yyyy}/"),
-            ("delivery.errors", "all/errors/!{error}/"),
+            ("delivery.error_prefix", "all/errors/!{error}/"),
         ]);
         let scope = Scope { also_prefixes: vec!["old-!{yyyy}/".into()], ..here() };
         let made = policy(Role::Worker, &settings, &scope).unwrap();

@@ -30,7 +30,7 @@ use catchment::ids::ShardId;
 use catchment::metrics::registry::Metrics;
 use catchment::stream::Records;
 use catchment::stream::cbor::CONTENT_TYPE;
-use catchment::stream::frames::write;
+use catchment::stream::eventstream::write;
 use catchment::stream::position::StartAt;
 use catchment::stream::wire::WireFormat;
 use ciborium::Value;
@@ -101,7 +101,7 @@ fn kinesis(body: Bytes, wire: WireFormat) -> Kinesis {
             .retry_config(RetryConfig::disabled())
             .build(),
     ));
-    kinesis.speaking(wire, &metrics)
+    kinesis.with_wire_format(wire, &metrics)
 }
 
 const CONSUMER: &str = "arn:aws:kinesis:eu-west-1:123456789012:stream/events/consumer/archive:1";

@@ -425,7 +425,7 @@ impl Bench {
     /// The reader of a shard as the worker runs it; and its batches and uploads.
     async fn catchment(&self, payload: u64, deliver: bool, wire: WireFormat) -> Outcome<u64> {
         let metrics = Arc::new(Metrics::new("bench", true));
-        let kinesis = Kinesis::new(self.clients.kinesis.clone()).speaking(wire, &metrics);
+        let kinesis = Kinesis::new(self.clients.kinesis.clone()).with_wire_format(wire, &metrics);
         let means = reader::means(kinesis, ARN, Arc::clone(&metrics));
         let shard = ShardId::new("shardId-000000000000");
         let (send, mut pages) = mpsc::channel(1);

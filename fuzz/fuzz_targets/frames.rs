@@ -2,7 +2,7 @@
 //! another payload is one of the same kind.
 #![no_main]
 
-use catchment::stream::frames::{Prelude, write};
+use catchment::stream::eventstream::{Prelude, write};
 use libfuzzer_sys::fuzz_target;
 
 const KIND: &str = "SubscribeToShardEvent";

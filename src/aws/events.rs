@@ -1,7 +1,7 @@
 //! Fan-out events past the SDK's JSON parser, as `aws/records.rs` does it for GetRecords.
 //!
 //! The body of a subscription goes on while it is read. It is cut into messages
-//! (`stream/frames.rs`); the records of an event are taken out where they stand in a buffer that is
+//! (`stream/eventstream.rs`); the records of an event are taken out where they stand in a buffer that is
 //! used again, and the SDK gets the event without them. Every other message (the initial response,
 //! exceptions) passes as it came, and so does whatever is not understood: it is the SDK that says
 //! what is wrong with it.
@@ -22,7 +22,7 @@ use http_body::{Body, Frame};
 
 use crate::aws::records::Scanned;
 use crate::stream::arena::{Arena, Arenas};
-use crate::stream::frames::{PRELUDE, Prelude};
+use crate::stream::eventstream::{PRELUDE, Prelude};
 use crate::stream::scan;
 
 /// Of the events looked into.

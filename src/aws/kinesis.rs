@@ -43,7 +43,7 @@ impl Kinesis {
 
     /// Asks for records in this form; fallbacks from it are counted.
     #[must_use]
-    pub fn speaking(self, wire: WireFormat, metrics: &Arc<Metrics>) -> Self {
+    pub fn with_wire_format(self, wire: WireFormat, metrics: &Arc<Metrics>) -> Self {
         let cbor = match wire {
             WireFormat::Json => None,
             WireFormat::Cbor => Some(Cbor::new(metrics)),

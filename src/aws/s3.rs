@@ -136,7 +136,7 @@ impl ObjectStore {
     ///
     /// # Errors
     /// [`CallError`]; an upload may be left behind if the reply was lost.
-    pub async fn begin_parts(&self, object: &Object) -> Result<String, CallError> {
+    pub async fn create_multipart(&self, object: &Object) -> Result<String, CallError> {
         let mut call = self
             .client
             .create_multipart_upload()
@@ -155,7 +155,7 @@ impl ObjectStore {
     ///
     /// # Errors
     /// [`CallError`]; see [`is_gone`].
-    pub async fn put_part(
+    pub async fn upload_part_of(
         &self,
         object: &Object,
         id: &str,
@@ -185,7 +185,7 @@ impl ObjectStore {
     ///
     /// # Errors
     /// [`CallError`]; see [`is_gone`].
-    pub async fn join_parts(
+    pub async fn complete_multipart(
         &self,
         object: &Object,
         id: &str,
@@ -218,7 +218,7 @@ impl ObjectStore {
 
     /// Ends an upload and frees its parts. Best effort: the bucket's lifecycle rule removes what
     /// this misses.
-    pub async fn abort_parts(&self, object: &Object, id: &str) {
+    pub async fn abort_multipart(&self, object: &Object, id: &str) {
         let call = self.client.abort_multipart_upload().bucket(&object.bucket).key(&object.key);
         if let Err(error) = call.upload_id(id).send().await {
             tracing::debug!(key = object.key, %error, "an unfinished upload was left behind");

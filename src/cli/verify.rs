@@ -22,8 +22,8 @@ use crate::lease::row::Lease;
 use crate::replay::plan::Plan;
 use crate::replay::store::Store;
 use crate::verify::contents;
+use crate::verify::inventory::{Places, Survey, survey};
 use crate::verify::stream::{CompareDeps, Compared, compare};
-use crate::verify::survey::{Places, Survey, survey};
 use crate::verify::tiling::{CoverageProblem, LeaseWindow, ShardReport, tile};
 
 use super::{Failure, SettingsArgs, leases, runtime};

@@ -131,7 +131,7 @@ pub const KEYS: &[Key] = &[
         help: "When a record needs one partition more: `cut` the batch, or `spill` the record into the partition `__overflow__`.",
     },
     Key {
-        name: "delivery.errors",
+        name: "delivery.error_prefix",
         default: "errors/!{error}/!{stream}/dt=!{timestamp:yyyy-MM-dd}/",
         help: "Key template of dead letters.",
     },
@@ -147,7 +147,7 @@ pub const KEYS: &[Key] = &[
         help: "Compression level: gzip 1 to 9, zstd 1 to 19.",
     },
     Key {
-        name: "delivery.uploads",
+        name: "delivery.upload_events",
         default: "true",
         help: "Store upload events as objects of their own instead of archiving them.",
     },
@@ -172,12 +172,12 @@ pub const KEYS: &[Key] = &[
         help: "Cut a batch when its first record has waited this long.",
     },
     Key {
-        name: "delivery.pipeline",
+        name: "delivery.inflight_batches",
         default: "2",
         help: "Batches of one shard announced and not yet committed, 1 to 8.",
     },
     Key {
-        name: "delivery.uploads_in_flight",
+        name: "delivery.concurrent_puts",
         default: "16",
         help: "Objects put at the same time by one worker.",
     },

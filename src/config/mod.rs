@@ -113,9 +113,9 @@ pub struct DeliveryConfig {
     /// When to cut.
     pub limits: BatchLimits,
     /// Announced batches per shard.
-    pub pipeline: usize,
+    pub inflight_batches: usize,
     /// Concurrent puts.
-    pub uploads_in_flight: usize,
+    pub concurrent_puts: usize,
     /// Part size and threshold.
     pub multipart_bytes: usize,
     /// Give a shard up after this.

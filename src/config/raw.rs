@@ -164,7 +164,18 @@ impl Layers {
     }
 }
 
+/// Keys that have another name since.
+const RENAMED: [(&str, &str); 4] = [
+    ("delivery.errors", "delivery.error_prefix"),
+    ("delivery.pipeline", "delivery.inflight_batches"),
+    ("delivery.uploads", "delivery.upload_events"),
+    ("delivery.uploads_in_flight", "delivery.concurrent_puts"),
+];
+
 fn unknown(name: &str) -> String {
+    if let Some((_, new)) = RENAMED.iter().find(|(old, _)| *old == name) {
+        return format!("this key was renamed to `{new}`");
+    }
     let nearest = KEYS.iter().min_by_key(|k| distance(k.name, name));
     match nearest {
         Some(key) if distance(key.name, name) <= name.len() / 2 => {

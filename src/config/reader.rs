@@ -88,14 +88,14 @@ impl ConfigReader {
                     prefix: self.template("delivery.prefix", false),
                     time_field: self.field("delivery.time_field"),
                     spill: if spills { partitions } else { 0 },
-                    errors: self.template("delivery.errors", true),
-                    uploads: self.parse("delivery.uploads", true),
+                    errors: self.template("delivery.error_prefix", true),
+                    uploads: self.parse("delivery.upload_events", true),
                     deaggregate: self.parse("delivery.deaggregate", true),
                     ..Settings::new(&self.bucket(), "")
                 },
                 limits,
-                pipeline: self.number("delivery.pipeline", 1, 8),
-                uploads_in_flight: self.number("delivery.uploads_in_flight", 1, 1024),
+                inflight_batches: self.number("delivery.inflight_batches", 1, 8),
+                concurrent_puts: self.number("delivery.concurrent_puts", 1, 1024),
                 multipart_bytes: self.bytes("delivery.multipart_bytes", 5 << 20, 1 << 30),
                 upload_deadline: self.duration("delivery.upload_deadline", 1_000, 86_400_000),
                 on_gap: self.choice(

@@ -39,7 +39,7 @@ pub struct Round {
     pub ours: Vec<ShardId>,
     /// Leases we asked for that are still being drained.
     pub coming: Vec<ShardId>,
-    /// Leases of the dead that are for others to take: the lookout frees them.
+    /// Leases of the dead that are for others to take: the sweeper frees them.
     pub free: Vec<ShardId>,
     /// More is ours to take than one round allows.
     pub more: bool,

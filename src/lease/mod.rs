@@ -4,14 +4,14 @@
 //! compare-and-set of [`crate::checkpoint`], whoever believes to own what.
 
 pub mod assign;
-pub mod board;
+pub mod change_marker;
 pub mod expiry;
 pub mod graph;
 pub mod kcl3;
 pub mod keys;
-pub mod lookout;
 pub mod rewind;
 pub mod rewind_request;
 pub mod row;
+pub mod scan_schedule;
 pub mod throughput;
 pub mod write;

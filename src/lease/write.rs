@@ -376,7 +376,7 @@ pub fn delete_finished() -> (String, Vec<(&'static str, Attr)>) {
 ///
 /// The owner column names a process that lives once, so a row that names us is ours, whatever
 /// moved its counter: an earlier attempt of this renewal, or a commit that landed late.
-pub fn judge_renewal(row: Option<&Lease>, me: &WorkerId) -> Verdict {
+pub fn classify_renewal(row: Option<&Lease>, me: &WorkerId) -> Verdict {
     match row {
         Some(row) if row.effective_owner() == Some(me) => Verdict::Again,
         _ => Verdict::Lost,
@@ -384,7 +384,7 @@ pub fn judge_renewal(row: Option<&Lease>, me: &WorkerId) -> Verdict {
 }
 
 /// Judges a progress write of unknown or failed outcome by the row found.
-pub fn judge_progress(
+pub fn classify_progress(
     row: Option<&Lease>,
     from: &Progress,
     to: &Progress,
@@ -431,7 +431,7 @@ mod tests {
             progress(&to, &to, &me(), 1, None),
             renew(&held, &me(), &Notes { read_through_ms: Some(1), throughput_kbps: Some(2.5) }),
             free(&held),
-            crate::lease::board::bump(),
+            crate::lease::change_marker::bump(),
             take(&held, &me(), "arn@1"),
             take(&lease("s", None, 4), &me(), "arn@1"),
             release(&me()),
@@ -458,12 +458,12 @@ mod tests {
 
     #[test]
     fn a_lost_reply_does_not_lose_a_lease() {
-        assert_eq!(judge_renewal(Some(&lease("s", Some("me"), 9)), &me()), Verdict::Again);
-        assert_eq!(judge_renewal(Some(&lease("s", Some("you"), 9)), &me()), Verdict::Lost);
-        assert_eq!(judge_renewal(None, &me()), Verdict::Lost);
+        assert_eq!(classify_renewal(Some(&lease("s", Some("me"), 9)), &me()), Verdict::Again);
+        assert_eq!(classify_renewal(Some(&lease("s", Some("you"), 9)), &me()), Verdict::Lost);
+        assert_eq!(classify_renewal(None, &me()), Verdict::Lost);
         let mut handing_over = lease("s", Some("you"), 9);
         handing_over.checkpoint_owner = Some(me());
-        assert_eq!(judge_renewal(Some(&handing_over), &me()), Verdict::Again);
+        assert_eq!(classify_renewal(Some(&handing_over), &me()), Verdict::Again);
         assert!(
             renew(&handing_over, &me(), &Notes::default())
                 .condition
@@ -473,10 +473,10 @@ mod tests {
         let to =
             Progress { checkpoint: Checkpoint::parse("7", 0).unwrap(), pending: Pending::None };
         let mut row = lease("s", Some("me"), 9);
-        assert_eq!(judge_progress(Some(&row), &from, &to, &me()), Verdict::Again);
+        assert_eq!(classify_progress(Some(&row), &from, &to, &me()), Verdict::Again);
         row.progress = to.clone();
-        assert_eq!(judge_progress(Some(&row), &from, &to, &me()), Verdict::Done);
+        assert_eq!(classify_progress(Some(&row), &from, &to, &me()), Verdict::Done);
         row.owner = None;
-        assert_eq!(judge_progress(Some(&row), &from, &to, &me()), Verdict::Lost);
+        assert_eq!(classify_progress(Some(&row), &from, &to, &me()), Verdict::Lost);
     }
 }

@@ -84,7 +84,7 @@ metrics! {
         "User records inside KPL aggregates whose hash key belongs to another shard; that shard delivers them.";
     GET_RECORDS_TOTAL: Counter = "catchment_get_records_total", ["result"],
         "GetRecords calls by result: records, empty, or the kind of failure (throttled is ReadProvisionedThroughputExceeded).";
-    STRICT_REPLIES_TOTAL: Counter = "catchment_strict_replies_total", [],
+    SLOW_PATH_REPLIES_TOTAL: Counter = "catchment_slow_path_replies_total", [],
         "GetRecords replies and fan-out events in a form the fast path does not take; the SDK's parser read them, at three times the CPU. Nothing is lost by it.";
     WIRE_FALLBACKS_TOTAL: Counter = "catchment_wire_fallbacks_total", ["reason"],
         "With stream.wire = cbor: GetRecords calls made again in JSON because the one in CBOR was refused, its reply unreadable, or its arrival times implausible. Nothing is lost by it.";
@@ -124,7 +124,7 @@ metrics! {
         "Failed attempts to store an object, by kind of failure.";
     DEAD_LETTERS_TOTAL: Counter = "catchment_dead_letters_total", ["kind"],
         "Records that could not be processed and were put aside, by kind.";
-    RECORDS_MISPLACED_TOTAL: Counter = "catchment_records_misplaced_total", ["reason"],
+    RECORDS_FALLBACK_PARTITION_TOTAL: Counter = "catchment_records_fallback_partition_total", ["reason"],
         "Records that stand in another partition than their data asks for: the field of the key \
          template is absent or unusable, the time is none, or the batch had too many partitions.";
     GAPS_TOTAL: Counter = "catchment_gaps_total", [],
@@ -145,12 +145,12 @@ metrics! {
         "Leases given back.";
     LEASE_RENEWALS_TOTAL: Counter = "catchment_lease_renewals_total", ["result"],
         "Heartbeats by result: ok, retry or lost.";
-    LEASE_NEWS_TOTAL: Counter = "catchment_lease_news_total", ["result"],
+    LEASE_CHANGE_SIGNALS_TOTAL: Counter = "catchment_lease_change_signals_total", ["result"],
         "Times this worker told the fleet that there are leases to take, by result: told or failed.";
     LEASE_SCANS_TOTAL: Counter = "catchment_lease_scans_total", [],
         "Readings of the whole lease table to find leases to take (Scan).";
     LEASES_FREED_TOTAL: Counter = "catchment_leases_freed_total", [],
-        "Leases of dead workers that this worker, as the lookout, freed for all to take.";
+        "Leases of dead workers that this worker, as the sweeper, freed for all to take.";
     SHARDS_FINISHED_TOTAL: Counter = "catchment_shards_finished_total", [],
         "Shards delivered to their end (SHARD_END).";
     REWINDS_TOTAL: Counter = "catchment_rewinds_total", [],
@@ -221,7 +221,7 @@ pub const KNOWN: &[(usize, &[&str])] = &[
             "invalid",
         ],
     ),
-    (RECORDS_MISPLACED_TOTAL.0, &["absent", "unusable", "time", "overflow"]),
+    (RECORDS_FALLBACK_PARTITION_TOTAL.0, &["absent", "unusable", "time", "overflow"]),
     (BATCHES_TOTAL.0, &["size", "count", "partitions", "time", "pressure", "shard_end", "drain"]),
     (OBJECTS_WRITTEN_TOTAL.0, &["archive", "upload", "dead_letter"]),
     (
@@ -243,6 +243,6 @@ pub const KNOWN: &[(usize, &[&str])] = &[
     ),
     (LEASE_HANDOFFS_TOTAL.0, &["asked", "received", "given"]),
     (LEASE_RENEWALS_TOTAL.0, &["ok", "retry", "lost"]),
-    (LEASE_NEWS_TOTAL.0, &["told", "failed"]),
+    (LEASE_CHANGE_SIGNALS_TOTAL.0, &["told", "failed"]),
     (DYNAMODB_CONSUMED_UNITS_TOTAL.0, &["read", "write"]),
 ];

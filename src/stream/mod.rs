@@ -5,7 +5,7 @@ pub mod bound;
 pub mod cbor;
 pub mod deaggregate;
 mod digests;
-pub mod frames;
+pub mod eventstream;
 pub mod pacing;
 pub mod position;
 pub mod reading;

@@ -66,13 +66,13 @@ async fn metrics(State(shared): State<Arc<WorkerContext>>) -> Response {
     shared.metrics.set(metric::BUFFER_BYTES, &[], used);
     shared.metrics.set(metric::BUDGET_WAITING, &[], waiting);
     let now = shared.clock.now();
-    shared.metrics.shards(now, &shared.board.gauges(now));
+    shared.metrics.shards(now, &shared.status.gauges(now));
     let text = shared.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn livez(State(shared): State<Arc<WorkerContext>>) -> Response {
-    let stuck = shared.board.stuck(shared.clock.now(), STUCK);
+    let stuck = shared.status.stuck(shared.clock.now(), STUCK);
     if stuck.is_empty() {
         return "ok\n".into_response();
     }
@@ -81,7 +81,7 @@ async fn livez(State(shared): State<Arc<WorkerContext>>) -> Response {
 }
 
 async fn readyz(State(shared): State<Arc<WorkerContext>>) -> Response {
-    let state = shared.board.snapshot();
+    let state = shared.status.snapshot();
     if state.ready && !state.draining {
         return "ok\n".into_response();
     }
@@ -90,6 +90,6 @@ async fn readyz(State(shared): State<Arc<WorkerContext>>) -> Response {
 }
 
 async fn status(State(shared): State<Arc<WorkerContext>>) -> impl IntoResponse {
-    let view: View = shared.board.view(shared.clock.now(), shared.clock.wall());
+    let view: View = shared.status.view(shared.clock.now(), shared.clock.wall());
     ([(header::CACHE_CONTROL, "no-store")], Json(view))
 }

@@ -98,7 +98,7 @@ impl Hub {
 
 /// What is known now, as one event.
 fn event(shared: &WorkerContext) -> Bytes {
-    let view = shared.board.view(shared.clock.now(), shared.clock.wall());
+    let view = shared.status.view(shared.clock.now(), shared.clock.wall());
     // There is no line break in it: `serde_json` escapes those of texts.
     let data = serde_json::to_string(&view).unwrap_or_default();
     format!("data: {data}\n\n").into()
@@ -108,7 +108,7 @@ fn event(shared: &WorkerContext) -> Bytes {
 pub(super) async fn tell(shared: Arc<WorkerContext>, hub: Arc<Hub>, stop: CancellationToken) {
     let mut due = shared.clock.now();
     loop {
-        shared.board.sample(shared.clock.now());
+        shared.status.sample(shared.clock.now());
         if !hub.is_idle() {
             hub.publish(&event(&shared));
         }

@@ -54,9 +54,9 @@ pub struct WorkerContext {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What /status shows.
-    pub board: Arc<StatusStore>,
+    pub status: Arc<StatusStore>,
     /// What the fleet is to be told.
-    pub news: ChangeSignal,
+    pub changes: ChangeSignal,
 }
 
 impl WorkerContext {
@@ -85,7 +85,7 @@ impl WorkerContext {
             jitter: self.jitter.clone(),
             failover: self.config.lease.failover,
             metrics: Arc::clone(&self.metrics),
-            news: self.news.clone(),
+            changes: self.changes.clone(),
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct Health {
 }
 
 /// `now` is the clock of the process, `now_ms` UTC in ms since the epoch.
-pub fn judge(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
+pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
     let mut found: Vec<(HealthState, String)> = Vec::new();
     let stuck = seen.stuck(now, STUCK);
     if let Some(first) = stuck.first() {

@@ -146,7 +146,7 @@ impl Supervisor {
             Err(error) => {
                 let labels = [error.operation, error.fault.as_str()];
                 self.shared.metrics.add(metric::CALL_FAILURES_TOTAL, &labels, 1);
-                self.shared.board.error(self.shared.clock.wall(), &error.to_string());
+                self.shared.status.error(self.shared.clock.wall(), &error.to_string());
                 tracing::warn!(%error, "{what}");
                 None
             }
@@ -166,14 +166,14 @@ impl Supervisor {
     fn ended(&mut self, (id, ended): Joined) -> Option<(ShardId, Gap)> {
         self.registry.remove(&id);
         self.leases.remove(&id);
-        self.shared.board.update(|b| {
+        self.shared.status.update(|b| {
             b.shards.remove(&id);
         });
         self.count();
         match ended {
             // Children may start now, here or elsewhere.
             Ok(Ended::Finished) => {
-                self.shared.news.mark();
+                self.shared.changes.raise();
                 self.keeper.hurry();
                 self.next_look = self.looked + self.shared.config.lease.scan / 4;
             }
@@ -203,7 +203,7 @@ impl Supervisor {
     /// Drains every shard within the deadline.
     async fn stop(mut self, shutdown: &Shutdown, cause: Option<StopCause>) -> Exit {
         self.drain.cancel();
-        self.shared.board.update(|b| b.draining = true);
+        self.shared.status.update(|b| b.draining = true);
         let deadline = self.shared.clock.now() + self.shared.config.shutdown_deadline;
         let clock = self.shared.clock.clone();
         tracing::info!(shards = self.running.len(), "draining");
@@ -232,7 +232,7 @@ impl Supervisor {
         let late: Vec<Arc<HeldLease>> = std::mem::take(&mut self.leases).into_values().collect();
         let last = async {
             futures::future::join_all(late.iter().map(|lease| lease.release())).await;
-            self.shared.news.tell(&self.shared.table, &self.shared.metrics).await
+            self.shared.changes.publish(&self.shared.table, &self.shared.metrics).await
         };
         tokio::select! {
             biased;

@@ -39,7 +39,7 @@ impl StatusStore {
 
 impl Snapshot {
     fn view(mut self, now: Duration, now_ms: i64) -> View {
-        let health = health::judge(&self, now, now_ms);
+        let health = health::assess(&self, now, now_ms);
         let shards_owned = self.shards.len();
         if shards_owned > LISTED {
             let mut order: Vec<ShardId> = self.shards.keys().cloned().collect();

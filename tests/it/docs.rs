@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use catchment::config::Config;
 use catchment::config::keys::KEYS;
 use catchment::config::raw::Layers;
-use catchment::metrics::registry::{KEEP, Kind, SHARD_SERIES, TABLE, constant_series};
+use catchment::metrics::registry::{KEEP, MetricKind, SHARD_SERIES, TABLE, constant_series};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -59,9 +59,9 @@ fn the_metrics_table_is_the_code() {
     );
     for def in TABLE {
         let kind = match def.kind {
-            Kind::Counter | Kind::FloatCounter => "counter",
-            Kind::Gauge | Kind::FloatGauge => "gauge",
-            Kind::Seconds | Kind::Bytes => "histogram",
+            MetricKind::Counter | MetricKind::FloatCounter => "counter",
+            MetricKind::Gauge | MetricKind::FloatGauge => "gauge",
+            MetricKind::Seconds | MetricKind::Bytes => "histogram",
         };
         writeln!(text, "| `{}` | {kind} | {} | {} |", def.name, def.labels.join(", "), def.help)
             .unwrap();

@@ -3,7 +3,7 @@
 //! Folders stand on floors and import downward only; no two files import each other; folders that
 //! decide are pure; only `src/aws` names the AWS SDK; only `src/task.rs` spawns.
 
-mod graph;
+pub(crate) mod graph;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// Every source file that is not a test.
-fn house() -> Vec<Source> {
+pub(crate) fn house() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     walk(&root, &mut files);

@@ -18,6 +18,7 @@ mod flow;
 mod iam;
 mod layering;
 mod lifecycle;
+mod names;
 mod page;
 mod partition;
 mod proxy;

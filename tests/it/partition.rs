@@ -119,7 +119,7 @@ fn what_is_no_field_is_refused_with_the_remedy() {
     for (set, remedy) in [
         ("delivery.prefix=!{partitionKeyFromQuery:customer}/", "!{field:customer.id}"),
         ("delivery.prefix=!{field:customer[0]}/", "a path of names"),
-        ("delivery.errors=!{field:customer}/", "delivery.prefix only"),
+        ("delivery.error_prefix=!{field:customer}/", "delivery.prefix only"),
         ("delivery.time_field=.at | tonumber", "a path of names"),
         ("delivery.overflow=drop", "cut, spill"),
         ("delivery.partitions=0", "from 1 to"),

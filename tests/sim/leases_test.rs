@@ -155,7 +155,7 @@ impl Fleet {
     }
 
     /// Who owns the row that everybody reads.
-    fn lookout(&self) -> usize {
+    fn sweeper(&self) -> usize {
         let rows = self.sim.net.world().dynamodb.rows(TABLE);
         let board = rows.values().next().unwrap();
         let owner = board.get("leaseOwner").and_then(Attr::as_s).unwrap().to_owned();
@@ -222,8 +222,8 @@ fn released_leases_are_taken_within_two_seconds() {
             fleet.join(5);
             fleet.until(20.0, |owners| level(owners, 5)).await;
             fleet.sleep(40.0 + seed as f64).await;
-            // With and without the lookout.
-            let leaves = if seed % 2 == 0 { fleet.lookout() } else { (fleet.lookout() + 1) % 5 };
+            // With and without the sweeper.
+            let leaves = if seed % 2 == 0 { fleet.sweeper() } else { (fleet.sweeper() + 1) % 5 };
             let name = fleet.nodes[leaves].name.to_string();
             fleet.nodes[leaves].terminate();
             fleet.until(5.0, |owners| !owners.contains_key(&name)).await;
@@ -241,15 +241,15 @@ fn leases_of_the_dead_are_taken_soon_after_the_failover_time() {
             fleet.join(5);
             fleet.until(20.0, |owners| level(owners, 5)).await;
             fleet.sleep(40.0 + seed as f64).await;
-            let lookout = seed % 2 == 0;
-            let dies = if lookout { fleet.lookout() } else { (fleet.lookout() + 1) % 5 };
+            let sweeper = seed % 2 == 0;
+            let dies = if sweeper { fleet.sweeper() } else { (fleet.sweeper() + 1) % 5 };
             let name = fleet.nodes[dies].name.to_string();
             fleet.nodes[dies].crash();
-            // Ten seconds of silence; the lookout's own death is suspected after five of them.
-            let limit = if lookout { 19.0 } else { 15.0 };
+            // Ten seconds of silence; the sweeper's own death is suspected after five of them.
+            let limit = if sweeper { 19.0 } else { 15.0 };
             let took = fleet.until(limit, |owners| !owners.contains_key(&name) && level(owners, 4));
             let took = took.await;
-            let what = if lookout { "the lookout" } else { "a worker" };
+            let what = if sweeper { "the sweeper" } else { "a worker" };
             println!("seed {seed}: leases of {what} that died taken within {took:.1} s");
         });
     }
@@ -262,8 +262,8 @@ fn half_the_fleet_dies_the_lookout_too() {
         fleet.join(6);
         fleet.until(20.0, |owners| level(owners, 6)).await;
         fleet.sleep(50.0).await;
-        let lookout = fleet.lookout();
-        for n in [lookout, (lookout + 2) % 6, (lookout + 4) % 6] {
+        let sweeper = fleet.sweeper();
+        for n in [sweeper, (sweeper + 2) % 6, (sweeper + 4) % 6] {
             fleet.nodes[n].crash();
         }
         let took = fleet.until(20.0, |owners| level(owners, 3)).await;
@@ -324,7 +324,7 @@ fn kcl(workers: usize, leases: usize, bytes: usize) -> (f64, f64) {
 }
 
 /// The same for Catchment at its defaults (docs/RUNBOOK.md): a write a lease and 3.5 s, a scan of
-/// the lookout each 2 s, a read of one row a second and a rare scan for everybody else.
+/// the sweeper each 2 s, a read of one row a second and a rare scan for everybody else.
 fn catchment(workers: usize, leases: usize, bytes: usize) -> (f64, f64) {
     let scan = bytes.div_ceil(4096) as f64 / 2.0;
     let rest = 30.0_f64.max(30.0 * workers as f64 / 5.0);

@@ -50,8 +50,8 @@ pub fn config(fleet: &Fleet, node: &str) -> Config {
     set("delivery.batch_records", rng.u32(1..40).to_string());
     set("delivery.batch_bytes", format!("{}B", rng.u32(30..3_000)));
     set("delivery.batch_age", format!("{}ms", rng.u32(200..8_000)));
-    set("delivery.pipeline", rng.u32(1..5).to_string());
-    set("delivery.uploads_in_flight", rng.u32(1..5).to_string());
+    set("delivery.inflight_batches", rng.u32(1..5).to_string());
+    set("delivery.concurrent_puts", rng.u32(1..5).to_string());
     set("delivery.upload_deadline", format!("{}s", rng.u32(10..300)));
     let stops = fleet.stops && rng.bool();
     set("delivery.on_gap", if stops { "stop" } else { "continue" }.into());

@@ -11,7 +11,7 @@ use crate::clock::{Clock, Jitter};
 use crate::fault::Fault;
 use crate::ids::ShardId;
 use crate::metrics::registry::Metrics;
-use crate::stream::frames::write;
+use crate::stream::eventstream::write;
 use crate::stream::pacing::PaceLimits;
 use crate::stream::position::StartAt;
 use crate::worker::reader::context::ReaderDeps;

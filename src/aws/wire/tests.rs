@@ -19,7 +19,7 @@ const TIME: i64 = 1_772_003_600_024;
 fn client(answers: Vec<Canned>) -> (Kinesis, Answers, Arc<Metrics>) {
     let (kinesis, asked) = asking(answers);
     let metrics = Arc::new(Metrics::new("s", false));
-    (kinesis.speaking(WireFormat::Cbor, &metrics), asked, metrics)
+    (kinesis.with_wire_format(WireFormat::Cbor, &metrics), asked, metrics)
 }
 
 /// The content types of what was asked, one letter each.

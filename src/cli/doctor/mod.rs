@@ -1,7 +1,7 @@
 //! `catchment doctor`: would a worker run here, and how is what it works on?
 
-mod judge;
-mod look;
+mod checks;
+mod probe;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::config::raw::Layers;
 use crate::iam::Role;
 
 use super::{Failure, SettingsArgs, runtime};
-use judge::{CheckVerdict, Finding};
+use checks::{CheckVerdict, Finding};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorOptions {
@@ -43,7 +43,7 @@ pub(super) fn run(options: &DoctorOptions) -> Result<(), Failure> {
     let findings = runtime.block_on(async {
         let clients =
             Clients::from_environment(&config.aws).await.map_err(|e| Failure::new(2, e))?;
-        Ok::<_, Failure>(Box::pin(look::everything(&config, role, clients)).await)
+        Ok::<_, Failure>(Box::pin(probe::everything(&config, role, clients)).await)
     })?;
     // What was not tried is no news.
     let tried = findings.iter().map(|f| f.verdict).filter(|v| *v != CheckVerdict::Skipped);

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::raw::Layers;
 use crate::fault::CallError;
 use crate::ids::ShardId;
-use crate::lease::board;
+use crate::lease::change_marker;
 use crate::lease::keys::{self, Keys};
 use crate::lease::row::Lease;
 use crate::lease::write;
@@ -204,8 +204,8 @@ async fn tell_fleet(table: &LeaseTable) {
             let stream = keys::split(lease.shard.as_str()).map(|(stream, _)| stream.to_owned());
             streams.entry(stream.unwrap_or_default()).or_default().push(lease);
         }
-        for board in streams.values().filter_map(|leases| board::place(leases)) {
-            table.update(&board, board::bump()).await.map_err(|e| told(table, e))?;
+        for board in streams.values().filter_map(|leases| change_marker::place(leases)) {
+            table.update(&board, change_marker::bump()).await.map_err(|e| told(table, e))?;
         }
         Ok::<_, Failure>(())
     };

@@ -30,7 +30,7 @@ const RECORDED: [&str; 6] = [
     "delivery.compression",
     "delivery.level",
     "delivery.prefix",
-    "delivery.uploads",
+    "delivery.upload_events",
     "delivery.deaggregate",
 ];
 

@@ -72,7 +72,7 @@ pub(crate) async fn watch(
 /// from now, the range may have ended earlier.
 fn lag_ms(shared: &WorkerContext, plan: &Plan) -> Option<i64> {
     let past = (shared.clock.wall() - plan.end_ms()).max(0);
-    let board = shared.board.snapshot();
+    let board = shared.status.snapshot();
     board.shards.values().filter_map(|s| s.behind_ms).map(|ms| (ms - past).max(0)).max()
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::lease::board;
+use crate::lease::change_marker;
 use crate::lease::expiry::tests::lease;
 use crate::lease::throughput::notable;
 use crate::stream::position::Checkpoint;
@@ -287,9 +287,9 @@ impl Play {
         assert!(plan.take.len() <= TAKE_PER_ROUND && plan.ask.len() <= ASK_AT_ONCE);
         player.rounds += u32::from(!plan.take.is_empty());
         let me = player.me.clone();
-        let lookout =
-            board::place(seen).is_some_and(|board| seen[index(&board)].owner.as_ref() == Some(&me));
-        let free = if lookout { plan.free.as_slice() } else { &[] };
+        let sweeper = change_marker::place(seen)
+            .is_some_and(|board| seen[index(&board)].owner.as_ref() == Some(&me));
+        let free = if sweeper { plan.free.as_slice() } else { &[] };
         for (shard, new) in
             plan.take.iter().map(|s| (s, Some(&me))).chain(free.iter().map(|s| (s, None)))
         {

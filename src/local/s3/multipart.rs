@@ -95,7 +95,12 @@ impl Files {
         Ok(found)
     }
 
-    pub(super) fn put_part(&self, id: &str, number: i32, received: &ReceivedBody) -> S3Result<()> {
+    pub(super) fn upload_part_of(
+        &self,
+        id: &str,
+        number: i32,
+        received: &ReceivedBody,
+    ) -> S3Result<()> {
         if !(1..=10_000).contains(&number) {
             return Err(s3_error!(
                 InvalidArgument,

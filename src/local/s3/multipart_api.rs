@@ -45,7 +45,7 @@ impl Api {
         let mut output =
             UploadPartOutput { e_tag: etag(&hex(&received.md5)), ..Default::default() };
         set_checksums!(output, &received.checksums);
-        self.run(move |files| files.put_part(&id, number, &received)).await?;
+        self.run(move |files| files.upload_part_of(&id, number, &received)).await?;
         Ok(S3Response::new(output))
     }
 

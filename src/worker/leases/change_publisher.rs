@@ -12,10 +12,10 @@ const ATTEMPTS: u32 = 3;
 pub async fn run(shared: Arc<WorkerContext>) {
     let moment: Duration = shared.config.lease.scan / 4;
     loop {
-        shared.news.marked().await;
+        shared.changes.marked().await;
         for _ in 0..ATTEMPTS {
             shared.clock.sleep(shared.jitter.spread(moment, 0.5)).await;
-            if shared.news.tell(&shared.table, &shared.metrics).await {
+            if shared.changes.publish(&shared.table, &shared.metrics).await {
                 break;
             }
         }

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::ids::ShardId;
-use crate::lease::board;
+use crate::lease::change_marker;
 use crate::metrics::registry::Metrics;
 use crate::metrics::table as metric;
 
@@ -32,7 +32,7 @@ impl ChangeSignal {
     }
 
     /// Others may have something to do now.
-    pub fn mark(&self) {
+    pub fn raise(&self) {
         self.lock().marked = true;
         self.marked.notify_one();
     }
@@ -43,7 +43,7 @@ impl ChangeSignal {
     }
 
     /// A scan saw the board here.
-    pub fn board(&self, board: Option<&ShardId>) {
+    pub fn marker_at(&self, board: Option<&ShardId>) {
         let mut state = self.lock();
         if state.board.as_ref() != board {
             let before = state.board.take();
@@ -56,7 +56,7 @@ impl ChangeSignal {
     }
 
     /// Tells what was marked; says whether nothing is left to tell.
-    pub async fn tell(&self, table: &LeaseTable, metrics: &Metrics) -> bool {
+    pub async fn publish(&self, table: &LeaseTable, metrics: &Metrics) -> bool {
         let boards: Vec<ShardId> = {
             let mut state = self.lock();
             if !state.marked {
@@ -72,13 +72,15 @@ impl ChangeSignal {
         };
         let mut told = true;
         for shard in boards {
-            match table.update(&shard, board::bump()).await {
-                Ok(Written::Done(_)) => metrics.add(metric::LEASE_NEWS_TOTAL, &["told"], 1),
+            match table.update(&shard, change_marker::bump()).await {
+                Ok(Written::Done(_)) => {
+                    metrics.add(metric::LEASE_CHANGE_SIGNALS_TOTAL, &["told"], 1)
+                }
                 // The row is gone: whoever reads it scans, and so do we.
                 Ok(Written::Refused(_)) => {}
                 Err(error) => {
                     tracing::debug!(%error, "telling the fleet failed");
-                    metrics.add(metric::LEASE_NEWS_TOTAL, &["failed"], 1);
+                    metrics.add(metric::LEASE_CHANGE_SIGNALS_TOTAL, &["failed"], 1);
                     told = false;
                 }
             }

@@ -38,7 +38,7 @@ pub async fn give_back(shared: &WorkerContext, held: BTreeSet<ShardId>) {
         match written {
             Ok(Written::Done(_)) => {
                 shared.metrics.add(metric::LEASES_RELEASED_TOTAL, &[], 1);
-                shared.news.mark();
+                shared.changes.raise();
             }
             Ok(Written::Refused(_)) => {}
             Err(error) => {

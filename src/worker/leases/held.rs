@@ -38,16 +38,16 @@ pub struct HeldLease {
     /// Cancelled when the lease is lost.
     pub lost: CancellationToken,
     /// Cancelled when another worker asks for the lease: drain, commit, transfer.
-    pub wanted: CancellationToken,
+    pub handoff_requested: CancellationToken,
     /// Cancelled when the row asks to go back: drain, commit, move the checkpoint.
-    pub rewind: CancellationToken,
+    pub rewind_requested: CancellationToken,
     me: WorkerId,
     table: LeaseTable,
     clock: Clock,
     jitter: Jitter,
     failover: Duration,
     metrics: Arc<Metrics>,
-    news: ChangeSignal,
+    changes: ChangeSignal,
     row: Mutex<Lease>,
     meter: std::sync::Mutex<Meter>,
     /// Clock milliseconds of the start of the last heartbeat tried.
@@ -74,7 +74,7 @@ pub struct HeldLeaseDeps {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The fleet's ear.
-    pub news: ChangeSignal,
+    pub changes: ChangeSignal,
 }
 
 /// Part of the failover time after which delivery stops until the lease is renewed.
@@ -92,15 +92,15 @@ impl HeldLease {
         Self {
             shard: row.shard.clone(),
             lost: CancellationToken::new(),
-            wanted: CancellationToken::new(),
-            rewind,
+            handoff_requested: CancellationToken::new(),
+            rewind_requested: rewind,
             me: means.me,
             table: means.table,
             clock: means.clock,
             jitter: means.jitter,
             failover: means.failover,
             metrics: means.metrics,
-            news: means.news,
+            changes: means.changes,
             meter: std::sync::Mutex::new(Meter::new(asked, row.throughput_kbps)),
             tried_ms: AtomicU64::new(millis(asked)),
             alive_ms: AtomicU64::new(millis(asked)),
@@ -197,10 +197,10 @@ impl HeldLease {
                 }
                 Ok(Written::Refused(image)) => {
                     let seen = self.parse(image);
-                    match write::judge_renewal(seen.as_ref(), &self.me) {
+                    match write::classify_renewal(seen.as_ref(), &self.me) {
                         Verdict::Again | Verdict::Done => {
                             if let Some(seen) = seen {
-                                self.wanted(&seen);
+                                self.see_requests(&seen);
                                 *row = seen;
                             }
                             self.metrics.add(metric::LEASE_RENEWALS_TOTAL, &["retry"], 1);
@@ -267,7 +267,7 @@ impl HeldLease {
                     }
                 }
             };
-            match write::judge_progress(found.as_ref(), from, to, &self.me) {
+            match write::classify_progress(found.as_ref(), from, to, &self.me) {
                 Verdict::Done => {
                     if let Some(found) = found {
                         *row = found;
@@ -285,12 +285,13 @@ impl HeldLease {
     }
 
     /// Somebody read the row: is the lease asked for?
-    pub fn wanted(&self, row: &Lease) {
-        if row.checkpoint_owner.as_ref() == Some(&self.me) && !self.wanted.is_cancelled() {
+    pub fn see_requests(&self, row: &Lease) {
+        if row.checkpoint_owner.as_ref() == Some(&self.me) && !self.handoff_requested.is_cancelled()
+        {
             tracing::info!(shard = %self.shard, to = ?row.owner, "asked to hand the lease over");
-            self.wanted.cancel();
+            self.handoff_requested.cancel();
         }
-        self.asked_back(row);
+        self.see_rewind_request(row);
     }
 
     /// Gives the lease back, or over to the worker that asked for it. Best effort: if it fails, the
@@ -311,7 +312,7 @@ impl HeldLease {
         match written {
             Ok(Written::Done(_)) => {
                 self.metrics.add(metric::LEASES_RELEASED_TOTAL, &[], 1);
-                self.news.mark();
+                self.changes.raise();
             }
             Ok(Written::Refused(_)) => {}
             Err(error) => self.note(&error, "releasing a lease failed; it will expire"),
@@ -331,7 +332,7 @@ impl HeldLease {
 
     fn adopt(&self, row: &mut Lease, item: &Item) {
         if let Some(new) = self.parse(Some(item.clone())) {
-            self.wanted(&new);
+            self.see_requests(&new);
             *row = new;
         }
     }

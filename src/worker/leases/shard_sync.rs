@@ -76,7 +76,7 @@ impl LeaseTaker {
                 self.shared.metrics.add(metric::LEASES_CREATED_TOTAL, &[], new as u64);
                 created += new;
                 if new > 0 {
-                    self.shared.news.mark();
+                    self.shared.changes.raise();
                 } else {
                     peer = true;
                     break;

@@ -10,10 +10,10 @@ use crate::aws::dynamodb::Written;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::assign::{self, Bounds, Round};
-use crate::lease::board::{self, ChangeMarker};
+use crate::lease::change_marker::{self, ChangeMarker};
 use crate::lease::expiry::{HANDOFF, Watch};
-use crate::lease::lookout::{ScanPace, ScanSchedule, ScanScope};
 use crate::lease::row::{Item, Lease};
+use crate::lease::scan_schedule::{ScanPace, ScanSchedule, ScanScope};
 use crate::lease::write::{self, Notes};
 use crate::metrics::table as metric;
 use crate::worker::context::WorkerContext;
@@ -103,8 +103,8 @@ impl LeaseTaker {
     /// [`CallError`] when the table cannot be read.
     pub async fn look(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
         self.arrivals(won).await?;
-        let lookout = self.patrol.board().is_some_and(|board| self.registry.holds(board));
-        let everywhere = match self.patrol.next(self.shared.clock.now(), lookout) {
+        let sweeper = self.patrol.board().is_some_and(|board| self.registry.holds(board));
+        let everywhere = match self.patrol.next(self.shared.clock.now(), sweeper) {
             ScanScope::Everywhere => true,
             ScanScope::Rest => false,
             ScanScope::At(shard) => {
@@ -164,14 +164,14 @@ impl LeaseTaker {
         let Round { take, ask, ours, coming, free, more, workers, active, waiting } = round;
         self.show(workers, active, waiting, &leases);
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
-        let board = board::place(&leases);
+        let board = change_marker::place(&leases);
         let rest = self.shared.jitter.spread(self.pace.rest(workers), 0.2);
         let board_row = board.as_ref().and_then(|board| rows.get(board)).copied();
         self.patrol.scanned(begun, now, board_row, rest);
-        self.shared.news.board(board.as_ref());
+        self.shared.changes.marker_at(board.as_ref());
         for owned in self.registry.all() {
             if let Some(row) = rows.get(&owned.shard) {
-                owned.wanted(row);
+                owned.see_requests(row);
             }
         }
         if !take.is_empty() {
@@ -197,8 +197,8 @@ impl LeaseTaker {
         for shard in asked.into_iter().flatten().chain(coming) {
             self.coming.entry(shard).or_insert(now);
         }
-        let lookout = board.as_ref().is_some_and(|board| self.registry.holds(board));
-        if lookout {
+        let sweeper = board.as_ref().is_some_and(|board| self.registry.holds(board));
+        if sweeper {
             self.free(free.iter().filter_map(row).filter(open).collect()).await;
         }
         if more || missed {
@@ -208,7 +208,7 @@ impl LeaseTaker {
         Ok(())
     }
 
-    /// The lookout's duty: leases of the dead are free for all, who need not each watch them expire.
+    /// The sweeper's duty: leases of the dead are free for all, who need not each watch them expire.
     async fn free(&self, dead: Vec<&Lease>) {
         for some in dead.chunks(PARALLEL) {
             let writes = some.iter().map(|lease| async {
@@ -217,7 +217,7 @@ impl LeaseTaker {
                         tracing::info!(shard = %lease.shard, from = ?lease.effective_owner(),
                             "lease of a dead worker freed");
                         self.shared.metrics.add(metric::LEASES_FREED_TOTAL, &[], 1);
-                        self.shared.news.mark();
+                        self.shared.changes.raise();
                     }
                     // It lives, or somebody was faster.
                     Ok(Written::Refused(_)) => {}
@@ -280,7 +280,7 @@ impl LeaseTaker {
         rows: &BTreeMap<&ShardId, &Lease>,
     ) -> Option<Arc<HeldLease>> {
         // A parent the scan does not show may be gone, or younger than what the scan read.
-        for parent in board::unseen_parents(lease, rows) {
+        for parent in change_marker::unseen_parents(lease, rows) {
             match self.shared.table.get(parent).await {
                 Ok(None) => {}
                 Ok(Some(item)) => {
@@ -318,7 +318,7 @@ impl LeaseTaker {
         metrics.set(metric::LEASES, &["waiting"], waiting);
         metrics.set(metric::LEASES, &["finished"], leases.len() - active);
         let wall = self.shared.clock.wall();
-        self.shared.board.update(|b| {
+        self.shared.status.update(|b| {
             b.ready = true;
             b.workers = workers;
             b.active_leases = active;

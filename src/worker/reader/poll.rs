@@ -122,7 +122,7 @@ impl ShardReader {
             true => metric::FAN_OUT_EVENTS_TOTAL,
         };
         metrics.add(calls, &[if news.records == 0 { "empty" } else { "records" }], 1);
-        metrics.add(metric::STRICT_REPLIES_TOTAL, &[], u64::from(strict));
+        metrics.add(metric::SLOW_PATH_REPLIES_TOTAL, &[], u64::from(strict));
         metrics.add(metric::AGGREGATES_TOTAL, &[], news.aggregates);
         metrics.add(metric::FOREIGN_RECORDS_TOTAL, &[], news.foreign);
     }
@@ -145,7 +145,7 @@ impl ShardReader {
         let expected = self.reading.expected();
         // A bounded range was given room as a whole: see `checkpoint::recovery`.
         let permit = match self.reading.is_bounded() {
-            true => self.means.budget.overdraw(expected),
+            true => self.means.budget.force_acquire(expected),
             false => self.means.budget.acquire(expected).await,
         };
         let asked_ms = clock.wall();

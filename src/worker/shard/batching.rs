@@ -35,7 +35,7 @@ impl Pipeline {
                     let recipe = Arc::clone(&self.shared.recipe);
                     let open = OpenBatch::new(recipe, self.lease.shard.clone(), stamp, gap)
                         .following(&self.ledger.reached());
-                    (open, self.shared.budget.overdraw(0), now)
+                    (open, self.shared.budget.force_acquire(0), now)
                 }
             };
             let work = move || {
@@ -92,10 +92,10 @@ impl Pipeline {
             self.shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count);
         }
         for (reason, count) in misplaced {
-            self.shared.metrics.add(metric::RECORDS_MISPLACED_TOTAL, &[reason], count);
+            self.shared.metrics.add(metric::RECORDS_FALLBACK_PARTITION_TOTAL, &[reason], count);
         }
         if mutant::is(Mutant::PutBeforeIntent) {
-            let twice = self.shared.budget.overdraw(0);
+            let twice = self.shared.budget.force_acquire(0);
             Box::pin(upload(&self.shared, &self.lease, objects.clone(), twice)).await?;
         }
         self.batches.insert(intent.last.clone(), CutBatch { objects, permit });

@@ -99,7 +99,7 @@ impl Pipeline {
         let stamp = self.shared.stream.created_ms;
         let report =
             gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
-        let permit = self.shared.budget.overdraw(report.memory());
+        let permit = self.shared.budget.force_acquire(report.memory());
         upload(&self.shared, &self.lease, vec![report], permit).await?;
         self.suspect = false;
         Ok(())

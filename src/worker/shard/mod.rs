@@ -52,7 +52,7 @@ pub async fn run(
         Ok(pipeline) => pipeline,
         Err(stop) => return Box::pin(end(&shared, &lease, stop)).await,
     };
-    let wanted = lease.wanted.clone();
+    let wanted = lease.handoff_requested.clone();
     let patience = shared.clock.clone();
     let result = tokio::select! {
         biased;
@@ -86,7 +86,7 @@ async fn end(shared: &WorkerContext, lease: &HeldLease, stop: Stop) -> Ended {
         error => {
             tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
             shared.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
-            shared.board.error(shared.clock.wall(), &format!("{}: {error}", lease.shard));
+            shared.status.error(shared.clock.wall(), &format!("{}: {error}", lease.shard));
             match error {
                 Stop::Vanished(error) => Ended::Vanished(error.to_string()),
                 error => Ended::Failed(error.to_string()),
@@ -136,7 +136,7 @@ impl Pipeline {
     async fn new(shared: Arc<WorkerContext>, lease: Arc<HeldLease>) -> Result<Self, Stop> {
         let row = lease.row().await;
         let now = shared.clock.now();
-        shared.board.update(|b| {
+        shared.status.update(|b| {
             let entry = b.shards.entry(lease.shard.clone()).or_default();
             entry.state = "recovering";
             entry.checkpoint = row.progress.checkpoint.to_string();
@@ -144,7 +144,7 @@ impl Pipeline {
         });
         let (_, pages) = mpsc::channel(1);
         let mut this = Self {
-            ledger: Ledger::new(row.progress, shared.config.delivery.pipeline),
+            ledger: Ledger::new(row.progress, shared.config.delivery.inflight_batches),
             batches: BTreeMap::new(),
             uploads: FuturesUnordered::new(),
             write: None,
@@ -173,7 +173,7 @@ impl Pipeline {
             if mutant::is(Mutant::IgnorePending) {
                 let none = Progress { checkpoint: after, pending: Pending::None };
                 self.lease.progress(self.ledger.progress(), &none).await?;
-                self.ledger = Ledger::new(none, self.shared.config.delivery.pipeline);
+                self.ledger = Ledger::new(none, self.shared.config.delivery.inflight_batches);
                 break;
             }
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
@@ -206,7 +206,7 @@ impl Pipeline {
     async fn run(&mut self, drain: &CancellationToken) -> Result<Ended, Stop> {
         let row = self.lease.row().await;
         let checkpoint = self.ledger.progress().checkpoint.clone();
-        if self.lease.is_asked_back() {
+        if self.lease.is_rewind_requested() {
             // Everything announced is delivered, nothing is read: the lease can go back now.
             return Ok(Ended::Released);
         }
@@ -261,10 +261,11 @@ impl Pipeline {
         let clock = self.shared.clock.clone();
         let due = self.open.as_ref().map(|(_, _, at)| *at + self.shared.config.delivery.limits.age);
         // Backpressure: one batch open, a bounded number cut. Reading goes on when one is durable.
-        let room = self.ledger.undelivered() <= self.shared.config.delivery.pipeline;
+        let room = self.ledger.undelivered() <= self.shared.config.delivery.inflight_batches;
         let reading = room && !self.draining && !self.ending;
         let (lost, cut) = (self.lease.lost.clone(), Arc::clone(&self.cut));
-        let (wanted, rewind) = (self.lease.wanted.clone(), self.lease.rewind.clone());
+        let (wanted, rewind) =
+            (self.lease.handoff_requested.clone(), self.lease.rewind_requested.clone());
         tokio::select! {
             biased;
             () = lost.cancelled() => return Err(Stop::Lost),
@@ -310,7 +311,7 @@ impl Pipeline {
             Fetched::Page { records, permit, behind_ms, beginning } => {
                 self.began(beginning);
                 let (now, count) = (self.shared.clock.now(), records.len() as u64);
-                self.shared.board.update(|b| {
+                self.shared.status.update(|b| {
                     b.records_read += count;
                     if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
                         (entry.behind_ms, entry.read_at) = (behind_ms, now);

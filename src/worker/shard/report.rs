@@ -19,7 +19,7 @@ impl Pipeline {
             }
         }
         let checkpoint = change.to.checkpoint.to_string();
-        self.shared.board.update(|b| {
+        self.shared.status.update(|b| {
             b.records += records;
             b.bytes += bytes;
             if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
@@ -39,18 +39,18 @@ impl Pipeline {
     }
 
     pub(super) fn state(&self, state: &'static str) {
-        self.shared.board.shard(&self.lease.shard, |s| s.state = state);
+        self.shared.status.shard(&self.lease.shard, |s| s.state = state);
     }
 
     pub(super) fn moved(&self) {
         let now = self.shared.clock.now();
-        self.shared.board.shard(&self.lease.shard, |s| s.moved_at = now);
+        self.shared.status.shard(&self.lease.shard, |s| s.moved_at = now);
     }
 
     pub(super) fn undelivered(&self) {
         let undelivered = self.ledger.undelivered();
         let oldest_at = self.oldest.front().map(|(_, at)| *at);
-        self.shared.board.shard(&self.lease.shard, |s| {
+        self.shared.status.shard(&self.lease.shard, |s| {
             (s.undelivered, s.oldest_at) = (undelivered, oldest_at);
         });
     }

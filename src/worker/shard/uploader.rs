@@ -223,7 +223,7 @@ impl<'a> Sending<'a> {
         };
         loop {
             let failed = match parts.next() {
-                Step::Begin => match store.begin_parts(object).await {
+                Step::Begin => match store.create_multipart(object).await {
                     Ok(id) => {
                         parts.begun(id);
                         continue;
@@ -231,7 +231,7 @@ impl<'a> Sending<'a> {
                     Err(error) => error,
                 },
                 Step::Part(id, number, part) => {
-                    match store.put_part(object, id, number, &part).await {
+                    match store.upload_part_of(object, id, number, &part).await {
                         Ok(stored) => {
                             drop(part);
                             self.held.give(parts.stored(stored));
@@ -240,10 +240,12 @@ impl<'a> Sending<'a> {
                         Err(error) => error,
                     }
                 }
-                Step::Complete(id, list) => match store.join_parts(object, id, list).await {
-                    Ok(put) => return Ok(put),
-                    Err(error) => error,
-                },
+                Step::Complete(id, list) => {
+                    match store.complete_multipart(object, id, list).await {
+                        Ok(put) => return Ok(put),
+                        Err(error) => error,
+                    }
+                }
             };
             if !is_gone(&failed) {
                 return Err(AttemptFailure::Passing(failed));
@@ -278,7 +280,7 @@ impl<'a> Sending<'a> {
             tokio::select! {
                 biased;
                 () = lease.lost.cancelled() => {}
-                () = self.shared.store.abort_parts(&self.object, &id) => {}
+                () = self.shared.store.abort_multipart(&self.object, &id) => {}
                 () = self.shared.clock.sleep(ABORT) => {}
             }
         }
@@ -290,7 +292,7 @@ impl<'a> Sending<'a> {
         shared.metrics.add(metric::PUT_RETRIES_TOTAL, &[class], 1);
         shared.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
         tracing::warn!(key, %error, "storing an object failed; trying again");
-        shared.board.error(shared.clock.wall(), &format!("{key}: {error}"));
+        shared.status.error(shared.clock.wall(), &format!("{key}: {error}"));
     }
 
     fn note(&self, put: Put) {
@@ -311,7 +313,7 @@ impl<'a> Sending<'a> {
                     let took = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
                     shared.metrics.observe(metric::UPLOAD_SECONDS, took);
                 }
-                shared.board.object(shared.clock.wall(), &object.key, object.records, self.size);
+                shared.status.object(shared.clock.wall(), &object.key, object.records, self.size);
                 tracing::debug!(key = object.key, records = object.records, "object stored");
             }
             Put::Existed => {

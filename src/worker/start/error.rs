@@ -99,7 +99,7 @@ pub enum StartError {
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tries a call again while its failure may pass.
-pub(super) async fn patiently<T, F: Future<Output = Result<T, CallError>>>(
+pub(super) async fn retry_transient<T, F: Future<Output = Result<T, CallError>>>(
     clock: &Clock,
     mut call: impl FnMut() -> F,
 ) -> Result<T, StartError> {

@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::config::{ReadBy, StreamConfig};
 use crate::fault::{Detail, Fault};
 use crate::stream::StreamInfo;
-use crate::worker::start::error::{StartError, patiently};
+use crate::worker::start::error::{StartError, retry_transient};
 
 /// How long a consumer that was just registered may take to become ACTIVE.
 const BECOMES_ACTIVE: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub(super) async fn find(
     let begun = clock.now();
     let mut registered = false;
     loop {
-        let found = patiently(clock, || kinesis.consumer(&stream.arn, asked)).await;
+        let found = retry_transient(clock, || kinesis.consumer(&stream.arn, asked)).await;
         let missing = match found {
             Ok(consumer) if consumer.active => {
                 tracing::info!(consumer = consumer.arn, "reading by enhanced fan-out");

@@ -10,7 +10,7 @@ use crate::lease::kcl3;
 use crate::lease::keys::Keys;
 use crate::lease::row::{Item, Lease, attr};
 use crate::stream::StreamInfo;
-use crate::worker::start::error::{PATIENCE, StartError, patiently};
+use crate::worker::start::error::{PATIENCE, StartError, retry_transient};
 
 /// Makes sure of the table; returns it with our way of naming its rows, and our leases.
 pub(super) async fn open(
@@ -20,7 +20,7 @@ pub(super) async fn open(
     stream: &StreamInfo,
 ) -> Result<(LeaseTable, Vec<Lease>), StartError> {
     ensure(clock, &table).await?;
-    let items = patiently(clock, || table.scan(true)).await?;
+    let items = retry_transient(clock, || table.scan(true)).await?;
     let name = || table.name().to_owned();
     if let Some(live) = kcl3::live(&items, clock.wall()) {
         return Err(StartError::Kcl3 { table: name(), item: told(&live) });
@@ -137,7 +137,7 @@ async fn read(
                  dynamodb:Scan on its tables, or make sure that it is stopped");
         }
     };
-    match patiently(clock, || table.scan(true)).await {
+    match retry_transient(clock, || table.scan(true)).await {
         Ok(items) => Ok(Some(items)),
         Err(StartError::Unavailable(error, _)) if error.fault == Fault::NotFound => {
             Ok(Some(Vec::new()))

@@ -16,7 +16,7 @@ use crate::replay::plan::Plan;
 use crate::worker::context::WorkerContext;
 use crate::worker::leases::change_signal::ChangeSignal;
 use crate::worker::node::Node;
-use crate::worker::start::error::{StartError, patiently};
+use crate::worker::start::error::{StartError, retry_transient};
 use crate::worker::start::{fan_out_consumer, lease_table};
 use crate::worker::status::StatusStore;
 use std::sync::Arc;
@@ -49,10 +49,10 @@ pub async fn prepare_for(
     // The name of a stream given by its ARN is the last part of it.
     let name = config.stream.name.rsplit('/').next().unwrap_or_default();
     let metrics = Arc::new(Metrics::new(name, config.telemetry.shard_labels));
-    let kinesis = Kinesis::new(clients.kinesis).speaking(config.stream.wire, &metrics);
+    let kinesis = Kinesis::new(clients.kinesis).with_wire_format(config.stream.wire, &metrics);
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table).counting(&metrics);
     let name = &config.stream.name;
-    let stream = patiently(&clock, || kinesis.describe(name)).await;
+    let stream = retry_transient(&clock, || kinesis.describe(name)).await;
     let stream = stream.map_err(|error| match error {
         StartError::Unavailable(source, _) if source.fault == Fault::NotFound => {
             StartError::NoStream { name: name.clone(), source }
@@ -64,14 +64,14 @@ pub async fn prepare_for(
     }
     // Nothing is made of the answer; a permission that is missing should be told now, not by a
     // worker that never finds a shard.
-    patiently(&clock, || kinesis.list_shards(&stream.arn)).await?;
+    retry_transient(&clock, || kinesis.list_shards(&stream.arn)).await?;
     // The consumer of the live application is not for replays: each shard takes one subscription.
     let consumer = match replay {
         None => fan_out_consumer::find(&clock, &kinesis, &stream, &config.stream).await?,
         Some(_) => None,
     };
     let bucket = &config.delivery.settings.bucket;
-    patiently(&clock, || store.check_bucket(bucket)).await.map_err(|error| match error {
+    retry_transient(&clock, || store.check_bucket(bucket)).await.map_err(|error| match error {
         StartError::Unavailable(source, _) if !source.fault.is_transient() => {
             StartError::Bucket { bucket: bucket.clone(), source }
         }
@@ -98,9 +98,9 @@ pub async fn prepare_for(
     });
     Ok(Arc::new(WorkerContext {
         budget: Budget::new(config.budget),
-        uploads: Arc::new(Semaphore::new(config.delivery.uploads_in_flight)),
+        uploads: Arc::new(Semaphore::new(config.delivery.concurrent_puts)),
         recipe: Arc::new(config.delivery.recipe(&stream.name)?),
-        board: Arc::new(board),
+        status: Arc::new(board),
         config,
         clock,
         jitter,
@@ -113,7 +113,7 @@ pub async fn prepare_for(
         replay,
         me,
         metrics,
-        news: ChangeSignal::default(),
+        changes: ChangeSignal::default(),
     }))
 }
 

@@ -34,7 +34,7 @@ fn records_are_pushed_to_a_consumer_that_is_registered() {
     eventually("records are pushed", || (lines(scene.data()).len() == 40).then_some(()));
     assert!(pushed(&worker) > 0.0);
     assert!(polled(&worker) == 0.0, "nothing was polled");
-    assert_eq!(worker.metric("catchment_strict_replies_total"), Some(0.0));
+    assert_eq!(worker.metric("catchment_slow_path_replies_total"), Some(0.0));
     assert_eq!(scene.proxy.calls("Kinesis.RegisterStreamConsumer"), 1);
     scene.settle(worker);
     // The next one finds the consumer.

@@ -102,8 +102,11 @@ fn a_restart_in_the_middle_of_an_aggregate_loses_and_repeats_nothing() {
     }
     expected.sort();
     // The one shard takes every hash key: nothing is foreign here.
-    let settings =
-        [("delivery.batch_records", "7"), ("delivery.pipeline", "1"), ("lease.failover", "1s")];
+    let settings = [
+        ("delivery.batch_records", "7"),
+        ("delivery.inflight_batches", "1"),
+        ("lease.failover", "1s"),
+    ];
     let mut subs = Vec::new();
     for puts in [2, 3, 2, 3] {
         scene.proxy.heal();

@@ -51,7 +51,7 @@ fn heartbeats_come_first() {
     let mut scene = Scene::new(2);
     scene.send(10);
     // Room for what is read meanwhile: batches that cannot be announced hold up reading in the end.
-    let room = ("delivery.pipeline", "8");
+    let room = ("delivery.inflight_batches", "8");
     let worker = scene.worker(&[("lease.failover", "6s"), room, ("delivery.batch_age", "2s")]);
     eventually("the first records are delivered", || {
         (lines(scene.data()).len() == 10).then_some(())

@@ -37,7 +37,7 @@ fn records_are_read_in_cbor_through_reshards() {
     });
     eventually("every record is delivered", || (lines(scene.data()).len() >= 90).then_some(()));
     assert!(fallbacks(&worker) == 0.0, "{}", worker.text());
-    assert_eq!(worker.metric("catchment_strict_replies_total"), Some(0.0));
+    assert_eq!(worker.metric("catchment_slow_path_replies_total"), Some(0.0));
     scene.settle(worker);
     assert_eq!(scene.proxy.calls("Kinesis.GetRecords"), spoken.hits(), "nothing in JSON");
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A file of `src`: its path from there, and its code before the tests, without comments.
-pub(super) struct Source {
-    pub(super) name: String,
-    pub(super) code: String,
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) code: String,
 }
 
 impl Source {
-    pub(super) fn new(name: &str, text: &str) -> Self {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
         let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
         let text = text.split("#[cfg(test)]\npub(crate) mod tests").next().unwrap_or_default();
         let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -17,7 +17,7 @@ impl Source {
     }
 
     /// The folder of `src`, or the name of a file beside the folders.
-    pub(super) fn folder(&self) -> &str {
+    pub(crate) fn folder(&self) -> &str {
         self.name.split('/').next().unwrap_or_default().trim_end_matches(".rs")
     }
 
@@ -104,7 +104,7 @@ fn inline(code: &str, paths: &mut Vec<Vec<String>>) {
 }
 
 /// The pairs of files of which the first imports something of the second.
-pub(super) fn imports(house: &[Source]) -> Vec<(&Source, &Source)> {
+pub(crate) fn imports(house: &[Source]) -> Vec<(&Source, &Source)> {
     let modules: BTreeMap<Vec<&str>, &Source> =
         house.iter().filter(|f| !f.module().is_empty()).map(|f| (f.module(), f)).collect();
     let mut found = BTreeMap::new();
@@ -144,7 +144,7 @@ pub(super) fn imports(house: &[Source]) -> Vec<(&Source, &Source)> {
 }
 
 /// Sets of files that import each other, directly or through others, in order of their names.
-pub(super) fn circles(house: &[Source]) -> Vec<Vec<String>> {
+pub(crate) fn circles(house: &[Source]) -> Vec<Vec<String>> {
     let mut next: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (from, to) in imports(house) {
         next.entry(&from.name).or_default().insert(&to.name);

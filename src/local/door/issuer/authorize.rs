@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::grants::Grant;
 use super::{IssuerState, pages};
 
-type Issuer = Shared<Arc<IssuerState>>;
+pub(super) type IssuerHandle = Shared<Arc<IssuerState>>;
 
 #[derive(Deserialize)]
 pub(super) struct Authorization {
@@ -105,7 +105,7 @@ fn form(pairs: &[(&str, &str)]) -> String {
 }
 
 pub(super) async fn authorize(
-    Shared(state): Issuer,
+    Shared(state): IssuerHandle,
     Query(asked): Query<Authorization>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -116,7 +116,7 @@ pub(super) async fn authorize(
 }
 
 pub(super) async fn login_page(
-    Shared(state): Issuer,
+    Shared(state): IssuerHandle,
     Query(asked): Query<Authorization>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -136,7 +136,7 @@ pub(super) struct Credentials {
 }
 
 pub(super) async fn login(
-    Shared(state): Issuer,
+    Shared(state): IssuerHandle,
     Query(asked): Query<Authorization>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,

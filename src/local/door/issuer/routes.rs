@@ -12,12 +12,10 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::authorize::{authorize, login, login_page};
+use super::authorize::{IssuerHandle, authorize, login, login_page};
 use super::grants::{Exchange, Grant};
 use super::{IssuerState, REFRESH_SECONDS};
 use crate::local::door::gateway_jwt;
-
-type Issuer = Shared<Arc<IssuerState>>;
 
 pub(super) fn router(state: Arc<IssuerState>) -> Router {
     let pool = &state.options.pool;
@@ -75,7 +73,7 @@ fn oauth_error(error: &str) -> Response {
     (StatusCode::BAD_REQUEST, Json(json!({"error": error}))).into_response()
 }
 
-async fn token(Shared(state): Issuer, Form(asked): Form<TokenRequest>) -> Response {
+async fn token(Shared(state): IssuerHandle, Form(asked): Form<TokenRequest>) -> Response {
     let client_id = asked.client_id.unwrap_or_default();
     if client_id != state.options.client_id {
         return oauth_error("invalid_client");
@@ -138,7 +136,7 @@ struct Revocation {
     client_id: Option<String>,
 }
 
-async fn revoke(Shared(state): Issuer, Form(asked): Form<Revocation>) -> Response {
+async fn revoke(Shared(state): IssuerHandle, Form(asked): Form<Revocation>) -> Response {
     let client_id = asked.client_id.unwrap_or_default();
     if client_id != state.options.client_id {
         return oauth_error("invalid_client");
@@ -147,7 +145,7 @@ async fn revoke(Shared(state): Issuer, Form(asked): Form<Revocation>) -> Respons
     StatusCode::OK.into_response()
 }
 
-async fn user_info(Shared(state): Issuer, headers: HeaderMap) -> Response {
+async fn user_info(Shared(state): IssuerHandle, headers: HeaderMap) -> Response {
     let policy = gateway_jwt::Policy {
         issuer: state.issuer_url(),
         audience: vec![state.options.client_id.clone()],
@@ -170,11 +168,11 @@ async fn user_info(Shared(state): Issuer, headers: HeaderMap) -> Response {
     .into_response()
 }
 
-async fn jwks(Shared(state): Issuer) -> Response {
+async fn jwks(Shared(state): IssuerHandle) -> Response {
     Json(state.key.jwks()).into_response()
 }
 
-async fn discovery(Shared(state): Issuer) -> Response {
+async fn discovery(Shared(state): IssuerHandle) -> Response {
     let (issuer, origin) = (state.issuer_url(), &state.origin);
     Json(json!({
         "issuer": issuer,

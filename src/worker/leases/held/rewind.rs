@@ -10,24 +10,24 @@ use super::HeldLease;
 
 impl HeldLease {
     /// The row asks to go back.
-    pub fn is_asked_back(&self) -> bool {
-        self.rewind.is_cancelled()
+    pub fn is_rewind_requested(&self) -> bool {
+        self.rewind_requested.is_cancelled()
     }
 
     /// Somebody read the row: is it asked to go back?
-    pub(super) fn asked_back(&self, row: &Lease) {
+    pub(super) fn see_rewind_request(&self, row: &Lease) {
         if let Some(request) = &row.rewind
-            && !self.rewind.is_cancelled()
+            && !self.rewind_requested.is_cancelled()
         {
             tracing::info!(shard = %self.shard, to = %request.to, "asked to go back");
-            self.rewind.cancel();
+            self.rewind_requested.cancel();
         }
     }
 
     /// Moves the checkpoint back if the row asks for it. Called when everything in hand is committed,
     /// and before the lease is released. If it fails the request stays, for the next owner.
     pub async fn go_back(&self) {
-        if !self.is_asked_back() || self.lost.is_cancelled() {
+        if !self.is_rewind_requested() || self.lost.is_cancelled() {
             return;
         }
         let mut row = self.row.lock().await;
@@ -41,7 +41,7 @@ impl HeldLease {
         let Some(found) = found else { return };
         let Some(request) = found.rewind.clone() else { return };
         if matches!(found.progress.pending, Pending::Ours { .. })
-            || write::judge_renewal(Some(&found), &self.me) == write::Verdict::Lost
+            || write::classify_renewal(Some(&found), &self.me) == write::Verdict::Lost
         {
             return;
         }

@@ -18,7 +18,7 @@ use crate::lease::{graph, kcl3};
 use crate::stream::StreamInfo;
 use crate::stream::position::StartAt;
 
-use super::judge::{self, CheckVerdict, Finding, calls, failed};
+use super::checks::{self, CheckVerdict, Finding, calls, failed};
 
 /// What the parts have in common.
 struct Doctor<'a> {
@@ -50,16 +50,16 @@ pub(super) async fn everything(config: &Config, role: Role, clients: Clients) ->
     let (summary, date) = doctor.probe.stream(name).await;
     let ours = doctor.clock.wall();
     let told = who.as_ref().map(describe).map_err(ToString::to_string);
-    let credentials = judge::credentials(told, summary.as_ref().err());
+    let credentials = checks::credentials(told, summary.as_ref().err());
     let usable = credentials.verdict == CheckVerdict::Ok;
-    let mut findings = vec![credentials, judge::clock(date, ours)];
+    let mut findings = vec![credentials, checks::clock(date, ours)];
     if !usable {
         let why = "nothing can be asked without credentials";
         let rest = ["stream", "read", "table", "bucket"];
         findings.extend(rest.map(|check| Finding::skipped(check, why)));
         return findings;
     }
-    findings.push(judge::stream(name, &summary));
+    findings.push(checks::stream(name, &summary));
     let stream = match &summary {
         Ok(_) => doctor.kinesis.describe(name).await.ok(),
         Err(_) => None,
@@ -122,7 +122,7 @@ impl Doctor<'_> {
         let settings = &self.config.stream;
         let stream = stream.filter(|_| settings.reader != ReadBy::Polling)?;
         let seen = self.kinesis.consumer(&stream.arn, &settings.consumer).await;
-        Some(judge::consumer(&settings.consumer, settings.reader, &seen))
+        Some(checks::consumer(&settings.consumer, settings.reader, &seen))
     }
 
     /// The lease table; returns our leases, or `None` if they are not known.
@@ -206,7 +206,7 @@ impl Doctor<'_> {
                  lease.application to a new name, or delete the table if its checkpoints are not \
                  needed",
             ),
-            None => judge::rows(&leases, others, &unreadable),
+            None => checks::rows(&leases, others, &unreadable),
         });
         let overruled = graph::overruled(&leases, self.config.stream.start);
         if let Some(first) = overruled.first() {
@@ -231,10 +231,10 @@ impl Doctor<'_> {
     async fn peers(&self, items: &[Item], leases: &[Lease]) -> Finding {
         let now = self.clock.wall();
         if let Some(live) = kcl3::live(items, now) {
-            return judge::peers(self.table.name(), Some(&live), None, leases);
+            return checks::peers(self.table.name(), Some(&live), None, leases);
         }
         if items.is_empty() {
-            return judge::peers(self.table.name(), None, None, leases);
+            return checks::peers(self.table.name(), None, None, leases);
         }
         let [lock, reports] = kcl3::legacy_tables(&self.config.lease.application);
         let (lock, reports) = (self.table.beside(lock), self.table.beside(reports));
@@ -250,7 +250,7 @@ impl Doctor<'_> {
         let live = kcl3::live(&both, now);
         // A lock whose owner reports no more is a dead leader's.
         let lock = kcl3::lock(&locks).filter(|_| !told);
-        let found = judge::peers(reports.name(), live.as_ref(), lock.as_ref(), leases);
+        let found = checks::peers(reports.name(), live.as_ref(), lock.as_ref(), leases);
         // Rows bound to a stream have been a Catchment worker's, which looked.
         let ours = items.iter().all(|item| item.contains_key(attr::STREAM));
         if found.verdict == CheckVerdict::Ok && !looked && !ours {
@@ -302,8 +302,8 @@ impl Doctor<'_> {
             let lag = lag.map(|lag| lag.behind_ms()).map_err(|error| error.to_string());
             (lease.shard.as_str(), lag)
         });
-        let lags: Vec<judge::Lagging<'_>> = asked.buffer_unordered(lag::PARALLEL).collect().await;
-        judge::lag(&lags, stream.retention_ms)
+        let lags: Vec<checks::Lagging<'_>> = asked.buffer_unordered(lag::PARALLEL).collect().await;
+        checks::lag(&lags, stream.retention_ms)
     }
 
     async fn bucket(&self) -> Vec<Finding> {

@@ -1,14 +1,14 @@
 //! When to look at the table, and at how much of it.
 //!
-//! The owner of the board row ([`crate::lease::board`]) is the lookout: it scans often, and frees
+//! The owner of the board row ([`crate::lease::change_marker`]) is the sweeper: it scans often, and frees
 //! the leases of the dead. Everybody else reads that one row, and scans when its news changed, when
-//! its counter stands still (the lookout may be dead: begin to watch now), when a move of its own
+//! its counter stands still (the sweeper may be dead: begin to watch now), when a move of its own
 //! is due, and else rarely. Only our own monotonic clock is asked.
 
 use std::time::Duration;
 
 use crate::ids::{ShardId, WorkerId};
-use crate::lease::board::ChangeMarker;
+use crate::lease::change_marker::ChangeMarker;
 use crate::lease::row::Lease;
 
 /// The pace of looking.
@@ -16,7 +16,7 @@ use crate::lease::row::Lease;
 pub struct ScanPace {
     /// How often the board is read (`lease.scan`).
     pub look: Duration,
-    /// How often a worker that is not the lookout reads the whole table (`lease.full_scan`).
+    /// How often a worker that is not the sweeper reads the whole table (`lease.full_scan`).
     pub full: Duration,
     /// Expiry of a standing counter.
     pub failover: Duration,
@@ -27,8 +27,8 @@ pub struct ScanPace {
 const SHARING: u32 = 5;
 
 impl ScanPace {
-    /// Between two scans of the lookout.
-    pub fn lookout(&self) -> Duration {
+    /// Between two scans of the sweeper.
+    pub fn sweeper(&self) -> Duration {
         self.look * 2
     }
 
@@ -62,7 +62,7 @@ struct SeenMarker {
     /// Unknown until the row was read by itself: a scan reads rows one after the other, so news it
     /// shows may be newer than rows it read before.
     news: Option<u64>,
-    lookout: Option<WorkerId>,
+    sweeper: Option<WorkerId>,
     counter: u64,
     since: Duration,
 }
@@ -95,18 +95,18 @@ impl ScanSchedule {
         self.wish = Some(self.wish.map_or(at, |wish| wish.min(at)));
     }
 
-    /// The next look. `lookout`: we own the board row.
-    pub fn next(&self, now: Duration, lookout: bool) -> ScanScope {
+    /// The next look. `sweeper`: we own the board row.
+    pub fn next(&self, now: Duration, sweeper: bool) -> ScanScope {
         let (Some(board), Some(scanned)) = (&self.board, self.scanned) else {
             return ScanScope::Everywhere;
         };
         let since = now.saturating_sub(scanned);
-        let due = if lookout { self.pace.lookout().min(self.rest) } else { self.rest };
-        // Jitter must not make a lookout skip a beat: looks come about every `look`.
+        let due = if sweeper { self.pace.sweeper().min(self.rest) } else { self.rest };
+        // Jitter must not make a sweeper skip a beat: looks come about every `look`.
         let early = self.pace.look / 4;
         if since + early >= due || self.wish.is_some_and(|wish| wish <= now) {
             ScanScope::Everywhere
-        } else if lookout {
+        } else if sweeper {
             ScanScope::Rest
         } else {
             ScanScope::At(board.shard.clone())
@@ -122,17 +122,17 @@ impl ScanSchedule {
             return true;
         }
         let news = seen.news.replace(board.news) != Some(board.news);
-        let lookout = board.lookout();
-        if seen.counter != board.lease.counter || seen.lookout.as_ref() != lookout {
+        let sweeper = board.sweeper();
+        if seen.counter != board.lease.counter || seen.sweeper.as_ref() != sweeper {
             seen.counter = board.lease.counter;
-            seen.lookout = lookout.cloned();
+            seen.sweeper = sweeper.cloned();
             seen.since = now;
         }
         let age = now.saturating_sub(seen.since);
         let watched = self.scanned.map_or(Duration::MAX, |at| now.saturating_sub(at));
         // Once to begin watching the others, and again when their time may be over.
         let silent = age >= self.pace.suspicion() && watched >= self.pace.failover / 2;
-        let alone = lookout.is_none() && watched >= self.pace.lookout();
+        let alone = sweeper.is_none() && watched >= self.pace.sweeper();
         news || silent || alone
     }
 
@@ -147,13 +147,13 @@ impl ScanSchedule {
             let new = SeenMarker {
                 shard: row.shard.clone(),
                 news: None,
-                lookout: row.effective_owner().cloned(),
+                sweeper: row.effective_owner().cloned(),
                 counter: row.counter,
                 since: now,
             };
             match seen {
                 Some(seen) if seen.shard == new.shard => {
-                    let same = seen.counter == new.counter && seen.lookout == new.lookout;
+                    let same = seen.counter == new.counter && seen.sweeper == new.sweeper;
                     let since = if same { seen.since } else { now };
                     SeenMarker { news: seen.news, since, ..new }
                 }

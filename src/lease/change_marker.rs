@@ -3,11 +3,11 @@
 //! The board is the lease with the smallest key that has work. Two things stand on it. Whoever
 //! frees leases, creates them or finishes a shard raises the number `catchment_news` afterwards;
 //! a worker that sees another number than before scans the table. And its owner is the fleet's
-//! lookout: the counter that keeps its lease alive also tells everybody that somebody is watching,
+//! sweeper: the counter that keeps its lease alive also tells everybody that somebody is watching,
 //! at no further write.
 //!
 //! All of this only saves time. A bump that is lost, a board that two workers see in two places, a
-//! lookout too many or none at all: `lease.full_scan` makes good for it, and every move is still a
+//! sweeper too many or none at all: `lease.full_scan` makes good for it, and every move is still a
 //! compare-and-set of its row.
 
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ impl ChangeMarker {
     }
 
     /// The worker that watches over the fleet: the one that may still deliver this lease.
-    pub fn lookout(&self) -> Option<&WorkerId> {
+    pub fn sweeper(&self) -> Option<&WorkerId> {
         self.lease.effective_owner()
     }
 }
