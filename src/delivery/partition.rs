@@ -21,9 +21,9 @@ use crate::stream::Record;
 
 /// Where records stand whose field is absent, null, empty, or nothing that can stand in a key: the
 /// name that Hive and Athena read as null.
-pub const DEFAULT: &str = "__HIVE_DEFAULT_PARTITION__";
+const DEFAULT: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Where records stand that found all partitions of their batch taken.
-pub const OVERFLOW: &str = "__overflow__";
+const OVERFLOW: &str = "__overflow__";
 
 /// Raw bytes that all partitions of a batch together hold uncompressed, about.
 const RAW: usize = 8 * FRAME;

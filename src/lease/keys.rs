@@ -69,7 +69,7 @@ pub fn split(key: &str) -> Option<(&str, &str)> {
 }
 
 /// The form the KCL accepts: digits, a name without a colon, digits above zero.
-pub fn is_stream_id(text: &str) -> bool {
+fn is_stream_id(text: &str) -> bool {
     let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
     let mut parts = text.split(':');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {

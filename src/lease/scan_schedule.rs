@@ -40,7 +40,7 @@ impl ScanPace {
 
     /// The board's counter stands still for so long that its owner may be dead. Heartbeats come at
     /// a third of the failover time, and we see them up to a look late.
-    pub fn suspicion(&self) -> Duration {
+    fn suspicion(&self) -> Duration {
         (self.failover / 2).max(self.failover.mul_f64(0.4) + self.look.mul_f64(1.3))
     }
 }

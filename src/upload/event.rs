@@ -23,13 +23,13 @@ pub use super::file_key::{FileKey, KEY_PREFIX, KeyError, MAX_KEY_BYTES, validate
 pub const PREFIX: &[u8] = br#"{"catchment":"upload","v":"#;
 
 /// The version this build writes and reads.
-pub const VERSION: u32 = 1;
+const VERSION: u32 = 1;
 
 /// The longest content type taken.
-pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
+const MAX_CONTENT_TYPE_BYTES: usize = 256;
 
 /// The longest request id taken.
-pub const MAX_REQUEST_ID_BYTES: usize = 64;
+const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// Object metadata name: the id the caller saw.
 pub const META_REQUEST_ID: &str = "catchment-request-id";

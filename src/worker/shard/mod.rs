@@ -1,5 +1,25 @@
 //! The life of one owned shard: finish what was announced, then read, batch, announce, put and
 //! commit until the shard ends, the lease goes, or the worker stops.
+//!
+//! ```text
+//!            checkpoint                                        tip of the shard
+//!                │                                                     │
+//!   …──delivered─┤──announced──┤──announced──┤──cut──┤──open──┤──read──┤
+//!                │  objects are being put    │ waits │ takes  │ one page
+//!                │                           │ for a │ records│ in the
+//!                └─ in the row: checkpoint ──┘ write │        │ channel
+//!                   and intents, as one value        │        │
+//! ```
+//!
+//! Positions only move to the right. A batch is *open* while it takes records, is *cut* when it is
+//! full, old or in the way, *announced* when its intent is known to be in the lease row, *durable*
+//! when all of its objects are, and *delivered* when the checkpoint has passed it; commits happen in
+//! order, so a durable batch waits for those before it. At most `delivery.inflight_batches` are
+//! announced, one is open, and reading stops while there is no room: that is the backpressure.
+//!
+//! The order of the writes is decided in [`crate::checkpoint::ledger`], what a batch becomes in
+//! [`crate::delivery`], what a page means in [`crate::stream::reading`]. Here is one loop that waits
+//! for whichever of these comes first: a write, an upload, a page, a timer, a request to hand over.
 
 mod batching;
 mod end;
@@ -213,6 +233,7 @@ impl Pipeline {
         let Some(start) = row.start(&checkpoint, self.shared.config.stream.start) else {
             return Ok(Ended::Finished);
         };
+        // What is known of the beginning: may records after the checkpoint have expired?
         let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
         let exact = matches!(start, StartAt::At(_));
         self.suspect = exact && may_have_lost(row.read_through_ms, now, retention);
@@ -229,17 +250,20 @@ impl Pipeline {
             deaggregate: self.shared.recipe.settings.deaggregate,
             hash_range: row.hash_keys(),
         };
+        // The reader works one page ahead.
         let (send, pages) = mpsc::channel(1);
         self.pages = pages;
         let read = poll::read(self.shared.reader(), self.lease.shard.clone(), range, send);
         self.reader = Some(self.shared.tasks.spawn("reader", read));
         self.state("reading");
         loop {
+            // One write at a time: what the ledger allows next, commits and intents together.
             if self.write.is_none()
                 && let Some(change) = self.ledger.next()
             {
                 self.write = Some(self.begin(change));
             }
+            // Nothing in hand: is there a reason to end?
             if self.write.is_none() && self.ledger.is_idle() && self.open.is_none() {
                 if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
                     self.shared.metrics.add(metric::SHARDS_FINISHED_TOTAL, &[], 1);
