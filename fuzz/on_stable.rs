@@ -2,6 +2,8 @@
 //! time. It is a test of the main package, so it needs no nightly compiler and nothing is built again
 //! for it; `.ci/fuzz.sh` finds what such changes do not reach.
 
+#![expect(clippy::unwrap_used, reason = "this is all test code")]
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
