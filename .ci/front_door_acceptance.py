@@ -14,161 +14,30 @@ Environment, all optional:
 
 The last line is `N passed, N failed`, or begins with SKIPPED.
 """
-import base64, hashlib, hmac, http.client, io, json, os, re, secrets, shutil, signal, socket
-import subprocess, sys, tempfile, time, traceback, zipfile
-from pathlib import Path
-from urllib.parse import parse_qs, urlencode, urlsplit
+import base64
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import time
+import traceback
 
-ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".emu" / "front"
-PORT = int(os.environ.get("FRONT_DOOR_PORT", "14566"))
-BASE = f"http://127.0.0.1:{PORT}"
-REGION = "us-east-1"
-REDIRECT = "http://localhost:3000/"
+from lib import ministack
+from lib.checks import check, finish, skipped, worker_binary
+from lib.front_door import REDIRECT, b64, bootstrap, exchange, hosted_login, lambda_zip, upload
+from lib.ministack import BASE, PORT, REGION, call, client
+
 STREAM, BUCKET = "uploads", "catchment-uploads"
-passed = failed = 0
-
-
-def skip(why):
-    print(f"SKIPPED: front door acceptance did not run: {why}", flush=True)
-    sys.exit(0)
-
-
-def inside_venv(script=__file__):
-    """Installs the pinned packages once and goes on with them."""
-    python = VENV / "bin" / "python"
-    pins = ROOT / ".ci" / "front_door_requirements.txt"
-    done = VENV / ("done-" + hashlib.sha256(pins.read_bytes()).hexdigest()[:12])
-    if not done.exists():
-        shutil.rmtree(VENV, ignore_errors=True)
-        try:
-            subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check",
-                            "-r", str(pins)], check=True, timeout=600)
-        except (subprocess.SubprocessError, OSError) as problem:
-            skip(f"ministack cannot be installed ({problem})")
-        done.touch()
-    os.environ["FRONT_DOOR_IN_VENV"] = "1"
-    os.execv(python, [str(python), str(Path(script).resolve())])
-
-
-def check(name, good, detail=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print(f"{'ok  ' if good else 'FAIL'} {name}" + ("" if good else f": {detail}"), flush=True)
-    return good
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(what, question, seconds=90, passing=()):
-    """Asks until there is an answer, through the exceptions that pass; the bound only ends a run that hangs."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            answer = question()
-        except passing:
-            answer = None
-        if answer:
-            return answer
-        time.sleep(0.25)
-    check(what, False, f"not within {seconds} s")
-    return None
-
-
-def call(method, path, body=None, headers=None, host=None):
-    """One request without redirects: status, headers, text."""
-    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
-    headers = dict(headers or {})
-    headers["Host"] = host or f"127.0.0.1:{PORT}"
-    connection.request(method, path, body=body, headers=headers)
-    answer = connection.getresponse()
-    text = answer.read().decode("utf-8", "replace")
-    connection.close()
-    return answer.status, {k.lower(): v for k, v in answer.getheaders()}, text
-
-
-def post_form(path, pairs):
-    return call("POST", path, urlencode(pairs), {"Content-Type": "application/x-www-form-urlencoded"})
-
-
-def b64(data):
-    data = json.dumps(data).encode() if isinstance(data, dict) else data
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def bootstrap():
-    given = os.environ.get("UPLOAD_API_BIN")
-    if given:
-        return Path(given)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    subprocess.run(["cargo", "build", "--profile", "dist", "--no-default-features", "--features",
-                    "lambda", "--bin", "upload_api"], cwd=ROOT, check=True)
-    return target / "dist" / "upload_api"
-
-
-def lambda_zip(binary):
-    entry = zipfile.ZipInfo("bootstrap")
-    entry.external_attr = 0o100755 << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr(entry, binary.read_bytes())
-    return packed.getvalue()
-
-
-class Ministack:
-    """The emulator in its own process group and with a clean environment: Lambdas inherit it."""
-
-    def __enter__(self):
-        self.home = tempfile.mkdtemp(prefix="front-door-")
-        self.log = open(os.path.join(self.home, "log"), "wb")
-        environment = {
-            "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": self.home, "TMPDIR": self.home,
-            "BIND_HOST": "127.0.0.1", "IOT_MTLS_ENABLED": "0", "GATEWAY_PORT": str(PORT),
-            "AWS_ENDPOINT_URL": BASE, "LOG_LEVEL": "WARNING", "AUTH": "true",
-        }
-        program = VENV / "bin" / "ministack"
-        self.process = subprocess.Popen([str(program)], env=environment, cwd=self.home,
-                                        start_new_session=True, stdout=self.log, stderr=self.log)
-        for _ in range(150):
-            if self.process.poll() is not None:
-                break
-            try:
-                if call("GET", "/_ministack/health")[0] == 200:
-                    return self
-            except OSError:
-                time.sleep(0.2)
-        self.__exit__()
-        skip("ministack does not start")
-
-    def __exit__(self, *_):
-        try:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            self.process.wait(10)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.log.close()
-        if failed:
-            print(open(self.log.name, errors="replace").read()[-4000:])
-        shutil.rmtree(self.home, ignore_errors=True)
 
 
 class Cloud:
     """What a deployment has: pool, clients, domain, stream, bucket, role, function, API."""
 
-    def __init__(self, boto3, archive):
-        def client(name):
-            return boto3.client(name, endpoint_url=BASE, region_name=REGION,
-                                aws_access_key_id="test", aws_secret_access_key="test")
+    def __init__(self, archive):
         self.cognito, self.api, self.iam = client("cognito-idp"), client("apigatewayv2"), client("iam")
         self.functions, self.kinesis, self.s3 = client("lambda"), client("kinesis"), client("s3")
         self.kinesis.create_stream(StreamName=STREAM, ShardCount=2)
@@ -257,49 +126,6 @@ class Cloud:
             page = self.kinesis.get_records(ShardIterator=iterator["ShardIterator"])
             found += [record["Data"] for record in page["Records"]]
         return found
-
-
-def hosted_login(client, user="alice", password="Correct-horse-9", verifier=None):
-    """Through the login form, as a browser would; a code, or None."""
-    query = {"response_type": "code", "client_id": client, "redirect_uri": REDIRECT,
-             "scope": "openid email catchment/upload", "state": "s-1"}
-    if verifier:
-        query["code_challenge"] = b64(hashlib.sha256(verifier.encode()).digest())
-        query["code_challenge_method"] = "S256"
-    status, headers, page = call("GET", "/oauth2/authorize?" + urlencode(query))
-    if status in (302, 303):
-        parts = urlsplit(headers["location"])
-        status, headers, page = call("GET", f"{parts.path}?{parts.query}")
-    fields = dict(query)
-    for tag in re.findall(r"<input[^>]*>", page):
-        name, value = re.search(r'name="([^"]*)"', tag), re.search(r'value="([^"]*)"', tag)
-        if name and value:
-            fields[name[1]] = value[1].replace("&amp;", "&")
-    fields.update(username=user, password=password)
-    status, headers, _ = post_form("/login", fields)
-    location = headers.get("location", "")
-    if not location.startswith(REDIRECT):
-        return None
-    back = parse_qs(urlsplit(location).query)
-    return back.get("code", [None])[0] if back.get("state") == ["s-1"] else None
-
-
-def exchange(client, code, verifier):
-    status, _, text = post_form("/oauth2/token", {
-        "grant_type": "authorization_code", "client_id": client, "code": code,
-        "redirect_uri": REDIRECT, "code_verifier": verifier})
-    return status, json.loads(text)
-
-
-def upload(cloud, token, body=b"x", host=None, **headers):
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    if token is not None:
-        headers["Authorization"] = token
-    status, answered, text = call("POST", "/uploads", body, headers, host or cloud.host)
-    try:
-        return status, answered, json.loads(text)
-    except ValueError:
-        return status, answered, {"text": text}
 
 
 def logging_in(cloud):
@@ -401,7 +227,7 @@ def refusals(cloud, tokens):
 
 def powerless(cloud, tokens):
     """A role without PutRecord."""
-    status, headers, answer = upload(cloud, "Bearer " + tokens["access_token"], host=cloud.powerless_host)
+    status, _, answer = upload(cloud, "Bearer " + tokens["access_token"], host=cloud.powerless_host)
     error = answer.get("error", {})
     check("a role without PutRecord gets a clean 500",
           status == 500 and error.get("code") == "internal" and error.get("request_id"), (status, answer))
@@ -410,18 +236,17 @@ def powerless(cloud, tokens):
 
 def expiry(cloud, tokens):
     if os.environ.get("FRONT_DOOR_SLOW") != "1":
-        print("SKIPPED: a really expired token (set FRONT_DOOR_SLOW=1; it takes five minutes)")
+        print("by command only: a really expired token (FRONT_DOOR_SLOW=1, five minutes)")
         return
     time.sleep(305)
     got = upload(cloud, "Bearer " + tokens["access_token"])
     check("refused with 401: expired", got[0] == 401, got)
 
 
-def worker_stores(cloud, tokens):
+def worker_stores(cloud, tokens, worker):
     """Our worker binary turns the event into an object of ministack's S3."""
-    worker = os.environ.get("CATCHMENT_BIN")
     if not worker:
-        print("SKIPPED: the worker storing the file (set CATCHMENT_BIN to the worker's binary)")
+        skipped("the worker storing the file (set CATCHMENT_BIN to the worker's binary)")
         return
     command = [
         "run", "--stream", STREAM, "--bucket", BUCKET, "--set", "aws.path_style=true",
@@ -453,25 +278,23 @@ def worker_stores(cloud, tokens):
 
 
 def main():
-    if os.environ.get("FRONT_DOOR_IN_VENV") != "1":
-        inside_venv()
-    import boto3
+    ministack.begin(__file__, "the front door's acceptance")
+    worker = worker_binary()
     archive = lambda_zip(bootstrap())
     print(f"Lambda zip: {len(archive) / 1e6:.2f} MB")
-    with Ministack():
+    with ministack.Ministack():
         try:
-            cloud = Cloud(boto3, archive)
+            cloud = Cloud(archive)
             tokens = logging_in(cloud)
             uploading(cloud, tokens)
             refusals(cloud, tokens)
             powerless(cloud, tokens)
-            worker_stores(cloud, tokens)
+            worker_stores(cloud, tokens, worker)
             expiry(cloud, tokens)
-        except Exception:  # pylint: disable=broad-except
+        except Exception:
             traceback.print_exc()
             check("the acceptance ran to its end", False, "see above")
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    finish()
 
 
 if __name__ == "__main__":

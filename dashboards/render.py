@@ -7,19 +7,28 @@ Needs npm, Debian's chromium and prometheus. Runs the scene of .ci/dashboards_ch
 minutes, lets S3 refuse for a while, asks Prometheus every panel's query and draws the answers into
 docs/pictures/. Grafana's server has no part in it: the pictures say so.
 """
-import json, os, signal, subprocess, sys, tempfile, time
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / ".ci"))
-import dashboards_check as checks  # noqa: E402
+from dashboards.live import resolve  # noqa: E402
+from dashboards.proxy import refuse  # noqa: E402
+from dashboards.scene import Scene  # noqa: E402
+from lib import tools  # noqa: E402
 
 NPM = ("@grafana/ui@11.6.0", "@grafana/data@11.6.0", "@grafana/schema@11.6.0", "react@18.3.1", "react-dom@18.3.1",
        "rxjs@7.8.1", "esbuild@0.25.0", "playwright-core@1.50.0")
 SHOOT = """
 const { chromium } = require("playwright-core");
 (async () => {
-  const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
+  const browser = await chromium.launch(
+    { executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
   const page = await browser.newPage({ viewport: { width: 1456, height: 900 } });
   const failures = [];
   page.on("pageerror", (error) => failures.push(String(error)));
@@ -34,13 +43,9 @@ const { chromium } = require("playwright-core");
 """
 
 
-def tools():
+def bundle():
     """The bundle of render.jsx, made once for each version of it."""
-    home = checks.TOOLS / "grafana-ui"
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "node_modules" / "@grafana" / "ui").exists():
-        subprocess.run(["npm", "install", "--prefix", str(home), "--ignore-scripts", "--legacy-peer-deps", "--no-audit",
-                        "--no-fund", *NPM], check=True)
+    home = tools.node_packages("grafana-ui", *NPM)
     (home / "view.jsx").write_text((HERE / "render.jsx").read_text())
     (home / "shoot.cjs").write_text(SHOOT)
     subprocess.run([str(home / "node_modules" / ".bin" / "esbuild"), "view.jsx", "--bundle", "--outfile=view.js",
@@ -50,7 +55,7 @@ def tools():
 
 
 def answers(scene, board, since, until):
-    values, found = checks.resolve(scene, board), {}
+    values, found = resolve(scene, board), {}
     for panel in board["panels"]:
         if panel["type"] == "row" or panel["datasource"]["type"] != "prometheus":
             continue
@@ -64,17 +69,17 @@ def answers(scene, board, since, until):
 
 
 def main():
-    home = tools()
+    home = bundle()
     binary = Path(os.environ.get("CATCHMENT_BIN", "target/debug/catchment")).resolve()
     pictures = HERE.parent / "docs" / "pictures"
     pictures.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="render-") as scratch:
-        scene = checks.Scene(binary, Path(scratch))
+        scene = Scene(binary, Path(scratch))
         try:
             since = time.time()
             scene.begin()
             time.sleep(40)
-            scene.proxies["worker"].fault = checks.refuse("S3.PUT", 503, "SlowDown")
+            scene.proxies["worker"].fault = refuse("S3.PUT", 503, "SlowDown")
             scene.put([b'{"catchment":"upload","v":1,"file_key":"uploads/../secret"}'])
             time.sleep(25)
             scene.proxies["worker"].heal()
@@ -88,7 +93,8 @@ def main():
                 page = home / f"{path.stem}.html"
                 page.write_text(
                     "<!doctype html><meta charset=utf-8><style>body{margin:0;background:#111217;font-family:Inter,"
-                    "DejaVu Sans,sans-serif;color:#ccccdc}button{color:inherit}</style><link rel=stylesheet href=view.css><div id=root></div>"
+                    "DejaVu Sans,sans-serif;color:#ccccdc}button{color:inherit}</style><link rel=stylesheet "
+                    "href=view.css><div id=root></div>"
                     f"<script>window.__input={given}</script><script src=view.js></script>")
                 picture = pictures / f"dashboard-{path.stem}.png"
                 subprocess.run(["node", "shoot.cjs", str(page), str(picture)], cwd=home, check=True, timeout=120)

@@ -22,7 +22,9 @@ fuzz_target!(|input: &[u8]| {
     };
     let sequence = "49590338271490256608559692538361571095921575989136588898";
     let Ok(record) = Record::new(sequence, Some(0), None, &data) else { return };
-    let range = (mode & 2 == 0).then(|| HashRange::parse("0", "170141183460469231731687303715884105727")).flatten();
+    let range = (mode & 2 == 0)
+        .then(|| HashRange::parse("0", "170141183460469231731687303715884105727"))
+        .flatten();
     let page = split(&copy(&[record, record]), range);
     let alone = copy(&[record]);
     let split = split(&alone, range);

@@ -12,7 +12,8 @@ fuzz_target!(|input: (&str, &[u8])| {
     let found = path.find(json).ok();
     // Of a name that stands twice the parser keeps the last, so only simple paths are compared.
     let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(json) else { return };
-    let twice = json.windows(text.len() + 2).filter(|w| w[1..w.len() - 1] == *text.as_bytes()).count() > 1;
+    let twice =
+        json.windows(text.len() + 2).filter(|w| w[1..w.len() - 1] == *text.as_bytes()).count() > 1;
     if twice || !text.bytes().all(|b| b.is_ascii_alphanumeric()) || json.contains(&b'\\') {
         return;
     }

@@ -1,0 +1,1 @@
+"""What the checks in .ci share. Nothing here is a check of its own."""
