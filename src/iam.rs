@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn the_arn_of_the_stream_says_where_everything_is() {
         let arn = "arn:aws-cn:kinesis:cn-north-1:210987654321:stream/clicks";
-        let settings = config(&[("stream.name", arn), ("delivery.uploads", "false")]);
+        let settings = config(&[("stream.name", arn), ("delivery.upload_events", "false")]);
         let made = policy(Role::Worker, &settings, &Scope::default()).unwrap();
         assert_eq!(resources(&made, "Stream"), [arn]);
         assert_eq!(

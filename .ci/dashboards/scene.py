@@ -110,7 +110,7 @@ class Scene:
             "lease.application": application, "lease.scan": "200ms", "delivery.batch_age": "1s",
             "delivery.prefix": prefix, "delivery.on_gap": "continue", "memory.budget": "24MiB",
             "delivery.compression": "none", "shutdown.deadline": "5s",
-            "delivery.uploads": "true" if application == "catchment" else "false"}
+            "delivery.upload_events": "true" if application == "catchment" else "false"}
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         return self.start(name, [self.binary, "run", "--stream", "local", "--bucket", "archive", *sets],
                           CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.proxies[name].port}"})
