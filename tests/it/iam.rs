@@ -61,7 +61,7 @@ fn every_call_of_the_source_is_granted_to_its_role_and_nothing_else_is() {
         of(&["kinesis.rs", "fan_out.rs", "dynamodb.rs", "s3.rs"]),
         "{told}"
     );
-    assert_eq!(granted(Role::UploadApi), of(&["door.rs"]), "{told}");
+    assert_eq!(granted(Role::UploadApi), of(&["front_door.rs"]), "{told}");
     let local: BTreeSet<String> = LOCAL_ONLY.iter().map(|s| (*s).to_owned()).collect();
     let beside: BTreeSet<String> =
         of(&["objects.rs", "producer.rs"]).difference(&local).cloned().collect();
@@ -70,14 +70,23 @@ fn every_call_of_the_source_is_granted_to_its_role_and_nothing_else_is() {
     let tables = of(&["tables.rs"]);
     assert!(tables.is_subset(&granted(Role::Replay)) && tables.len() == 2, "{told}: {tables:?}");
     // The doctor asks for what a worker may do; as an operator it makes fewer of these calls.
-    let probes = of(&["probe.rs"]);
+    let probes = of(&["preflight.rs"]);
     assert!(probes.is_subset(&granted(Role::Worker)) && probes.len() == 6, "{told}: {probes:?}");
     // A new file under src/aws must be looked at here.
     let listing = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws")).unwrap();
-    let known = ["clients.rs", "door.rs", "dynamodb.rs", "fan_out.rs", "fault.rs"];
+    let known = ["clients.rs", "front_door.rs", "dynamodb.rs", "fan_out.rs", "fault.rs"];
     let known = [
         &known[..],
-        &["kinesis.rs", "mod.rs", "objects.rs", "probe.rs", "producer.rs", "records", "records.rs"],
+        &[
+            "kinesis.rs",
+            "mod.rs",
+            "lookup.rs",
+            "objects.rs",
+            "preflight.rs",
+            "producer.rs",
+            "records",
+            "records.rs",
+        ],
         &["s3.rs", "tables.rs", "events", "events.rs", "wire", "wire.rs"],
     ]
     .concat();
