@@ -1,6 +1,6 @@
 //! What the worker is doing, as /status and the status page show it.
 //!
-//! Everything here is bounded: what is remembered by rings, what is listed by [`View`].
+//! Everything here is bounded: what is remembered by rings, what is listed by [`View`](super::view::View).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

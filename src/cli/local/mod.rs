@@ -44,7 +44,7 @@ pub(super) struct LocalOptions {
     /// Stop when everything sent is durable and checkpointed, and check the result.
     #[arg(long, requires = "input")]
     once: bool,
-    /// Keep everything here: objects as plain files under DIR/<bucket>/, stream and leases under
+    /// Keep everything here: objects as plain files under DIR/BUCKET/, stream and leases under
     /// DIR/.catchment. A run that was killed goes on where it was.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,

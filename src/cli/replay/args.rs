@@ -77,7 +77,7 @@ pub(super) struct StartOptions {
     /// The shard of --until-sequence-number, if it cannot be found.
     #[arg(long, value_name = "SHARD", requires = "until_sequence_number")]
     pub(super) until_shard: Option<String>,
-    /// In front of every key, uploads included.  [default: replays/<ID>/]
+    /// In front of every key, uploads included.  [default: replays/ID/]
     #[arg(long, value_name = "PREFIX")]
     pub(super) prefix: Option<String>,
     /// Name of the replay: to share its work between processes, and to resume it. Made from the time
