@@ -203,7 +203,7 @@ fn encode(page: &Records, settings: &Settings, total: u64) -> Outcome<u64> {
     let mut encoder = Encoder::archive(settings);
     while all < total {
         for record in page.iter() {
-            Encoder::accepts(settings.format, record).map_err(|reject| reject.reason)?;
+            Encoder::accepts(settings, record).map_err(|reject| reject.reason)?;
             encoder.push(record, &settings.stream, &shard, None, &mut blocks)?;
             object += record.data.len() as u64;
         }

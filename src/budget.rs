@@ -60,6 +60,12 @@ impl Budget {
         (state.limit, state.used, state.waiting.len())
     }
 
+    /// Is more in use than there should be?
+    pub fn is_over(&self) -> bool {
+        let state = self.state();
+        state.used > state.limit
+    }
+
     /// Waits for room. A request larger than the whole budget is granted when nothing else is in
     /// use: a record of 10 MiB must pass through a budget of 8.
     pub async fn acquire(&self, bytes: usize) -> Permit {

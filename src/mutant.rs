@@ -40,6 +40,10 @@ pub enum Mutant {
     DeleteEarly,
     /// Overflow is put before the partitions that had room.
     OverflowFirst,
+    /// Files with the same key are put at the same time.
+    FilesAtOnce,
+    /// User records whose hash key another shard takes are left out.
+    ForeignLeftOut,
 }
 
 #[cfg(feature = "mutants")]
@@ -52,7 +56,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 17] = [
+    pub const ALL: [Mutant; 19] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -70,6 +74,8 @@ mod chosen {
         Mutant::PartIsWhole,
         Mutant::DeleteEarly,
         Mutant::OverflowFirst,
+        Mutant::FilesAtOnce,
+        Mutant::ForeignLeftOut,
     ];
 
     /// Breaks a rule on this thread, or none.

@@ -482,7 +482,7 @@ impl Bench {
                 content_type: "application/x-ndjson".into(),
                 metadata: Vec::new(),
                 records: 1,
-                conflict_key: None,
+                aside: None,
             };
             let times = (256 << 20) / size;
             let mut ratios = Vec::new();

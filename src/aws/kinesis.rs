@@ -83,6 +83,9 @@ impl Kinesis {
                 summary.stream_status(),
                 StreamStatus::Active | StreamStatus::Updating
             ),
+            // Present for on-demand streams only.
+            spreads: summary.record_distribution_strategy()
+                == Some(&types::RecordDistributionStrategy::Auto),
         })
     }
 

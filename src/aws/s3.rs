@@ -232,6 +232,23 @@ pub fn is_gone(error: &CallError) -> bool {
     error.detail == Detail::UploadGone
 }
 
+/// Does the store refuse the key itself, as too long or otherwise not to its liking? As far as codes
+/// tell: other stores than Amazon's have limits and words of their own.
+pub fn refuses_key(error: &CallError) -> bool {
+    const CODES: [&str; 9] = [
+        "KeyTooLongError",
+        "KeyTooLong",
+        "InvalidArgument",
+        "InvalidKey",
+        "InvalidObjectName",
+        "InvalidURI",
+        "XMinioInvalidObjectName",
+        "XMinioParentIsObject",
+        "XMinioObjectExistsAsDirectory",
+    ];
+    error.fault == Fault::Invalid && CODES.contains(&error.code.as_str())
+}
+
 /// 412: the key exists.
 fn taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<()> {
     let by_code = error.as_service_error().and_then(ProvideErrorMetadata::code);

@@ -16,6 +16,7 @@ use crate::cli::replay::watch as replay;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::raw::{Layers, Source};
+use crate::delivery::route::is_foreign;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::row::Lease;
@@ -88,6 +89,7 @@ async fn verify(
     let kinesis = Kinesis::new(clients.kinesis);
     let stream = kinesis.describe(&config.stream.name).await.map_err(fail)?;
     let recipe = config.delivery.recipe(&stream.name).map_err(|e| Failure::new(2, e))?;
+    let keeping = Arc::new(recipe.keeping().map_err(|e| Failure::new(2, e))?);
     let (recipe, bucket) = (Arc::new(recipe), config.delivery.settings.bucket.clone());
     let (objects, store) = (Objects::new(clients.s3.clone()), ObjectStore::new(clients.s3));
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table);
@@ -101,6 +103,14 @@ async fn verify(
     let found = found.map_err(|e| Failure::new(1, format!("bucket `{bucket}`: {e}")))?;
     let after = rows(&table).await?;
     let mut outcome = tiled(&found, &before, &after, options.expired_ok);
+    let foreign = found.pieces.values().flatten().filter(|piece| is_foreign(&piece.key));
+    let foreign: u64 = foreign.filter_map(|piece| piece.records).sum();
+    if foreign > 0 {
+        outcome.notes.push(format!(
+            "{foreign} user records of aggregates were put aside because other shards take their hash \
+             keys (delivery.foreign_records): look for them where their producer sent them again"
+        ));
+    }
     if options.deep {
         let pieces = found.pieces.values().flatten();
         let read = contents::check(&objects, &bucket, pieces).await.map_err(fail)?;
@@ -112,8 +122,13 @@ async fn verify(
             );
         } else {
             let probe = RecordLookup { kinesis, arn: stream.arn, clock: Clock::system() };
-            let means =
-                CompareDeps { probe: &probe, objects: &objects, store: &store, recipe: &recipe };
+            let means = CompareDeps {
+                probe: &probe,
+                objects: &objects,
+                store: &store,
+                recipe: &recipe,
+                keeping: &keeping,
+            };
             compared(&mut outcome, &means, &found, &before, plan.as_ref()).await?;
         }
     }

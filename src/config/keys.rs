@@ -157,9 +157,14 @@ pub const KEYS: &[Key] = &[
         help: "Take KPL aggregates apart; false delivers them as they came.",
     },
     Key {
+        name: "delivery.foreign_records",
+        default: "dead-letter",
+        help: "What becomes of a user record of a KPL aggregate whose hash key belongs to another shard, where a reshard may be the cause: `dead-letter`, `keep` it like any other, or `drop` its payload and put aside only that it was there.",
+    },
+    Key {
         name: "delivery.batch_bytes",
         default: "64MiB",
-        help: "Cut a batch at this much raw payload.",
+        help: "Cut a batch at this much raw payload, or at four times as much before compression.",
     },
     Key {
         name: "delivery.batch_records",

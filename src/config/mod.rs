@@ -15,7 +15,7 @@ use crate::delivery::batch::BatchLimits;
 use crate::delivery::field::Path;
 use crate::delivery::object_key::Template;
 use crate::delivery::recipe::Recipe;
-use crate::delivery::settings::{Codec, Format, Settings};
+use crate::delivery::settings::{Codec, ForeignRecords, Format, Settings};
 use crate::stream::pacing;
 use crate::stream::position::InitialPosition;
 use crate::stream::wire::WireFormat;

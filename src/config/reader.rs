@@ -38,6 +38,7 @@ impl ConfigReader {
             bytes: self.bytes("delivery.batch_bytes", 1, 5 << 30) as u64,
             records: self.number("delivery.batch_records", 1, 100_000_000),
             age: self.duration("delivery.batch_age", 50, 86_400_000),
+            ..BatchLimits::NONE
         };
         let attempt_timeout = self.duration("aws.attempt_timeout", 100, 300_000);
         let operation_timeout = self.duration("aws.operation_timeout", 100, 600_000);
@@ -91,6 +92,14 @@ impl ConfigReader {
                     errors: self.template("delivery.error_prefix", true),
                     uploads: self.parse("delivery.upload_events", true),
                     deaggregate: self.parse("delivery.deaggregate", true),
+                    foreign_records: self.choice(
+                        "delivery.foreign_records",
+                        &[
+                            ("dead-letter", ForeignRecords::DeadLetter),
+                            ("keep", ForeignRecords::Keep),
+                            ("drop", ForeignRecords::Drop),
+                        ],
+                    ),
                     ..Settings::new(&self.bucket(), "")
                 },
                 limits,

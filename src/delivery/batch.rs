@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use crate::delivery::blocks::Blocks;
 use crate::delivery::body::Body;
-use crate::delivery::dead_letter::{self, gap_report};
+use crate::delivery::dead_letter::{self, CONFLICT, REFUSED, gap_report};
 use crate::delivery::encode::{EncodeError, Encoder};
 use crate::delivery::gap::Gap;
 use crate::delivery::intent::Intent;
 use crate::delivery::object::{
-    BESIDES, META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, META_STREAM,
-    Object, ObjectKind,
+    AsideKeys, BESIDES, META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD,
+    META_STREAM, Object, ObjectKind,
 };
 use crate::delivery::object_key::{archive_key, object_name};
 use crate::delivery::partition::{Partition, Partitions, frame};
 use crate::delivery::recipe::Recipe;
-use crate::delivery::route::{Route, route};
+use crate::delivery::route::{self, Route, route};
+use crate::delivery::settings::ForeignRecords;
 use crate::ids::ShardId;
 use crate::stream::position::{Checkpoint, Position};
 use crate::stream::{Record, Records};
@@ -29,7 +30,7 @@ use crate::upload::event::{self, Envelope};
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Raw payload, bytes.
+    /// Raw payload, bytes. What becomes of it before compression counts as well: see [`EXPANSION`].
     pub bytes: u64,
     /// Records.
     pub records: u64,
@@ -37,12 +38,24 @@ pub struct BatchLimits {
     pub partitions: usize,
     /// Age of its oldest record in this worker.
     pub age: Duration,
+    /// Bytes before compression after which [`OpenBatch::fill`] comes back, so that somebody can look at
+    /// the memory it takes.
+    pub step: u64,
 }
+
+/// So many bytes before compression count as one of payload. Lines repeat the key of a record, and
+/// thousands of records of an aggregate may share one: payload alone does not bound an object.
+pub const EXPANSION: u64 = 4;
 
 impl BatchLimits {
     /// A batch that is never full.
-    pub const NONE: Self =
-        Self { bytes: u64::MAX, records: u64::MAX, partitions: usize::MAX, age: Duration::MAX };
+    pub const NONE: Self = Self {
+        bytes: u64::MAX,
+        records: u64::MAX,
+        partitions: usize::MAX,
+        age: Duration::MAX,
+        step: u64::MAX,
+    };
 }
 
 /// Why a batch was cut.
@@ -91,6 +104,8 @@ pub struct OpenBatch {
     last: Option<Position>,
     records: u64,
     bytes: u64,
+    /// The same before compression, as it stands in objects.
+    laid_out: u64,
     partitions: Partitions,
     blocks: Blocks,
     dead: BTreeMap<&'static str, (Encoder, u64)>,
@@ -124,6 +139,7 @@ impl OpenBatch {
             last: None,
             records: 0,
             bytes: 0,
+            laid_out: 0,
             blocks: Blocks::default(),
             dead: BTreeMap::new(),
             uploads: Vec::new(),
@@ -152,7 +168,8 @@ impl OpenBatch {
         encoders + self.blocks.memory() + uploads
     }
 
-    /// Takes records from the front of `queue` until it is empty or the batch is full.
+    /// Takes records from the front of `queue` until it is empty, the batch is full, or a step is
+    /// done.
     ///
     /// # Errors
     /// [`EncodeError`]
@@ -162,6 +179,7 @@ impl OpenBatch {
         limits: &BatchLimits,
     ) -> Result<Option<FlushReason>, EncodeError> {
         let mut taken = 0_usize;
+        let step = self.laid_out.saturating_add(limits.step);
         let cause = loop {
             let Some(record) = queue.get(taken) else { break None };
             if self.is_full(limits) && !self.has_room(record) {
@@ -169,11 +187,14 @@ impl OpenBatch {
             }
             self.add(record)?;
             taken += 1;
-            if self.bytes >= limits.bytes {
+            if self.bytes.max(self.laid_out / EXPANSION) >= limits.bytes {
                 break Some(FlushReason::Size);
             }
             if self.records >= limits.records {
                 break Some(FlushReason::Count);
+            }
+            if self.laid_out >= step {
+                break None;
             }
         };
         if let Some(last) = taken.checked_sub(1).and_then(|last| queue.get(last)) {
@@ -207,28 +228,34 @@ impl OpenBatch {
     /// Takes a record; that it is the last is told by the caller.
     fn add(&mut self, record: Record<'_>) -> Result<(), EncodeError> {
         let settings = Arc::clone(&self.recipe.settings);
-        match route(record, &settings) {
+        let laid_out = match route(record, &settings) {
             Route::Upload(envelope) => {
                 let object = self.upload(*envelope, &record.position());
+                let size = object.memory();
                 self.uploads.push(object);
+                size
             }
             Route::Archive => {
                 let limit = frame(self.partitions.len());
                 let Partition { encoder, records, .. } = self.partitions.of(record);
                 encoder.limit(limit);
-                encoder.push(record, &settings.stream, &self.shard, None, &mut self.blocks)?;
                 *records += 1;
+                encoder.push(record, &settings.stream, &self.shard, None, &mut self.blocks)?
             }
             Route::Dead(reject) => {
                 let (encoder, count) = self
                     .dead
                     .entry(reject.kind)
                     .or_insert_with(|| (Encoder::dead_letters(&settings), 0));
-                let shard = &self.shard;
-                encoder.push(record, &settings.stream, shard, Some(&reject), &mut self.blocks)?;
                 *count += 1;
+                let dropped = reject.kind == route::FOREIGN
+                    && settings.foreign_records == ForeignRecords::Drop;
+                let record = if dropped { record.without_data() } else { record };
+                let shard = &self.shard;
+                encoder.push(record, &settings.stream, shard, Some(&reject), &mut self.blocks)?
             }
-        }
+        };
+        self.laid_out += laid_out as u64;
         self.records += 1;
         self.bytes += record.data.len() as u64;
         if self.first.is_none() {
@@ -291,7 +318,7 @@ impl OpenBatch {
                 .chain([(META_RECORDS.to_owned(), u64::to_string(&records))])
                 .collect(),
             records,
-            conflict_key: None,
+            aside: None,
             accepted_ms: None,
             last: false,
         };
@@ -313,7 +340,14 @@ impl OpenBatch {
                 records,
             ));
         }
+        let aside = |kind| {
+            let prefix =
+                self.recipe.errors.render(self.stamp_ms, &settings.stream, &self.shard, kind);
+            format!("{prefix}{name}.ndjson")
+        };
+        let aside = AsideKeys { conflict: aside(CONFLICT), refused: aside(REFUSED) };
         for mut upload in self.uploads {
+            upload.aside = Some(aside.clone());
             upload.metadata.extend(range.iter().cloned());
             objects.push(upload);
         }
@@ -340,12 +374,6 @@ impl OpenBatch {
 
     fn upload(&self, envelope: Envelope, position: &Position) -> Object {
         let settings = &self.recipe.settings;
-        let errors = self.recipe.errors.render(
-            self.stamp_ms,
-            &settings.stream,
-            &self.shard,
-            "upload-conflict",
-        );
         let meta = |name: &str, value: String| (name.to_owned(), value);
         Object {
             bucket: settings.bucket.clone(),
@@ -360,10 +388,7 @@ impl OpenBatch {
             ],
             body: Body::of(envelope.body),
             records: 1,
-            conflict_key: Some(format!(
-                "{errors}{}-{}-{position}.ndjson",
-                settings.stream, self.shard
-            )),
+            aside: None,
             accepted_ms: Some(envelope.received_at),
             last: false,
         }
@@ -372,8 +397,10 @@ impl OpenBatch {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::delivery::dead_letter::upload_conflict;
+    use crate::delivery::dead_letter::{Aside, letter, put_aside};
     use crate::delivery::gap::GapEnd;
     use crate::delivery::settings::{Format, Settings};
 
@@ -493,13 +520,20 @@ mod tests {
             ("uploads/a.txt", &b"hello"[..])
         );
         assert_eq!(upload.meta(event::META_POSITION), Some("shardId-000000000000/1"));
-        let conflict = upload_conflict(upload).unwrap();
-        assert_eq!(conflict.key, "errors/upload-conflict/events-shardId-000000000000-1.ndjson");
+        let aside = |why| letter(upload, why).unwrap();
+        let asides =
+            [Aside::Conflict, Aside::Refused("KeyTooLong"), Aside::Unknown("AccessDenied")];
+        let objects = put_aside(asides.map(aside).into());
+        let told: Vec<_> = objects.iter().map(|o| (o.key.as_str(), o.records)).collect();
+        let name = "events-shardId-000000000000-1-3.ndjson";
+        let conflict = format!("errors/upload-conflict/{name}");
+        assert_eq!(told, [(conflict.as_str(), 2), (&format!("errors/upload-refused/{name}"), 1)]);
+        assert_eq!(objects[0].body.concat().iter().filter(|b| **b == b'\n').count(), 2);
         assert!(
             sealed
                 .objects
                 .iter()
-                .all(|o| o.kind == ObjectKind::Upload || upload_conflict(o).is_none())
+                .all(|o| { o.kind == ObjectKind::Upload || letter(o, Aside::Conflict).is_none() })
         );
     }
 
@@ -516,5 +550,77 @@ mod tests {
         assert!(keys[2].starts_with("errors/gap/") && keys[2].ends_with("-7-8.gap.json"));
         assert_eq!(sealed.dead, [("invalid-json", 1)]);
         assert!(sealed.intent.gap);
+    }
+
+    /// Payload, key length and count of user records that share a key: what anybody may put.
+    fn hostile() -> impl Strategy<Value = (Vec<(String, String)>, Format, ForeignRecords)> {
+        let payload = prop_oneof![
+            Just(String::new()),
+            Just("{\"catchment\":\"upload\",\"v\":".to_owned()),
+            "[a-z]{0,40}",
+        ];
+        let group = (payload, 0..260_usize, 1..300_usize)
+            .prop_map(|(data, key, count)| vec![("k".repeat(key), data); count]);
+        let format = prop_oneof![
+            Just(Format::Envelope),
+            Just(Format::Ndjson),
+            Just(Format::JsonArray),
+            Just(Format::Raw)
+        ];
+        let foreign = prop_oneof![Just(ForeignRecords::DeadLetter), Just(ForeignRecords::Drop)];
+        (prop::collection::vec(group, 1..4).prop_map(|groups| groups.concat()), format, foreign)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever lines records become: a batch is cut, and a step ends, one line late at most.
+        #[test]
+        fn what_is_laid_out_is_bounded((users, format, foreign) in hostile(), limit in 1..5_000_u64) {
+            const LINE: usize = 2_048;
+            let settings = Settings { format, foreign_records: foreign, ..Settings::sample() };
+            let all = users.iter().enumerate().map(|(n, (key, data))| {
+                let mut record = Record::new("7", Some(0), Some(key), data.as_bytes()).unwrap();
+                (record.sub, record.foreign) = (n as u64, n % 5 == 0);
+                record
+            });
+            let mut queue = Records::copy(&all.collect::<Vec<_>>()).unwrap();
+            let limits = BatchLimits { bytes: limit, step: 4_096, ..BatchLimits::NONE };
+            let most = (limit * EXPANSION) as usize + LINE;
+            let (mut batch, mut records) = (open(settings.clone()), 0);
+            while !queue.is_empty() {
+                let before = batch.memory();
+                let cause = batch.fill(&mut queue, &limits).unwrap();
+                // Buffers grow by doubling.
+                prop_assert!(batch.memory() <= before + 2 * (4_096 + LINE) + most);
+                if cause.is_some() || queue.is_empty() {
+                    let sealed = seal(std::mem::replace(&mut batch, open(settings.clone())));
+                    let size: usize = sealed.objects.iter().map(|o| o.body.len()).sum();
+                    prop_assert!(size <= most, "{size} of {most}");
+                    records += sealed.intent.records;
+                }
+            }
+            prop_assert_eq!(records, users.len() as u64);
+        }
+    }
+
+    #[test]
+    fn foreign_records_go_where_the_settings_say() {
+        let of = |foreign_records, foreign| {
+            let mut record = Record::new("7", Some(0), Some("k"), b"data").unwrap();
+            record.foreign = foreign;
+            let mut open = open(Settings { foreign_records, ..Settings::sample() });
+            open.push(record).unwrap();
+            let sealed = seal(open);
+            let [object] = sealed.objects.as_slice() else { panic!("{:?}", sealed.objects) };
+            (object.kind, String::from_utf8(object.body.concat().to_vec()).unwrap())
+        };
+        let archived = (ObjectKind::Archive, "data\n".to_owned());
+        assert_eq!(of(ForeignRecords::DeadLetter, false), archived);
+        assert_eq!(of(ForeignRecords::Keep, true), archived);
+        let (kind, line) = of(ForeignRecords::DeadLetter, true);
+        assert!(kind == ObjectKind::DeadLetter && line.contains("\"data\":\"ZGF0YQ==\""), "{line}");
+        let (kind, line) = of(ForeignRecords::Drop, true);
+        assert!(kind == ObjectKind::DeadLetter && line.contains("\"data\":\"\""), "{line}");
     }
 }

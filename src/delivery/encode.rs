@@ -18,6 +18,10 @@ use crate::delivery::settings::{Codec, Format, Settings};
 use crate::ids::ShardId;
 use crate::stream::Record;
 
+/// Deepest nesting of an element of a JSON array: with the array itself it is what readers take that
+/// are careful (DuckDB 128, jq 256).
+const DEEPEST: usize = 127;
+
 /// Compression failed: out of memory or a broken build, never the data's fault.
 #[derive(Debug, thiserror::Error)]
 #[error("compressing failed: {0}")]
@@ -89,16 +93,29 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Reject`] when it has to become a dead letter.
-    pub fn accepts(format: Format, record: Record<'_>) -> Result<(), Reject> {
-        if format == Format::JsonArray
-            && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(record.data)
-        {
-            return Err(Reject { kind: "invalid-json", reason: error.to_string() });
+    pub fn accepts(settings: &Settings, record: Record<'_>) -> Result<(), Reject> {
+        let reject = |reason| Err(Reject { kind: "invalid-json", reason });
+        if settings.format != Format::JsonArray {
+            return Ok(());
+        }
+        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(record.data) {
+            return reject(error.to_string());
+        }
+        if settings.is_earlier() {
+            return Ok(());
+        }
+        // One of these makes the whole array unreadable.
+        if let Err(error) = std::str::from_utf8(record.data) {
+            return reject(error.to_string());
+        }
+        if depth(record.data) > DEEPEST {
+            return reject(format!("it is nested deeper than {DEEPEST} levels"));
         }
         Ok(())
     }
 
-    /// Appends a record. `blocks`: those of the batch, always the same.
+    /// Appends a record; how many bytes it became, before compression. `blocks`: those of the batch,
+    /// always the same.
     ///
     /// # Errors
     /// [`EncodeError`]
@@ -109,10 +126,12 @@ impl Encoder {
         shard: &ShardId,
         reject: Option<&Reject>,
         blocks: &mut Blocks,
-    ) -> Result<(), EncodeError> {
+    ) -> Result<usize, EncodeError> {
+        let length;
         if self.is_small() {
             let mut line = blocks.scratch();
             self.lay_out(record, stream, shard, reject, &mut line)?;
+            length = line.len();
             blocks.append(&mut self.small, &line);
             blocks.give_back(line);
         } else {
@@ -120,13 +139,18 @@ impl Encoder {
                 if self.format == Format::Envelope { record.data.len() / 3 + 512 } else { 2 };
             self.reserve(record.data.len() + base64);
             let mut open = std::mem::take(&mut self.open);
+            let before = open.len();
             let laid_out = self.lay_out(record, stream, shard, reject, &mut open);
+            length = open.len() - before;
             self.open = open;
             laid_out?;
         }
         self.records += 1;
         let full = self.open.len().max(self.small.len()) >= self.limit;
-        if full { self.close_frame(blocks) } else { Ok(()) }
+        if full {
+            self.close_frame(blocks)?;
+        }
+        Ok(length)
     }
 
     /// Does what comes next go into blocks?
@@ -270,6 +294,28 @@ impl Encoder {
     }
 }
 
+/// Levels of nesting of a JSON text.
+fn depth(json: &[u8]) -> usize {
+    if memchr::memchr2_iter(b'[', b'{', json).nth(DEEPEST).is_none() {
+        return 0;
+    }
+    let (mut depth, mut deepest, mut text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b'[' | b'{' if !text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 impl Drop for Encoder {
     fn drop(&mut self) {
         buffers::give(std::mem::take(&mut self.open));
@@ -283,6 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::delivery::settings::ForeignRecords;
 
     fn record(data: &[u8]) -> Record<'_> {
         Record::new("12", Some(5), None, data).unwrap()
@@ -338,9 +385,10 @@ mod tests {
 
     #[test]
     fn json_arrays_refuse_what_is_not_json() {
-        assert!(Encoder::accepts(Format::JsonArray, record(b"[1")).is_err());
-        assert!(Encoder::accepts(Format::JsonArray, record(b" {} ")).is_ok());
-        assert!(Encoder::accepts(Format::Ndjson, record(b"[1")).is_ok());
+        let array = Settings { format: Format::JsonArray, ..Settings::sample() };
+        assert!(Encoder::accepts(&array, record(b"[1")).is_err());
+        assert!(Encoder::accepts(&array, record(b" {} ")).is_ok());
+        assert!(Encoder::accepts(&Settings::sample(), record(b"[1")).is_ok());
     }
 
     #[test]
@@ -444,5 +492,30 @@ mod tests {
                 prop_assert_eq!(encode(Format::Raw, codec, &all), all.concat());
             }
         }
+    }
+
+    #[test]
+    fn an_array_takes_what_its_readers_can_read() {
+        let new = Settings { format: Format::JsonArray, ..Settings::sample() };
+        let deep = |n: usize| [b"[".repeat(n), b"]".repeat(n)].concat();
+        let text = [b"\"", b"[".repeat(500).as_slice(), b"\\\"", &b"[".repeat(500), b"\""].concat();
+        let wide = format!("[{}0]", "{},".repeat(500)).into_bytes();
+        for (data, fits) in [
+            (b"{\"a\":\"\xc3\xa9\"}".to_vec(), true),
+            (b"{\"a\":\"\xff\"}".to_vec(), false),
+            (deep(127), true),
+            (deep(128), false),
+            (text, true),
+            (wide, true),
+        ] {
+            let record = Record::new("1", None, None, &data).unwrap();
+            assert_eq!(Encoder::accepts(&new, record).is_ok(), fits, "{data:?}");
+            // As announced by builds that did not look.
+            let earlier = Settings { foreign_records: ForeignRecords::LeftOut, ..new.clone() };
+            assert!(Encoder::accepts(&earlier, record).is_ok());
+        }
+        let broken = Record::new("1", None, None, b"{").unwrap();
+        assert!(Encoder::accepts(&new, broken).is_err());
+        assert!(Encoder::accepts(&Settings::sample(), broken).is_ok());
     }
 }

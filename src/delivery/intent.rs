@@ -209,7 +209,7 @@ mod tests {
     fn later_versions_are_refused_with_the_remedy() {
         let raw = IntentList::encode(&[intent("1", "5")]);
         let text = String::from_utf8(raw).unwrap();
-        for (from, to) in [("\"catchment\":1", "\"catchment\":9"), ("\"v\":1", "\"v\":9")] {
+        for (from, to) in [("\"catchment\":1", "\"catchment\":9"), ("\"v\":4", "\"v\":9")] {
             let later = text.replace(from, to);
             assert_ne!(later, text);
             let error = IntentList::decode(later.as_bytes()).unwrap_err();

@@ -39,6 +39,15 @@ pub(super) fn is_range(name: &str) -> bool {
     [META_STREAM, META_SHARD, META_FIRST, META_LAST, META_AFTER, META_BATCH].contains(&name)
 }
 
+/// Keys of the dead letters of the files of a batch.
+#[derive(Clone, Debug)]
+pub struct AsideKeys {
+    /// Another file has taken the key.
+    pub conflict: String,
+    /// The store refuses it.
+    pub refused: String,
+}
+
 /// One object to put, create-only.
 #[derive(Clone, Debug)]
 pub struct Object {
@@ -56,8 +65,8 @@ pub struct Object {
     pub metadata: Vec<(String, String)>,
     /// Records in it.
     pub records: u64,
-    /// Where it goes, as a dead letter, if another file has taken its key. Uploads only.
-    pub conflict_key: Option<String>,
+    /// Where it goes, as a dead letter, if it cannot be under its key. Uploads only.
+    pub aside: Option<AsideKeys>,
     /// When the front door took it, in milliseconds since the epoch. Uploads only.
     pub accepted_ms: Option<i64>,
     /// To be put when all other objects of the batch are durable: it takes overflow, and its

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::delivery::field::Path;
 use crate::delivery::object_key::{BadTemplate, Template};
-use crate::delivery::settings::Settings;
+use crate::delivery::settings::{ForeignRecords, Settings};
 
 /// Settings with their templates parsed: what encoding needs at hand.
 #[derive(Debug)]
@@ -38,5 +38,18 @@ impl Recipe {
             errors: Template::parse(&settings.errors, true)?,
             settings,
         })
+    }
+
+    /// The same for a shard where no reshard can be the cause of a foreign record.
+    ///
+    /// # Errors
+    /// None that [`Self::new`] would not have met.
+    pub fn keeping(&self) -> Result<Self, BadTemplate> {
+        let mut settings = Settings::clone(&self.settings);
+        // Builds that leave them out judge every shard.
+        if settings.foreign_records != ForeignRecords::LeftOut {
+            settings.foreign_records = ForeignRecords::Keep;
+        }
+        Self::new(Arc::new(settings))
     }
 }

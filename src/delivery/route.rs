@@ -2,9 +2,9 @@
 
 use crate::delivery::dead_letter::Reject;
 use crate::delivery::encode::Encoder;
-use crate::delivery::settings::Settings;
+use crate::delivery::settings::{ForeignRecords, Settings};
 use crate::stream::Record;
-use crate::upload::event::Envelope;
+use crate::upload::event::{Envelope, EnvelopeError, KeyError, MAX_KEY_BYTES};
 
 /// The destination of one record.
 #[derive(Debug)]
@@ -17,15 +17,37 @@ pub enum Route {
     Dead(Reject),
 }
 
+/// Kind of dead letter: a foreign record.
+pub const FOREIGN: &str = "foreign-record";
+
+/// Is this the key of foreign records?
+pub fn is_foreign(key: &str) -> bool {
+    key.contains("foreign-record/")
+}
+
 /// First match wins. Depends on the record and the settings alone.
 pub fn route(record: Record<'_>, settings: &Settings) -> Route {
+    if record.foreign
+        && matches!(settings.foreign_records, ForeignRecords::DeadLetter | ForeignRecords::Drop)
+    {
+        let reason = "its hash key belongs to another shard: its producer knew the stream from \
+                      before a reshard, and has probably sent it again";
+        return Route::Dead(Reject { kind: FOREIGN, reason: reason.into() });
+    }
     if settings.uploads && Envelope::recognise(record.data) {
         return match Envelope::parse(record.data) {
-            Ok(envelope) => Route::Upload(Box::new(envelope)),
+            Ok(envelope) => {
+                if settings.uploads_prefix.len() + envelope.file_key.as_str().len() > MAX_KEY_BYTES
+                {
+                    let error = EnvelopeError::BadFileKey(KeyError::TooLong);
+                    return Route::Dead(Reject { kind: error.kind(), reason: error.to_string() });
+                }
+                Route::Upload(Box::new(envelope))
+            }
             Err(error) => Route::Dead(Reject { kind: error.kind(), reason: error.to_string() }),
         };
     }
-    match Encoder::accepts(settings.format, record) {
+    match Encoder::accepts(settings, record) {
         Ok(()) => Route::Archive,
         Err(reject) => Route::Dead(reject),
     }

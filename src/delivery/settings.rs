@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the encoders below. Raise it when the same settings would give other objects; keep
 /// the old code until no intent can name it.
-pub const ENCODER_VERSION: u32 = 3;
+pub const ENCODER_VERSION: u32 = 4;
 
 /// How records are laid out inside an archive object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,28 @@ pub enum Codec {
     Gzip,
     /// RFC 8878; several frames per object.
     Zstd,
+}
+
+/// What becomes of a foreign record: a user record of a KPL aggregate whose hash key another shard
+/// takes, where a reshard may be the cause. Its producer has probably sent it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForeignRecords {
+    /// Left out, as by builds before 0.2, which knew nothing else: of batches that they announced.
+    #[default]
+    LeftOut,
+    /// Delivered like any other. Also where no reshard can be the cause, whatever is configured.
+    Keep,
+    /// Put aside.
+    DeadLetter,
+    /// Put aside without its payload.
+    Drop,
+}
+
+impl ForeignRecords {
+    fn is_left_out(&self) -> bool {
+        matches!(self, Self::LeftOut)
+    }
 }
 
 impl Format {
@@ -159,6 +181,9 @@ pub struct Settings {
     /// is cut instead.
     #[serde(rename = "sp", default, skip_serializing_if = "is_zero")]
     pub spill: u32,
+    /// What becomes of foreign records.
+    #[serde(rename = "fr", default, skip_serializing_if = "ForeignRecords::is_left_out")]
+    pub foreign_records: ForeignRecords,
 }
 
 fn yes() -> bool {
@@ -192,10 +217,12 @@ impl Settings {
             uploads_prefix: String::new(),
             time_field: String::new(),
             spill: 0,
+            foreign_records: ForeignRecords::DeadLetter,
         }
+        .versioned()
     }
 
-    /// With the version they need: 3 where fields of a record or the number of partitions decide, 2
+    /// With the version they need: 4 unless recorded by a build before 0.2; of those 3 where fields of a record or the number of partitions decide, 2
     /// where uploads have a prefix. Earlier builds, which do not know that, leave such intents alone.
     #[must_use]
     pub fn versioned(mut self) -> Self {
@@ -205,7 +232,16 @@ impl Settings {
             (false, false) => 2,
             (false, true) => 1,
         };
+        if !self.is_earlier() {
+            self.encoder = 4;
+        }
         self
+    }
+
+    /// Recorded by a build before 0.2, and to be read by its rules: foreign records are left out, keys
+    /// in aggregates may have any length, and arrays take text that is not UTF-8.
+    pub fn is_earlier(&self) -> bool {
+        self.foreign_records == ForeignRecords::LeftOut
     }
 
     /// Plausible settings for tests.

@@ -205,6 +205,7 @@ mod tests {
             created_ms: 1_772_003_600_481,
             retention_ms: 86_400_000,
             readable: true,
+            spreads: false,
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::progress::{Pending, Progress};
 use crate::delivery::intent::{BadIntent, IntentList};
+use crate::delivery::settings::{ForeignRecords, Settings};
 use crate::ids::{SequenceNumber, ShardId, WorkerId};
 use crate::lease::rewind_request::Request;
 use crate::stream::deaggregate::HashRange;
@@ -250,6 +251,23 @@ impl Lease {
         HashRange::parse(first, last)
     }
 
+    /// The range whose strangers may have come by a producer's map from before a reshard: of a shard
+    /// without parents there is no such map.
+    pub fn hash_keys_to_judge(&self) -> Option<HashRange> {
+        self.hash_keys().filter(|range| !self.parents.is_empty() && !range.is_everything())
+    }
+
+    /// The range by which a batch was read that was announced with these settings.
+    pub fn hash_keys_of(&self, settings: &Settings) -> Option<HashRange> {
+        match settings.foreign_records {
+            ForeignRecords::LeftOut => {
+                Some(self.hash_keys().unwrap_or(HashRange::EVERYTHING).earlier())
+            }
+            ForeignRecords::Keep => None,
+            ForeignRecords::DeadLetter | ForeignRecords::Drop => self.hash_keys(),
+        }
+    }
+
     /// The worker that may still deliver: the old one during a handoff.
     pub fn effective_owner(&self) -> Option<&WorkerId> {
         self.checkpoint_owner.as_ref().or(self.owner.as_ref())
@@ -389,5 +407,37 @@ mod tests {
         let lease = Lease::parse(&item).unwrap().unwrap();
         assert!(matches!(lease.progress.pending, Pending::Foreign { .. }));
         assert!(lease.progress.pending.intents().is_empty());
+    }
+
+    #[test]
+    fn only_where_a_reshard_may_be_the_cause_hash_keys_are_judged() {
+        let range = |first: &str, last: &str| (Attr::S(first.into()), Attr::S(last.into()));
+        let whole = u128::MAX.to_string();
+        let lease = |(first, last): (Attr, Attr), parents: &[&str]| {
+            let mut item = fresh();
+            item.insert(attr::HASH_START.into(), first);
+            item.insert(attr::HASH_END.into(), last);
+            item.remove(attr::PARENTS);
+            if !parents.is_empty() {
+                let parents = parents.iter().map(|p| (*p).to_owned()).collect();
+                item.insert(attr::PARENTS.into(), Attr::Ss(parents));
+            }
+            Lease::parse(&item).unwrap().unwrap()
+        };
+        let half = || range("0", "7");
+        assert_eq!(lease(half(), &[]).hash_keys_to_judge(), None);
+        assert_eq!(lease(range("0", &whole), &["a", "b"]).hash_keys_to_judge(), None);
+        let judged = lease(half(), &["a"]);
+        assert_eq!(judged.hash_keys_to_judge(), HashRange::parse("0", "7"));
+        // What is announced is read by what was recorded, whatever the row says of parents by then.
+        let of = |lease: &Lease, foreign_records| {
+            lease.hash_keys_of(&Settings { foreign_records, ..Settings::sample() })
+        };
+        let orphan = lease(half(), &[]);
+        assert_eq!(of(&orphan, ForeignRecords::DeadLetter), HashRange::parse("0", "7"));
+        assert_eq!(of(&orphan, ForeignRecords::Drop), HashRange::parse("0", "7"));
+        assert_eq!(of(&judged, ForeignRecords::Keep), None);
+        let earlier = HashRange::parse("0", "7").map(HashRange::earlier);
+        assert_eq!(of(&orphan, ForeignRecords::LeftOut), earlier);
     }
 }

@@ -81,7 +81,7 @@ metrics! {
     AGGREGATES_TOTAL: Counter = "catchment_aggregates_total", [],
         "KPL aggregates taken apart.";
     FOREIGN_RECORDS_TOTAL: Counter = "catchment_foreign_records_total", [],
-        "User records inside KPL aggregates whose hash key belongs to another shard; that shard delivers them.";
+        "User records inside KPL aggregates whose hash key belongs to another shard than the one they are in, of shards with a parent; delivery.foreign_records says what becomes of them.";
     GET_RECORDS_TOTAL: Counter = "catchment_get_records_total", ["result"],
         "GetRecords calls by result: records, empty, or the kind of failure (throttled is ReadProvisionedThroughputExceeded).";
     SLOW_PATH_REPLIES_TOTAL: Counter = "catchment_slow_path_replies_total", [],
@@ -232,6 +232,8 @@ pub const KNOWN: &[(usize, &[&str])] = &[
         DEAD_LETTERS_TOTAL.0,
         &[
             "invalid-json",
+            "foreign-record",
+            "upload-refused",
             "upload-malformed",
             "upload-version",
             "upload-key",

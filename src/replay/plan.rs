@@ -420,6 +420,7 @@ mod tests {
             created_ms: 50,
             retention_ms: 100,
             readable: true,
+            spreads: false,
         };
         let of = |from| plan(From::Timestamp(from), Until::Timestamp(i64::MAX));
         assert_eq!(of(90).outside_ms(&stream, 200), Some(10));

@@ -66,6 +66,9 @@ pub struct StreamInfo {
     pub retention_ms: i64,
     /// The stream can be read (ACTIVE or UPDATING).
     pub readable: bool,
+    /// RecordDistributionStrategy is AUTO: Kinesis spreads records over the shards as it likes,
+    /// whatever their keys. May change at any time.
+    pub spreads: bool,
 }
 
 /// What DescribeStreamSummary says to a person, in the service's words.

@@ -27,6 +27,10 @@ impl Span {
 /// Most records of a reply (Amazon Kinesis API reference, GetRecords, Limit).
 pub(super) const MOST: usize = 10_000;
 
+/// Marks an index inside an aggregate as that of a foreign record. No aggregate has half as many
+/// records: each takes bytes of a buffer that is smaller than that.
+pub(super) const FOREIGN: u32 = 1 << 31;
+
 /// Where one record stands.
 #[derive(Clone, Debug)]
 pub(super) struct RecordEntry {
@@ -34,7 +38,7 @@ pub(super) struct RecordEntry {
     pub(super) data: Span,
     /// Checked: a number in digits.
     pub(super) sequence: Span,
-    /// Index inside an aggregate.
+    /// Index inside an aggregate; with [`FOREIGN`].
     pub(super) sub: u32,
     /// Checked: UTF-8.
     pub(super) key: Option<Span>,
@@ -88,6 +92,8 @@ pub struct Record<'a> {
     pub arrival_ms: Option<i64>,
     /// Index of the user record inside its aggregate; 0 for a plain record.
     pub sub: u64,
+    /// A user record whose hash key is outside of the range of its shard.
+    pub foreign: bool,
     /// Checked: digits.
     sequence: &'a [u8],
     /// Checked: UTF-8.
@@ -109,7 +115,7 @@ impl<'a> Record<'a> {
             return Err(BadSequenceNumber(sequence.to_owned()));
         }
         let (sequence, key) = (sequence.as_bytes(), key.map(str::as_bytes));
-        Ok(Self { data, arrival_ms, sub: 0, sequence, key })
+        Ok(Self { data, arrival_ms, sub: 0, foreign: false, sequence, key })
     }
 
     /// The sequence number of the Kinesis record, in digits as received.
@@ -122,6 +128,12 @@ impl<'a> Record<'a> {
     pub fn partition_key(&self) -> Option<&'a str> {
         // As above.
         self.key.map(|key| std::str::from_utf8(key).unwrap_or_default())
+    }
+
+    /// The same without its payload.
+    #[must_use]
+    pub fn without_data(self) -> Self {
+        Self { data: b"", ..self }
     }
 
     /// Sequence and sub-sequence, to be kept.
@@ -202,10 +214,12 @@ impl Records {
         };
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
+            let sub = u32::try_from(record.sub).ok().filter(|sub| sub & FOREIGN == 0);
+            let sub = sub.ok_or(TooLarge)?;
             entries.push(RecordEntry {
                 data: put(record.data)?,
                 sequence: put(record.sequence)?,
-                sub: u32::try_from(record.sub).map_err(|_| TooLarge)?,
+                sub: sub | if record.foreign { FOREIGN } else { 0 },
                 key: record.key.map(&mut put).transpose()?,
                 arrival_ms: record.arrival_ms,
             });
@@ -222,7 +236,8 @@ impl Records {
         Record {
             data: &self.body[entry.data.range()],
             arrival_ms: entry.arrival_ms,
-            sub: u64::from(entry.sub),
+            sub: u64::from(entry.sub & !FOREIGN),
+            foreign: entry.sub & FOREIGN != 0,
             sequence: &self.body[entry.sequence.range()],
             key: entry.key.map(|key| &self.body[key.range()]),
         }

@@ -3,7 +3,7 @@
 use futures::StreamExt;
 
 use crate::aws::objects::Objects;
-use crate::delivery::decode::{decompress, form, payloads};
+use crate::delivery::decode::{count, form};
 use crate::delivery::settings::Format;
 use crate::fault::CallError;
 use crate::verify::tiling::{CoverageProblem, Piece, PieceKind};
@@ -38,12 +38,8 @@ fn judge(piece: &Piece, body: &[u8]) -> Option<CoverageProblem> {
     let Some((format, codec)) = form(&piece.key) else {
         return bad("its name tells no format".into());
     };
-    let raw = match decompress(codec, body) {
-        Ok(raw) => raw,
-        Err(error) => return bad(error.to_string()),
-    };
-    let found = match payloads(format, &raw) {
-        Ok(Some(found)) => found.len() as u64,
+    let found = match count(format, codec, body) {
+        Ok(Some(found)) => found,
         Ok(None) => return None,
         Err(reason) => return bad(reason),
     };

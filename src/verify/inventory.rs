@@ -6,6 +6,7 @@ use futures::StreamExt;
 
 use crate::aws::objects::Objects;
 use crate::aws::s3::ObjectStore;
+use crate::delivery::dead_letter::is_aside;
 use crate::delivery::object::{
     META_AFTER, META_BATCH, META_FIRST, META_LAST, META_RECORDS, META_SHARD, META_STREAM,
 };
@@ -141,7 +142,7 @@ fn sort(found: &mut Survey, places: &Places, key: String, metadata: &HashMap<Str
         found.gaps.push(key);
         return;
     }
-    let conflict = kind == PieceKind::DeadLetter && key.contains("upload-conflict/");
+    let conflict = kind == PieceKind::DeadLetter && is_aside(&key);
     let named = parse_object_name(&key);
     let range = match (kind, named, told) {
         (PieceKind::Upload, _, told) => told,

@@ -19,6 +19,7 @@ use crate::task::Tasks;
 use crate::worker::leases::change_signal::ChangeSignal;
 use crate::worker::leases::held;
 use crate::worker::reader;
+use crate::worker::spreading::Spreading;
 use crate::worker::status::StatusStore;
 
 /// See the module.
@@ -47,6 +48,10 @@ pub struct WorkerContext {
     pub uploads: Arc<Semaphore>,
     /// How new batches are encoded.
     pub recipe: Arc<Recipe>,
+    /// The same where no reshard can be the cause of a foreign record.
+    pub keeping: Arc<Recipe>,
+    /// How the stream spreads its records.
+    pub spreading: Spreading,
     /// What to deliver again; `None` in a live worker.
     pub replay: Option<Arc<Plan>>,
     /// Our id.
@@ -60,6 +65,11 @@ pub struct WorkerContext {
 }
 
 impl WorkerContext {
+    /// How a new batch is encoded, of a shard whose records are `judged` by its hash keys.
+    pub fn recipe_of(&self, judged: bool) -> &Arc<Recipe> {
+        if judged && !self.spreading.is_automatic() { &self.recipe } else { &self.keeping }
+    }
+
     /// What a shard reader needs.
     pub fn reader(&self) -> reader::context::ReaderDeps {
         reader::context::ReaderDeps {

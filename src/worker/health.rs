@@ -67,6 +67,13 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
     if free_for.is_some_and(|ms| ms >= FREE_MS) {
         found.push((HealthState::Warn, format!("{} lease(s) have no owner", fleet.free)));
     }
+    if seen.foreign_ms.is_some_and(|at| now_ms.saturating_sub(at) < RECENT_MS) {
+        let count = seen.foreign_records;
+        found.push((
+            HealthState::Warn,
+            format!("{count} record(s) of other shards put aside, see delivery.foreign_records"),
+        ));
+    }
     let errors: u64 = seen
         .recent_errors
         .iter()
@@ -115,6 +122,9 @@ mod tests {
             (HealthState::Warn, "starting", |b| b.ready = false),
             (HealthState::Warn, "no owner", |b| {
                 (b.fleet.free, b.fleet.free_since_ms, b.fleet.seen_ms) = (2, Some(0), Some(20_000));
+            }),
+            (HealthState::Warn, "3 record(s) of other shards", |b| {
+                (b.foreign_records, b.foreign_ms) = (3, Some(900_000));
             }),
             (HealthState::Warn, "6 min behind", |b| shard(b, |s| s.behind_ms = Some(400_000))),
             (HealthState::Bad, "half the stream's retention", |b| {

@@ -1,12 +1,14 @@
 //! One worker: starts in order, runs until told to stop, stops in reverse.
 
 pub mod context;
+pub mod describing;
 pub mod fleet;
 pub mod health;
 pub mod leases;
 pub mod node;
 pub mod reader;
 pub mod shard;
+pub mod spreading;
 pub mod start;
 pub mod status;
 pub mod supervisor;

@@ -132,6 +132,10 @@ pub struct Snapshot {
     pub bytes: u64,
     /// Objects created by this worker.
     pub objects: u64,
+    /// User records of aggregates put aside because another shard takes their hash key.
+    pub foreign_records: u64,
+    /// When the last of them was met, ms since the epoch.
+    pub foreign_ms: Option<i64>,
     /// Leases whose checkpoint overrules the configured `stream.start`.
     pub start_ignored: usize,
     /// The last failure worth telling.

@@ -15,6 +15,7 @@ use crate::metrics::table as metric;
 use crate::shutdown::Shutdown;
 use crate::task::{Handle, TaskDied};
 use crate::worker::context::WorkerContext;
+use crate::worker::describing;
 use crate::worker::leases::change_publisher;
 use crate::worker::leases::hand_back;
 use crate::worker::leases::heartbeat::{Registry, heartbeat};
@@ -69,6 +70,7 @@ pub async fn run(shared: Arc<WorkerContext>, shutdown: Shutdown) -> Exit {
     let registry = Registry::default();
     let beating = shared.tasks.spawn("heartbeat", heartbeat(Arc::clone(&shared), registry.clone()));
     let telling = shared.tasks.spawn("news", change_publisher::run(Arc::clone(&shared)));
+    let describing = shared.tasks.spawn("describing", describing::run(Arc::clone(&shared)));
     // A fleet that starts together does not look together, but all look once before any looks twice.
     let begin = shared.clock.now() + shared.jitter.up_to(shared.config.lease.scan / 2);
     let supervisor = Supervisor {
@@ -82,11 +84,11 @@ pub async fn run(shared: Arc<WorkerContext>, shutdown: Shutdown) -> Exit {
         next_sync: begin,
         shared,
     };
-    supervisor.run(shutdown, [beating, telling]).await
+    supervisor.run(shutdown, [beating, telling, describing]).await
 }
 
 impl Supervisor {
-    async fn run(mut self, shutdown: Shutdown, helpers: [Handle<()>; 2]) -> Exit {
+    async fn run(mut self, shutdown: Shutdown, helpers: [Handle<()>; 3]) -> Exit {
         let stopped = loop {
             let clock = self.shared.clock.clone();
             let due = self.next_look.min(self.next_sync);

@@ -28,7 +28,9 @@ use tokio::runtime::Runtime;
 
 use crate::lifecycle::{free_port, get, taken};
 use crate::proxy::{Fault, Proxy, Rule};
-use crate::support::{BIN, OUTAGE, Running, catchment, eventually, lines, objects, services};
+use crate::support::{
+    BIN, OUTAGE, Running, catchment, eventually, lines, lines_below, objects, services,
+};
 
 const TABLE: &str = "catchment";
 const SHARD: &str = "shardId-000000000000";

@@ -104,13 +104,15 @@ fn a_key_is_written_once_and_everything_else_is_put_aside() {
             text.replace("uploads/a.txt", "elsewhere/a.txt").into_bytes(),
             text.replace("\"v\":1", "\"v\":9").into_bytes(),
             text.replace("Zmlyc3Q=", "Zmlyc3R=").into_bytes(),
+            // What the door would write, and the store does not take.
+            envelope(&format!("uploads/{}", "z".repeat(300)), "too long"),
             b"an ordinary record".to_vec(),
         ],
     );
     eventually("all are delivered", || {
         let dead: usize =
             stored("errors/").iter().map(|(_, raw)| raw.split(|b| *b == b'\n').count() - 1).sum();
-        (dead == 5 && !stored("local/dt=").is_empty()).then_some(())
+        (dead == 6 && !stored("local/dt=").is_empty()).then_some(())
     });
     running.signal("TERM");
     assert!(running.wait(Duration::from_secs(40)).success());
@@ -124,4 +126,47 @@ fn a_key_is_written_once_and_everything_else_is_put_aside() {
     assert_eq!(line["data"], "c2Vjb25k");
     assert!(stored("errors/upload-key/").len() <= 2 && !stored("errors/upload-key/").is_empty());
     assert_eq!(stored("errors/upload-version/").len(), 1);
+    let refused = stored("errors/upload-refused/");
+    assert_eq!(refused.len(), 1);
+    let line: Value = serde_json::from_slice(&refused[0].1).unwrap();
+    assert_eq!((&line["kind"], &line["data"]), (&"upload-refused".into(), &"dG9vIGxvbmc=".into()));
+}
+
+/// The first is large, so it takes longer.
+#[test]
+fn of_two_files_with_one_key_the_first_gets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = services(dir.path(), 1);
+    let file = dir.path().join("events");
+    let key = |n: usize| format!("uploads/{n}.txt");
+    let events: Vec<_> = (0..6)
+        .flat_map(|n| {
+            let first = format!("first{}", "x".repeat(400_000));
+            [envelope(&key(n), &first), envelope(&key(n), "second")]
+        })
+        .collect();
+    std::fs::write(&file, events.join(&b'\n')).unwrap();
+    let sent = catchment(
+        &["send", "--stream", "local", "--input", file.to_str().unwrap()],
+        &services.environment,
+    );
+    assert!(sent.status.success(), "{}", stderr(&sent));
+    let mut running = worker(&services, &[("delivery.batch_records", "3")]);
+    let found = |part: &str| {
+        let all = objects(dir.path(), "archive");
+        all.into_iter().filter(|(key, _)| key.contains(part)).collect::<Vec<_>>()
+    };
+    eventually("all are delivered", || {
+        let conflicts = found("errors/upload-conflict/");
+        let lines = conflicts.iter().map(|(_, raw)| raw.split(|b| *b == b'\n').count() - 1);
+        (lines.sum::<usize>() == 6).then_some(())
+    });
+    running.signal("TERM");
+    assert!(running.wait(Duration::from_secs(40)).success());
+    let files: Vec<_> =
+        found("uploads/").into_iter().filter(|(k, _)| k.starts_with("uploads/")).collect();
+    assert_eq!(files.len(), 6);
+    assert!(files.iter().all(|(_, body)| body.starts_with(b"first")));
+    // One object for the conflicts of a batch.
+    assert!(found("errors/upload-conflict/").len() <= 4);
 }

@@ -217,7 +217,9 @@ impl Fleet {
         let worker = node.split(['w', '.']).nth(1).and_then(|n| n.parse().ok());
         let stays = worker == Some(0) || self.survivor == worker;
         let draw = Fnv::of(node.as_bytes()) ^ self.seed;
-        cfg!(feature = "mutants") && self.load.fields && !stays && draw.is_multiple_of(3)
+        // It leaves out what is foreign in an aggregate, and nobody else delivers that.
+        let knows = self.load.fields && self.load.aggregates == 0;
+        cfg!(feature = "mutants") && knows && !stays && draw.is_multiple_of(3)
     }
 
     /// How long the fleet is down on purpose.

@@ -23,7 +23,7 @@ pub struct Load {
 /// One Kinesis record, and what a consumer must find in it.
 pub struct Produced {
     pub data: Bytes,
-    /// The user records with the hash keys they belong to; one without hash key for a plain record.
+    /// The user records with the hash keys they belong to, if they belong anywhere.
     pub users: Vec<(Option<u128>, Bytes)>,
     /// The file it becomes: key and content.
     pub file: Option<(String, Bytes)>,
@@ -65,7 +65,9 @@ impl Load {
         let mut users = Vec::new();
         for sub in 0..rng.u64(1..6) {
             let own = if rng.u32(0..6) == 0 { rng.u128(..) } else { rng.u128(range.0..=range.1) };
-            users.push((Some(own), Bytes::from(self.text(rng, number, sub))));
+            // Of a producer that gives no key, nobody knows where they belong.
+            let own = (own % 8 > 0).then_some(own);
+            users.push((own, Bytes::from(self.text(rng, number, sub))));
         }
         Produced { data: encode_aggregate(&users), users, file: None, hash }
     }
@@ -116,12 +118,16 @@ fn encode_aggregate(users: &[(Option<u128>, Bytes)]) -> Bytes {
     }
     let mut body = Vec::new();
     field(&mut body, 1, b"key");
+    field(&mut body, 1, b"");
     for (hash, _) in users {
         field(&mut body, 2, hash.unwrap_or_default().to_string().as_bytes());
     }
-    for (index, (_, data)) in users.iter().enumerate() {
-        // Partition key 0, explicit hash key `index`, data.
-        let mut record = vec![1 << 3, 0, 2 << 3, index as u8];
+    for (index, (hash, data)) in users.iter().enumerate() {
+        // Partition key 0, explicit hash key `index`, data; or the empty key alone.
+        let mut record = match hash {
+            Some(_) => vec![1 << 3, 0, 2 << 3, index as u8],
+            None => vec![1 << 3, 1],
+        };
         field(&mut record, 3, data);
         field(&mut body, 3, &record);
     }

@@ -200,7 +200,7 @@ impl Book {
             return if stored { self.gap(moment, key, body, stream) } else { Ok(()) };
         }
         if key.starts_with("uploads/") {
-            return self.file(moment, key, body, stored);
+            return self.file(moment, key, body, stored, stream);
         }
         if key.starts_with("errors/upload-conflict/") {
             return if stored { self.conflict(moment, key, body) } else { Ok(()) };
@@ -305,6 +305,7 @@ impl Book {
         key: &str,
         body: &Bytes,
         stored: bool,
+        stream: &Stream,
     ) -> Result<(), String> {
         let carriers = self.uploads.get(key).map(Vec::as_slice).unwrap_or_default();
         let mut own = carriers.iter().filter(|(_, content)| content == body).peekable();
@@ -314,6 +315,28 @@ impl Book {
         if !own.any(|(id, _)| self.is_announced(id)) {
             return Err(format!("[3] {key} was put before it was announced"));
         }
+        // Of one shard the first gets the key, unless it could not be read any more, or was there
+        // before reading began.
+        let first = |(shard, at): &Id| {
+            let pin = self.pins.get(shard).copied().unwrap_or(i64::MIN);
+            let held = stream.shards.iter().find(|held| held.id == *shard);
+            let counts = |earlier: u128| {
+                held.is_some_and(|held| {
+                    let of = |(nth, record): (usize, &Record)| {
+                        let wanted = nth >= held.trimmed && record.arrival_ms >= pin;
+                        wanted
+                            && record.users.iter().any(|u| place(record.sequence, u.0) == earlier)
+                    };
+                    !held.gone && held.records.iter().enumerate().any(of)
+                })
+            };
+            !carriers.iter().any(|((other, earlier), content)| {
+                other == shard && earlier < at && content != body && counts(*earlier)
+            })
+        };
+        if stored && !carriers.iter().any(|(id, content)| content == body && first(id)) {
+            return Err(format!("[9] {key} goes to a file that was not the first"));
+        }
         self.tell(moment, format!("put {key} {}", if stored { "created" } else { "exists" }));
         self.count(if stored { "upload stored" } else { "upload found its key taken" });
         if stored {
@@ -322,12 +345,17 @@ impl Book {
         Ok(())
     }
 
-    /// The dead letter of an upload whose key belongs to another file.
+    /// The dead letters of uploads whose keys belong to other files.
     fn conflict(&mut self, moment: &Moment, key: &str, body: &Bytes) -> Result<(), String> {
         self.tell(moment, format!("put {key}"));
+        let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        lines.into_iter().try_for_each(|line| self.put_aside(key, line))
+    }
+
+    fn put_aside(&mut self, key: &str, line: &[u8]) -> Result<(), String> {
         self.count("upload conflict");
         let line: serde_json::Value =
-            serde_json::from_slice(body).map_err(|e| format!("{key}: {e}"))?;
+            serde_json::from_slice(line).map_err(|e| format!("{key}: {e}"))?;
         let content = STANDARD.decode(line["data"].as_str().unwrap_or_default());
         let content = content.map_err(|e| format!("{key}: {e}"))?;
         let named = line["position"].as_str().and_then(|p| p.split_once('/'));

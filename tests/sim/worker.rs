@@ -5,6 +5,7 @@ use std::sync::Arc;
 use catchment::aws::clients::Clients;
 use catchment::config::raw::{Layers, Source};
 use catchment::config::{Config, OnGap};
+use catchment::delivery::settings::ForeignRecords;
 use catchment::worker::supervisor::{self, Exit};
 use catchment::worker::{self, StartError};
 
@@ -59,6 +60,14 @@ pub fn config(fleet: &Fleet, node: &str) -> Config {
     set("telemetry.listen", "off".into());
     set("shutdown.deadline", format!("{}s", rng.u32(3..25)));
     let mut config = Config::from_layers(layers).unwrap();
+    if fleet.is_older(node) {
+        config.delivery.settings.foreign_records = ForeignRecords::LeftOut;
+    } else {
+        // Not recorded anywhere but in the intents, and another one in each life.
+        let mut rng = fastrand::Rng::with_seed(rng.clone().u64(..) ^ 0x464f);
+        config.delivery.settings.foreign_records =
+            if rng.bool() { ForeignRecords::Keep } else { ForeignRecords::DeadLetter };
+    }
     if fleet.world.min_part.is_some() && rng.bool() {
         // Below what can be configured: megabytes would be slow here.
         config.delivery.multipart_bytes = rng.usize(100..400);

@@ -1,6 +1,7 @@
 //! The open batch of a shard: takes records, is cut, waits to be announced.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::budget::Permit;
 use crate::config::OnGap;
@@ -8,31 +9,51 @@ use crate::delivery::batch::{BatchLimits, FlushReason, OpenBatch, SealedBatch};
 use crate::delivery::encode::EncodeError;
 use crate::delivery::gap::Gap;
 use crate::delivery::object::Object;
+use crate::delivery::route;
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::Records;
 use crate::stream::position::Position;
 use crate::worker::shard::stop::Stop;
 use crate::worker::shard::uploader::upload;
-use crate::worker::shard::{CutBatch, Pipeline};
+use crate::worker::shard::{CutBatch, Pipeline, Rest};
+
+/// Bytes before compression between two looks at the budget.
+const STEP: u64 = 16 << 20;
+/// Log lines about records come no more often than this, of one shard.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 impl Pipeline {
+    /// May another batch begin?
+    pub(super) fn has_room(&self) -> bool {
+        self.ledger.undelivered() <= self.shared.config.delivery.inflight_batches
+    }
+
     /// Encodes a page into the open batch, cutting where it is full.
-    pub(super) async fn take(&mut self, mut records: Records, permit: Permit) -> Result<(), Stop> {
-        let limits: BatchLimits = self.shared.config.delivery.limits;
+    pub(super) async fn take(&mut self, records: Records, permit: Permit) -> Result<(), Stop> {
         let now = self.shared.clock.now();
         self.lease.carried(records.payload() as u64);
         if let Some(last) = records.last() {
             self.oldest.push_back((last.position(), now));
             self.undelivered();
         }
+        self.rest = Some(Rest { records, permit });
+        self.take_rest().await
+    }
+
+    /// The same for what is left of a page, until all of it is in a batch or there is no room for
+    /// another one.
+    pub(super) async fn take_rest(&mut self) -> Result<(), Stop> {
+        let Some(Rest { mut records, permit }) = self.rest.take() else { return Ok(()) };
+        let limits = BatchLimits { step: STEP, ..self.shared.config.delivery.limits };
+        let now = self.shared.clock.now();
         while let Some(first) = records.first() {
             let (mut open, mut held, at) = match self.open.take() {
                 Some(open) => open,
                 None => {
                     let gap = self.start_gap(&first.position())?;
                     let stamp = self.shared.clock.wall();
-                    let recipe = Arc::clone(&self.shared.recipe);
+                    let recipe = Arc::clone(self.shared.recipe_of(self.judged));
                     let open = OpenBatch::new(recipe, self.lease.shard.clone(), stamp, gap)
                         .following(&self.ledger.reached());
                     (open, self.shared.budget.force_acquire(0), now)
@@ -47,8 +68,14 @@ impl Pipeline {
             held.resize(open.memory());
             self.shared.budget.opened(&self.lease.shard, at, &self.cut);
             self.open = Some((open, held, at));
-            if let Some(cause) = cause {
+            // More than fits has come of this page, and it is not through.
+            let crowded = !records.is_empty() && self.shared.budget.is_over();
+            if let Some(cause) = cause.or_else(|| crowded.then_some(FlushReason::Pressure)) {
                 self.cut(cause).await?;
+                if !records.is_empty() && !self.has_room() {
+                    self.rest = Some(Rest { records, permit });
+                    return Ok(());
+                }
             }
         }
         drop(permit);
@@ -76,6 +103,24 @@ impl Pipeline {
         }
     }
 
+    /// Tells of foreign records, not more often than somebody can read it.
+    fn foreign(&mut self, count: u64) {
+        self.shared.spreading.doubt();
+        let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
+        self.shared.status.update(|b| {
+            b.foreign_records += count;
+            b.foreign_ms = Some(wall);
+        });
+        let (waiting, told) = &mut self.foreign;
+        *waiting += count;
+        if told.is_none_or(|told| now - told >= TELL_EVERY) {
+            tracing::warn!(shard = %self.lease.shard, count = *waiting,
+                "user records of aggregates belong to other shards by their hash keys; put aside, \
+                 see delivery.foreign_records");
+            self.foreign = (0, Some(now));
+        }
+    }
+
     /// Closes the open batch and queues its intent.
     pub(super) async fn cut(&mut self, cause: FlushReason) -> Result<(), Stop> {
         let Some((open, mut permit, _)) = self.open.take() else {
@@ -90,13 +135,17 @@ impl Pipeline {
         self.shared.metrics.add(metric::BATCHES_TOTAL, &[cause.as_str()], 1);
         for (kind, count) in dead {
             self.shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count);
+            if kind == route::FOREIGN {
+                self.foreign(count);
+            }
         }
         for (reason, count) in misplaced {
             self.shared.metrics.add(metric::RECORDS_FALLBACK_PARTITION_TOTAL, &[reason], count);
         }
         if mutant::is(Mutant::PutBeforeIntent) {
             let twice = self.shared.budget.force_acquire(0);
-            Box::pin(upload(&self.shared, &self.lease, objects.clone(), twice)).await?;
+            let turns = self.files.enter(&objects);
+            Box::pin(upload(&self.shared, &self.lease, objects.clone(), turns, twice)).await?;
         }
         self.batches.insert(intent.last.clone(), CutBatch { objects, permit });
         self.ledger.cut(intent);

@@ -100,7 +100,7 @@ impl Pipeline {
         let report =
             gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
         let permit = self.shared.budget.force_acquire(report.memory());
-        upload(&self.shared, &self.lease, vec![report], permit).await?;
+        upload(&self.shared, &self.lease, vec![report], Vec::new(), permit).await?;
         self.suspect = false;
         Ok(())
     }

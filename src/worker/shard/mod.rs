@@ -26,6 +26,7 @@ mod end;
 pub mod recovery;
 mod report;
 pub mod stop;
+pub mod turns;
 pub mod uploader;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -47,6 +48,8 @@ use crate::fault::{CallError, Fault};
 use crate::lease::expiry::HANDOFF;
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
+use crate::stream::Records;
+use crate::stream::deaggregate::HashRange;
 use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
 use crate::stream::reading::{ReadRange, StartCheck};
 use crate::task::Handle;
@@ -123,6 +126,13 @@ struct CutBatch {
     permit: Permit,
 }
 
+/// What is not in a batch yet of a page.
+struct Rest {
+    records: Records,
+    /// Memory of the page.
+    permit: Permit,
+}
+
 type Write = Pin<Box<dyn Future<Output = Result<Change, Lost>> + Send>>;
 type PendingUpload = Pin<Box<dyn Future<Output = Result<Position, Stop>> + Send>>;
 
@@ -133,10 +143,17 @@ struct Pipeline {
     /// Batches that wait to be announced, by the end of their range; then their upload has them.
     batches: BTreeMap<Position, CutBatch>,
     uploads: FuturesUnordered<PendingUpload>,
+    files: turns::Queue,
     write: Option<Write>,
     open: Option<(OpenBatch, Permit, Duration)>,
     cut: Arc<Notify>,
     pages: mpsc::Receiver<Fetched>,
+    /// Waits for room: a page may become more than its own size, and more batches than one.
+    rest: Option<Rest>,
+    /// The records of aggregates are judged by the hash keys of the shard.
+    judged: bool,
+    /// Foreign records since they were last told of, and when that was.
+    foreign: (u64, Option<Duration>),
     reader: Option<Handle<()>>,
     /// A checkpoint whose record was not found where reading began.
     start_gone: bool,
@@ -167,10 +184,14 @@ impl Pipeline {
             ledger: Ledger::new(row.progress, shared.config.delivery.inflight_batches),
             batches: BTreeMap::new(),
             uploads: FuturesUnordered::new(),
+            files: turns::Queue::default(),
             write: None,
             open: None,
             cut: Arc::new(Notify::new()),
             pages,
+            rest: None,
+            judged: false,
+            foreign: (0, None),
             reader: None,
             start_gone: false,
             suspect: false,
@@ -196,6 +217,14 @@ impl Pipeline {
                 self.ledger = Ledger::new(none, self.shared.config.delivery.inflight_batches);
                 break;
             }
+            let configured = &self.shared.recipe.settings.bucket;
+            if intent.settings.bucket != *configured {
+                // Instructions of a table to write elsewhere are not obeyed.
+                return Err(Stop::OtherBucket {
+                    announced: intent.settings.bucket.clone(),
+                    configured: configured.clone(),
+                });
+            }
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
             let Some(start) = row.start(&after, self.shared.config.stream.start) else {
@@ -212,7 +241,8 @@ impl Pipeline {
             if let Some(gap) = gap {
                 self.gap(&gap)?;
             }
-            upload(&self.shared, &self.lease, objects, permit).await?;
+            let turns = self.files.enter(&objects);
+            upload(&self.shared, &self.lease, objects, turns, permit).await?;
             self.ledger.durable(&intent.last);
             if let Some(change) = self.ledger.next() {
                 self.lease.progress(&change.from, &change.to).await?;
@@ -242,13 +272,18 @@ impl Pipeline {
         {
             (self.suspect, self.start_gone) = (true, true);
         }
+        let hash_range = match mutant::is(Mutant::ForeignLeftOut) {
+            true => row.hash_keys().map(HashRange::earlier),
+            false => row.hash_keys_to_judge(),
+        };
+        self.judged = hash_range.is_some();
         let range = ReadRange {
             start,
             after: checkpoint.position().cloned(),
             until: None,
             bound: self.shared.replay.as_ref().and_then(|replay| replay.bound(&row.shard)),
             deaggregate: self.shared.recipe.settings.deaggregate,
-            hash_range: row.hash_keys(),
+            hash_range,
         };
         // The reader works one page ahead.
         let (send, pages) = mpsc::channel(1);
@@ -285,8 +320,9 @@ impl Pipeline {
         let clock = self.shared.clock.clone();
         let due = self.open.as_ref().map(|(_, _, at)| *at + self.shared.config.delivery.limits.age);
         // Backpressure: one batch open, a bounded number cut. Reading goes on when one is durable.
-        let room = self.ledger.undelivered() <= self.shared.config.delivery.inflight_batches;
-        let reading = room && !self.draining && !self.ending;
+        let room = self.has_room();
+        let rest = room && self.rest.is_some();
+        let reading = room && self.rest.is_none() && !self.draining && !self.ending;
         let (lost, cut) = (self.lease.lost.clone(), Arc::clone(&self.cut));
         let (wanted, rewind) =
             (self.lease.handoff_requested.clone(), self.lease.rewind_requested.clone());
@@ -308,6 +344,7 @@ impl Pipeline {
             () = rewind.cancelled(), if !self.draining => self.drain().await?,
             () = cut.notified(), if self.open.is_some() => self.cut(FlushReason::Pressure).await?,
             () = sleep_until(&clock, due), if due.is_some() => self.cut(FlushReason::Time).await?,
+            () = std::future::ready(()), if rest => self.take_rest().await?,
             fetched = self.pages.recv(), if reading => match fetched {
                 Some(fetched) => self.fetched(fetched).await?,
                 None => return Err(Stop::ReaderStopped),
@@ -320,6 +357,7 @@ impl Pipeline {
     async fn drain(&mut self) -> Result<(), Stop> {
         self.draining = true;
         self.reader = None;
+        self.rest = None;
         self.state("draining");
         self.cut(FlushReason::Drain).await
     }
@@ -378,8 +416,9 @@ impl Pipeline {
     fn upload(&self, CutBatch { objects, permit }: CutBatch, last: Position) -> PendingUpload {
         let (shared, lease) = (Arc::clone(&self.shared), Arc::clone(&self.lease));
         let tasks = self.shared.tasks.clone();
+        let turns = self.files.enter(&objects);
         Box::pin(async move {
-            let work = async move { upload(&shared, &lease, objects, permit).await };
+            let work = async move { upload(&shared, &lease, objects, turns, permit).await };
             tasks.spawn("upload", work).await??;
             Ok(last)
         })

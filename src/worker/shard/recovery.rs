@@ -111,8 +111,8 @@ pub async fn recover(
         after: after.position().cloned(),
         until: Some(intent.last.clone()),
         bound: None,
-        deaggregate: intent.settings.deaggregate,
-        hash_range: lease.hash_keys(),
+        deaggregate: recipe.settings.deaggregate,
+        hash_range: lease.hash_keys_of(&recipe.settings),
     };
     let reading =
         shared.tasks.spawn("recovery", poll::read(shared.reader(), shard.clone(), range, send));

@@ -39,6 +39,12 @@ pub(super) enum Stop {
     Vanished(CallError),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    #[error(
+        "an announced batch names bucket `{announced}`, and delivery.bucket is `{configured}`: run \
+         a worker with delivery.bucket={announced} until it is delivered; if nobody configured that \
+         bucket, somebody else writes to the lease table"
+    )]
+    OtherBucket { announced: String, configured: String },
     #[error(transparent)]
     Encode(#[from] EncodeError),
     #[error(transparent)]
@@ -57,9 +63,7 @@ impl From<UploadError> for Stop {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::Lost => Self::Lost,
-            error @ (UploadError::Deadline { .. } | UploadError::Gone { .. }) => {
-                Self::Upload(Box::new(error))
-            }
+            error => Self::Upload(Box::new(error)),
         }
     }
 }

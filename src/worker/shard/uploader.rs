@@ -8,18 +8,19 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use crate::aws::s3::{Put, is_gone};
+use crate::aws::s3::{Put, is_gone, refuses_key};
 use crate::budget::Permit;
 use crate::delivery::body::Body;
-use crate::delivery::dead_letter::upload_conflict;
+use crate::delivery::dead_letter::{Aside, CONFLICT, Letter, REFUSED, letter, put_aside};
 use crate::delivery::object::{Object, ObjectKind};
 use crate::delivery::parts::{Parts, Step};
-use crate::fault::CallError;
+use crate::fault::{CallError, Fault};
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::upload::event;
 use crate::worker::context::WorkerContext;
 use crate::worker::leases::held::HeldLease;
+use crate::worker::shard::turns::{Turn, Turns};
 
 /// Why a batch is not durable.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,14 @@ pub enum UploadError {
         /// How long we tried since a part of it, if any, was stored.
         waited: Duration,
         /// The last failure.
+        last: Box<CallError>,
+    },
+    /// The store takes nothing under this key.
+    #[error("object `{key}` is refused: {last}")]
+    Refused {
+        /// The key.
+        key: String,
+        /// What the store said.
         last: Box<CallError>,
     },
     /// The store has lost parts that are in memory no more. They are in the stream: whoever takes
@@ -56,6 +65,10 @@ pub enum UploadError {
 const PER_BATCH: usize = 16;
 /// Time to tell the store that an upload in parts is given up.
 const ABORT: Duration = Duration::from_secs(5);
+/// Longest time a file is believed to have been on its way, ms.
+const DAY_MS: i64 = 86_400_000;
+/// How long a store that refuses to show what stands under a key is asked again.
+const LOOK: Duration = Duration::from_secs(30);
 /// What a stored object still takes in the list of its batch.
 const SLOT: usize = size_of::<Object>();
 
@@ -78,7 +91,8 @@ impl HeldBytes {
     }
 }
 
-/// Puts every object. Returns only when all are durable. `permit` shrinks as they are.
+/// Puts every object. Returns only when all are durable. `permit` shrinks as they are. `turns`: of the
+/// files, in the order of the objects.
 ///
 /// # Errors
 /// [`UploadError`]; some of the objects may be in place then.
@@ -86,57 +100,92 @@ pub async fn upload(
     shared: &WorkerContext,
     lease: &Arc<HeldLease>,
     objects: Vec<Object>,
+    turns: Turns,
     mut permit: Permit,
 ) -> Result<(), UploadError> {
     permit.resize(objects.iter().map(Object::memory).sum());
     let held = HeldBytes(Mutex::new(permit));
     let mut running = FuturesUnordered::new();
+    let mut letters = Vec::new();
     let early = !mutant::is(Mutant::OverflowFirst);
     let (last, first): (Vec<_>, Vec<_>) = objects.into_iter().partition(|o| o.last == early);
+    let mut turns = turns.into_iter();
     // Overflow is put when all else is durable: see `delivery/remains.rs`.
-    for object in first {
+    for (nth, object) in first.into_iter().enumerate() {
         if running.len() == PER_BATCH
             && let Some(result) = running.next().await
         {
-            result?;
+            letters.extend(result?);
         }
-        running.push(put(shared, lease, &held, object));
+        let turn = if object.kind == ObjectKind::Upload { turns.next() } else { None };
+        let put = put(shared, lease, &held, object, turn);
+        running.push(async move { Ok(put.await?.map(|letter| (nth, letter))) });
     }
     while let Some(result) = running.next().await {
-        result?;
+        letters.extend(result?);
         if mutant::is(Mutant::FirstObjectIsEnough) {
             return Ok(());
         }
     }
-    for object in last {
-        put(shared, lease, &held, object).await?;
+    for object in last.into_iter().chain(aside(shared, lease, letters)) {
+        put(shared, lease, &held, object, None).await?;
     }
     Ok(())
 }
 
-/// Puts one object, or what becomes of it if its key is taken.
+/// The dead letters of files that cannot be under their keys, and a word about them.
+fn aside(
+    shared: &WorkerContext,
+    lease: &HeldLease,
+    mut letters: Vec<(usize, Letter)>,
+) -> Vec<Object> {
+    letters.sort_by_key(|(nth, _)| *nth);
+    for kind in [CONFLICT, REFUSED] {
+        let count = letters.iter().filter(|(_, letter)| letter.kind == kind).count();
+        if count > 0 {
+            tracing::warn!(shard = %lease.shard, kind, count, "files were put aside");
+            shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count as u64);
+        }
+    }
+    put_aside(letters.into_iter().map(|(_, letter)| letter).collect())
+}
+
+/// Puts one object; or says what becomes of it if it cannot be under its key.
 async fn put(
     shared: &WorkerContext,
     lease: &Arc<HeldLease>,
     held: &HeldBytes,
     object: Object,
-) -> Result<(), UploadError> {
+    turn: Option<Turn>,
+) -> Result<Option<Letter>, UploadError> {
+    if let Some(turn) = &turn {
+        // Of files with the same key the first gets it.
+        tokio::select! {
+            biased;
+            () = lease.lost.cancelled() => return Err(UploadError::Lost),
+            () = turn.comes() => {}
+        }
+    }
     let mut sending = Sending::new(shared, held, object);
     let result = sending.until_durable(lease).await;
-    let mut conflict = None;
-    if let Ok(Put::Existed) = result
-        && sending.object.kind == ObjectKind::Upload
-    {
-        conflict = taken(shared, lease, &sending.object).await?;
-    }
+    let object = &sending.object;
+    let letter = match &result {
+        Ok(Put::Existed) if object.kind == ObjectKind::Upload => {
+            taken(shared, lease, object).await?
+        }
+        Err(UploadError::Refused { last, .. }) => letter(object, Aside::Refused(&last.code)),
+        _ => None,
+    };
     // Before the old bytes go: never less than what is there.
-    held.take(conflict.as_ref().map_or(0, Object::memory));
+    held.take(letter.as_ref().map_or(0, Letter::memory));
     sending.finish(lease, &result).await;
-    result?;
-    match conflict {
-        Some(conflict) => Box::pin(put(shared, lease, held, conflict)).await,
-        None => Ok(()),
+    if letter.is_none() {
+        result?;
     }
+    if let Some(turn) = turn {
+        turn.over();
+    }
+    Ok(letter)
 }
 
 /// An object on its way.
@@ -189,6 +238,10 @@ impl<'a> Sending<'a> {
                     return Ok(put);
                 }
                 Err(_) if mutant::is(Mutant::PutErrorIsSuccess) => return Ok(Put::Created),
+                Err(AttemptFailure::Passing(error)) if self.is_refused(&error) => {
+                    let key = self.object.key.clone();
+                    return Err(UploadError::Refused { key, last: Box::new(error) });
+                }
                 Err(AttemptFailure::Passing(error)) => error,
                 Err(AttemptFailure::Gone(error)) => {
                     let key = self.object.key.clone();
@@ -214,6 +267,16 @@ impl<'a> Sending<'a> {
                 () = shared.clock.sleep(shared.jitter.spread(pause, 0.5)) => {}
             }
         }
+    }
+
+    /// Will this file never be under its key? If the store takes nothing at all, its dead letter will
+    /// not do better, and nothing is decided.
+    fn is_refused(&self, error: &CallError) -> bool {
+        let waited = self.shared.clock.now() - self.begun;
+        let lasting = waited > self.shared.config.delivery.upload_deadline;
+        self.object.kind == ObjectKind::Upload
+            && error.fault == Fault::Invalid
+            && (refuses_key(error) || lasting)
     }
 
     async fn attempt(&mut self) -> Result<Put, AttemptFailure> {
@@ -309,7 +372,8 @@ impl<'a> Sending<'a> {
                 shared.metrics.observe_bytes(metric::OBJECT_BYTES, self.size);
                 shared.metrics.observe(metric::PUT_SECONDS, took);
                 if let Some(accepted) = object.accepted_ms {
-                    let ms = shared.clock.wall().saturating_sub(accepted);
+                    // The time is the producer's: no more than a day of it is believed.
+                    let ms = shared.clock.wall().saturating_sub(accepted).clamp(0, DAY_MS);
                     let took = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
                     shared.metrics.observe(metric::UPLOAD_SECONDS, took);
                 }
@@ -318,7 +382,7 @@ impl<'a> Sending<'a> {
             }
             Put::Existed => {
                 shared.metrics.add(metric::OBJECTS_EXISTED_TOTAL, &[], 1);
-                tracing::info!(key = object.key, "object was there already; left alone");
+                tracing::debug!(key = object.key, "object was there already; left alone");
             }
         }
     }
@@ -333,31 +397,45 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 /// The key of an upload is taken. By this very event, when it is delivered again; by another event
-/// of the same file, which is a duplicate; or by another file, and then this one is put aside: the
-/// object returned is to be put.
+/// of the same file, which is a duplicate; or by another file, and then this one is put aside.
 async fn taken(
     shared: &WorkerContext,
     lease: &Arc<HeldLease>,
     object: &Object,
-) -> Result<Option<Object>, UploadError> {
+) -> Result<Option<Letter>, UploadError> {
+    let begun = shared.clock.now();
+    let deadline = shared.config.delivery.upload_deadline;
     let there = loop {
         fence(shared, lease).await?;
-        match shared.store.metadata(&object.bucket, &object.key).await {
+        let error = match shared.store.metadata(&object.bucket, &object.key).await {
             Ok(Some(there)) => break there,
             // Deleted since: the file was stored, and somebody is done with it.
             Ok(None) => return Ok(None),
-            Err(error) => tracing::warn!(key = object.key, %error, "reading metadata failed"),
+            Err(error) => error,
+        };
+        let class = error.fault.as_str();
+        shared.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
+        tracing::debug!(key = object.key, %error, "reading metadata failed");
+        let waited = shared.clock.now() - begun;
+        if !error.fault.is_transient() && waited >= deadline.min(LOOK) {
+            return Ok(letter(object, Aside::Unknown(&error.code)));
         }
-        shared.clock.sleep(shared.jitter.spread(Duration::from_secs(1), 0.5)).await;
+        if waited > deadline {
+            let key = object.key.clone();
+            return Err(UploadError::Deadline { key, waited, last: Box::new(error) });
+        }
+        let pause = shared.jitter.spread(Duration::from_secs(1), 0.5);
+        tokio::select! {
+            biased;
+            () = lease.lost.cancelled() => return Err(UploadError::Lost),
+            () = shared.clock.sleep(pause) => {}
+        }
     };
     let same = |name: &str| there.get(name).map(String::as_str) == object.meta(name);
     if same(event::META_POSITION) || same(event::META_SHA256) {
         return Ok(None);
     }
-    let Some(conflict) = upload_conflict(object) else { return Ok(None) };
-    tracing::warn!(key = object.key, "the key of an upload belongs to another file; put aside");
-    shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &["upload-conflict"], 1);
-    Ok(Some(conflict))
+    Ok(letter(object, Aside::Conflict))
 }
 
 /// Waits while the lease is too long without a heartbeat to start anything.

@@ -16,6 +16,7 @@ use crate::replay::plan::Plan;
 use crate::worker::context::WorkerContext;
 use crate::worker::leases::change_signal::ChangeSignal;
 use crate::worker::node::Node;
+use crate::worker::spreading::Spreading;
 use crate::worker::start::error::{StartError, retry_transient};
 use crate::worker::start::{fan_out_consumer, lease_table};
 use crate::worker::status::StatusStore;
@@ -96,10 +97,13 @@ pub async fn prepare_for(
         b.retention_ms = stream.retention_ms;
         b.started_ms = clock.wall();
     });
+    let recipe = config.delivery.recipe(&stream.name)?;
     Ok(Arc::new(WorkerContext {
         budget: Budget::new(config.budget),
         uploads: Arc::new(Semaphore::new(config.delivery.concurrent_puts)),
-        recipe: Arc::new(config.delivery.recipe(&stream.name)?),
+        keeping: Arc::new(recipe.keeping()?),
+        recipe: Arc::new(recipe),
+        spreading: Spreading::new(stream.spreads),
         status: Arc::new(board),
         config,
         clock,

@@ -1,5 +1,7 @@
 //! KPL aggregates: of encoders that are not ours, broken ones, ones cut by a restart or a reshard.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use catchment::stream::deaggregate::{HashRange, split};
 use catchment::stream::{Record, Records};
 
@@ -51,9 +53,9 @@ fn explicit_hash_keys_of_independent_encoders_decide_the_shard() {
     for name in GOLDEN {
         let (raw, users) = golden(name);
         let (first, second) = (split(&record(&raw), Some(low)), split(&record(&raw), Some(high)));
-        assert_eq!(first.records.len() + second.records.len(), users.len(), "{name}");
-        assert_eq!(first.foreign, second.records.len() as u64);
-        let is_low = |sub: u64| first.records.iter().any(|r| r.sub == sub);
+        assert_eq!((first.records.len(), second.records.len()), (users.len(), users.len()));
+        assert_eq!(first.foreign + second.foreign, users.len() as u64, "{name}");
+        let is_low = |sub: u64| first.records.iter().any(|r| r.sub == sub && !r.foreign);
         for (n, (_, hash, _)) in users.iter().enumerate() {
             if let Some(hash) = hash {
                 assert_eq!(is_low(n as u64), hash.parse::<u128>().unwrap() < middle, "{name} {n}");
@@ -133,10 +135,70 @@ fn a_restart_in_the_middle_of_an_aggregate_loses_and_repeats_nothing() {
     assert!(lines(scene.data()) == expected, "missing or twice; see {}", worker.text());
 }
 
+/// User records among the dead letters, and the rest of the lines.
+fn put_aside(scene: &Scene) -> (Vec<Vec<u8>>, usize) {
+    let folder = scene.data().join("archive/errors/foreign-record");
+    let mut data = Vec::new();
+    let mut empty = 0;
+    for body in files_below(&folder) {
+        let text = String::from_utf8(zstd::decode_all(body.as_slice()).unwrap()).unwrap();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["kind"], "foreign-record");
+            match STANDARD.decode(line["data"].as_str().unwrap()).unwrap() {
+                none if none.is_empty() => empty += 1,
+                some => data.push(some),
+            }
+        }
+    }
+    data.sort();
+    (data, empty)
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<Vec<u8>> {
+    let Ok(found) = std::fs::read_dir(folder) else { return Vec::new() };
+    let each = found.flatten().flat_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() { files_below(&path) } else { std::fs::read(path).into_iter().collect() }
+    });
+    each.collect()
+}
+
+/// Aggregators that know no shards, and a KPL that was given no partition keys: on a stream that was
+/// never resharded all of it is delivered.
+#[test]
+fn without_a_reshard_no_record_of_an_aggregate_is_foreign() {
+    let scene = Scene::new(4);
+    let mut expected = Vec::new();
+    for name in ["node-explicit", "explicit"] {
+        let (raw, users) = golden(name);
+        put(&scene, raw, 0);
+        expected.extend(users.into_iter().map(|(_, _, data)| data));
+    }
+    expected.sort();
+    let mut worker = scene.worker(&[]);
+    eventually("every record is delivered", || {
+        (lines(scene.data()).len() >= expected.len()).then_some(())
+    });
+    assert_eq!(worker.metric("catchment_foreign_records_total").unwrap_or(0.0), 0.0);
+    worker.stop();
+    assert!(lines(scene.data()) == expected, "missing or twice; see {}", worker.text());
+}
+
 /// After a split an aggregate made for the parent arrives at one child; the KPL sends it again for
 /// the records of the other.
 #[test]
-fn aggregates_split_by_a_reshard_are_filtered_record_by_record() {
+fn aggregates_split_by_a_reshard_are_judged_record_by_record() {
+    judged("dead-letter");
+}
+
+#[test]
+fn foreign_records_are_dropped_or_kept_if_asked() {
+    judged("drop");
+    judged("keep");
+}
+
+fn judged(policy: &str) {
     let scene = Scene::new(1);
     let middle = 1_u128 << 127;
     let call = scene.clients.kinesis.split_shard().stream_name("local").shard_to_split(SHARD);
@@ -153,16 +215,32 @@ fn aggregates_split_by_a_reshard_are_filtered_record_by_record() {
     let (mut broken, _) = golden("node-one");
     broken.pop();
     put(&scene, broken.clone(), 1);
-    let foreign = expected.len() as f64;
+    let mut foreign = expected.clone();
+    foreign.sort();
+    if policy == "keep" {
+        expected.extend(foreign.clone());
+    }
     // It holds line feeds, so it is several lines of an object.
     expected.extend(broken.split(|b| *b == b'\n').map(<[u8]>::to_vec));
     expected.sort();
-    let mut worker = scene.worker(&[]);
+    let mut worker = scene.worker(&[("delivery.foreign_records", policy)]);
     eventually("every record is delivered", || {
-        (lines(scene.data()).len() >= expected.len()).then_some(())
+        let (aside, empty) = put_aside(&scene);
+        let aside = if policy == "keep" { foreign.len() } else { aside.len() + empty };
+        (lines_below(scene.data(), "local/").len() >= expected.len() && aside >= foreign.len())
+            .then_some(())
     });
-    assert_eq!(worker.metric("catchment_foreign_records_total"), Some(foreign));
+    assert_eq!(worker.metric("catchment_foreign_records_total"), Some(foreign.len() as f64));
     assert_eq!(worker.metric("catchment_aggregates_total"), Some(4.0));
     worker.stop();
-    assert!(lines(scene.data()) == expected, "missing or twice; see {}", worker.text());
+    assert!(
+        lines_below(scene.data(), "local/") == expected,
+        "missing or twice; see {}",
+        worker.text()
+    );
+    match policy {
+        "dead-letter" => assert!(put_aside(&scene) == (foreign, 0), "see {}", worker.text()),
+        "drop" => assert!(put_aside(&scene) == (Vec::new(), foreign.len())),
+        _ => assert!(put_aside(&scene) == (Vec::new(), 0)),
+    }
 }

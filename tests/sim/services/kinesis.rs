@@ -233,8 +233,8 @@ impl Stream {
         self.produce(partition_key, Produced { data, users, file: None, hash }, now_ms)
     }
 
-    /// Puts a record of which is known what a consumer must find in it: user records whose hash
-    /// key lies in the shard it lands in, and no others.
+    /// Puts a record of which is known what a consumer must find in it: its user records, wherever
+    /// their hash keys belong.
     pub fn produce(
         &mut self,
         partition_key: Option<String>,
@@ -248,9 +248,7 @@ impl Stream {
             .position(|s| s.closed.is_none() && (s.range.0..=s.range.1).contains(&hash))
             .unwrap();
         let sequence = self.next_sequence(now_ms, index);
-        let range = self.shards[index].range;
-        let own = |hash: &Option<u128>| hash.is_none_or(|h| (range.0..=range.1).contains(&h));
-        let users = (0..).zip(users).filter(|(_, (hash, _))| own(hash));
+        let users = (0..).zip(users);
         self.shards[index].records.push(Record {
             sequence,
             arrival_ms: now_ms,
