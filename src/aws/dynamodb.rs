@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
@@ -17,6 +18,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 use crate::aws::fault::describe;
+use crate::aws::reply::{incomplete, required};
 use crate::clock::Clock;
 use crate::fault::{CallError, Detail, Fault};
 use crate::ids::ShardId;
@@ -33,6 +35,8 @@ pub struct LeaseTable {
     name: String,
     keys: Keys,
     metrics: Option<Arc<Metrics>>,
+    /// The store says what its answers cost.
+    prices: Arc<AtomicBool>,
 }
 
 /// The outcome of a conditional write.
@@ -78,7 +82,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl LeaseTable {
     /// Wraps a client. Rows are named as they stand in the table, see [`Self::with_keys`].
     pub fn new(client: aws_sdk_dynamodb::Client, name: impl Into<String>) -> Self {
-        Self { client, name: name.into(), keys: Keys::default(), metrics: None }
+        Self {
+            client,
+            name: name.into(),
+            keys: Keys::default(),
+            metrics: None,
+            prices: Arc::default(),
+        }
     }
 
     /// The same table, seen by a worker of one stream.
@@ -106,6 +116,9 @@ impl LeaseTable {
     }
 
     fn used(&self, kind: &str, capacity: Option<&ConsumedCapacity>) {
+        if capacity.is_some() {
+            self.prices.store(true, Ordering::Relaxed);
+        }
         if let (Some(metrics), Some(capacity)) = (&self.metrics, capacity) {
             let units = capacity.capacity_units().unwrap_or(0.0);
             metrics.add_float(metric::DYNAMODB_CONSUMED_UNITS_TOTAL, &[kind], units);
@@ -247,7 +260,8 @@ impl LeaseTable {
                 .await
                 .map_err(|e| describe("Scan", &e))?;
             self.used("read", reply.consumed_capacity());
-            items.extend(reply.items.unwrap_or_default().into_iter().filter_map(|i| self.ours(i)));
+            let page = required("Scan", "Items", reply.items)?;
+            items.extend(page.into_iter().filter_map(|i| self.ours(i)));
             from = reply.last_evaluated_key.filter(|key| !key.is_empty());
             if from.is_none() {
                 return Ok(items);
@@ -283,7 +297,16 @@ impl LeaseTable {
             .await
             .map_err(|e| describe("GetItem", &e))?;
         self.used("read", reply.consumed_capacity());
-        Ok(reply.item.and_then(|item| self.ours(item)))
+        // No item is a good answer; then its price is all that tells it from an empty body. A store
+        // that names no price is not asked for one.
+        let priced = reply.consumed_capacity.is_some();
+        match reply.item {
+            Some(item) => Ok(self.ours(required("GetItem", "Item", Some(item))?)),
+            None if !priced && self.prices.load(Ordering::Relaxed) => {
+                Err(incomplete("GetItem", "Item or ConsumedCapacity"))
+            }
+            None => Ok(None),
+        }
     }
 
     /// Puts an item unless its key exists; says whether it did.
@@ -338,8 +361,9 @@ impl LeaseTable {
         match reply {
             Ok(reply) => {
                 self.used("write", reply.consumed_capacity());
-                let item = reply.attributes.and_then(|item| self.ours(item));
-                Ok(Written::Done(item.unwrap_or_default()))
+                // It may have taken effect: for the caller, this is a lost reply.
+                let item = required("UpdateItem", "Attributes", reply.attributes)?;
+                Ok(Written::Done(self.ours(item).unwrap_or_default()))
             }
             Err(e) => match e.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {

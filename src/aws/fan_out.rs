@@ -7,6 +7,8 @@ use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardE
 use crate::aws::events::TakeEvents;
 use crate::aws::fault::{by_code, chain, describe, detail};
 use crate::aws::kinesis::{IteratorStart, Kinesis, child_shards, malformed, records};
+use crate::aws::reply::{incomplete, required};
+use crate::aws::subscriptions::Place;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::stream::position::StartAt;
@@ -15,6 +17,8 @@ use crate::stream::{Consumer, Page};
 /// An open subscription of one shard. Dropping it ends it.
 pub struct Subscription {
     events: SubscribeToShardOutput,
+    /// Its place on a connection.
+    _place: Place,
     /// The records of the events; `None`: they have them themselves.
     take: Option<TakeEvents>,
 }
@@ -32,12 +36,15 @@ impl Kinesis {
             call.stream_arn(stream).consumer_name(name_or_arn)
         };
         let reply = call.send().await.map_err(|e| describe("DescribeStreamConsumer", &e))?;
+        const OPERATION: &str = "DescribeStreamConsumer";
         let consumer = reply
             .consumer_description()
-            .ok_or_else(|| malformed("DescribeStreamConsumer", "no description"))?;
+            .ok_or_else(|| incomplete(OPERATION, "ConsumerDescription"))?;
+        let status =
+            required(OPERATION, "ConsumerStatus", Some(consumer.consumer_status().as_str()))?;
         Ok(Consumer {
-            arn: consumer.consumer_arn().to_owned(),
-            active: *consumer.consumer_status() == ConsumerStatus::Active,
+            arn: required(OPERATION, "ConsumerARN", Some(consumer.consumer_arn()))?.to_owned(),
+            active: ConsumerStatus::from(status) == ConsumerStatus::Active,
         })
     }
 
@@ -67,7 +74,9 @@ impl Kinesis {
         let position = position.set_sequence_number(sequence);
         let position =
             position.build().map_err(|e| malformed("SubscribeToShard", &e.to_string()))?;
-        let call = self.client().subscribe_to_shard();
+        let (client, place) =
+            self.subscribers().place().ok_or_else(|| malformed("SubscribeToShard", "no place"))?;
+        let call = client.subscribe_to_shard();
         let call = call.consumer_arn(consumer).shard_id(shard.as_str()).starting_position(position);
         let take = self.arenas().map(TakeEvents::new);
         let reply = match &take {
@@ -75,7 +84,7 @@ impl Kinesis {
             None => call.send().await,
         };
         let events = reply.map_err(|e| describe("SubscribeToShard", &e))?;
-        Ok(Subscription { events, take })
+        Ok(Subscription { events, _place: place, take })
     }
 }
 

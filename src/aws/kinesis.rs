@@ -1,13 +1,22 @@
 //! Kinesis Data Streams, in our words.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
+use aws_sdk_kinesis::error::SdkError;
+use aws_sdk_kinesis::operation::describe_stream_summary::DescribeStreamSummaryOutput;
+use aws_sdk_kinesis::operation::get_records::builders::GetRecordsFluentBuilder;
+use aws_sdk_kinesis::operation::get_records::{GetRecordsError, GetRecordsOutput};
 use aws_sdk_kinesis::primitives::DateTime;
 use aws_sdk_kinesis::types::{self, ShardIteratorType, StreamStatus};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::timeout::TimeoutConfig;
 
 use crate::aws::fault::describe;
 use crate::aws::records::{Scanned, TakeRecords};
+use crate::aws::reply::{incomplete, required};
+use crate::aws::silence::unless_silent;
+use crate::aws::subscriptions::Subscribers;
 use crate::aws::wire::{Cbor, WireFailure};
 use crate::fault::{CallError, Detail, Fault};
 use crate::ids::{BadSequenceNumber, ShardId};
@@ -22,6 +31,11 @@ use crate::stream::{Page, Record, Records, ShardInfo, StreamInfo};
 #[derive(Clone, Debug)]
 pub struct Kinesis {
     client: aws_sdk_kinesis::Client,
+    /// The same without time-outs, and with a connection of its own, for GetRecords.
+    reading: aws_sdk_kinesis::Client,
+    /// How long a reply to it may be silent; `None`: for ever.
+    patience: Option<Duration>,
+    subscribers: Subscribers,
     /// Buffers of replies; `None`: the SDK's parser reads everything.
     arenas: Option<Arenas>,
     /// To ask for records in CBOR.
@@ -31,7 +45,19 @@ pub struct Kinesis {
 impl Kinesis {
     /// Wraps a client.
     pub fn new(client: aws_sdk_kinesis::Client) -> Self {
-        Self { client, arenas: Some(Arenas::default()), cbor: None }
+        let given = client.config().timeout_config().cloned();
+        let patience = given.as_ref().and_then(TimeoutConfig::operation_attempt_timeout);
+        let none = given.map_or_else(TimeoutConfig::builder, |given| given.to_builder());
+        let none = none.disable_operation_timeout().disable_operation_attempt_timeout().build();
+        let reading = client.config().to_builder().timeout_config(none).build();
+        Self {
+            reading: aws_sdk_kinesis::Client::from_conf(reading),
+            patience,
+            subscribers: Subscribers::like(&client),
+            client,
+            arenas: Some(Arenas::default()),
+            cbor: None,
+        }
     }
 
     /// Leaves every reply to the SDK's own parser: what the fast path is tested and measured
@@ -55,6 +81,10 @@ impl Kinesis {
         self.arenas.as_ref()
     }
 
+    pub(super) fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
+    }
+
     pub(super) fn client(&self) -> &aws_sdk_kinesis::Client {
         &self.client
     }
@@ -71,22 +101,7 @@ impl Kinesis {
             call.stream_name(name_or_arn)
         };
         let reply = call.send().await.map_err(|e| describe("DescribeStreamSummary", &e))?;
-        let summary = reply
-            .stream_description_summary()
-            .ok_or_else(|| malformed("DescribeStreamSummary", "no description"))?;
-        Ok(StreamInfo {
-            name: summary.stream_name().to_owned(),
-            arn: summary.stream_arn().to_owned(),
-            created_ms: millis(summary.stream_creation_timestamp()),
-            retention_ms: i64::from(summary.retention_period_hours()) * 3_600_000,
-            readable: matches!(
-                summary.stream_status(),
-                StreamStatus::Active | StreamStatus::Updating
-            ),
-            // Present for on-demand streams only.
-            spreads: summary.record_distribution_strategy()
-                == Some(&types::RecordDistributionStrategy::Auto),
-        })
+        stream_info(&reply)
     }
 
     /// Every page of ListShards.
@@ -103,12 +118,16 @@ impl Kinesis {
                 None => self.client.list_shards().stream_arn(arn),
             };
             let reply = call.send().await.map_err(|e| describe("ListShards", &e))?;
-            for shard in reply.shards() {
-                shards.push(shard_info(shard));
+            for shard in &required("ListShards", "Shards", reply.shards)? {
+                shards.push(shard_info(shard)?);
             }
-            token = reply.next_token;
+            token = reply.next_token.filter(|token| !token.is_empty());
             if token.is_none() {
-                return Ok(shards);
+                // A stream has a shard at any time.
+                return match shards.is_empty() {
+                    true => Err(incomplete("ListShards", "Shards")),
+                    false => Ok(shards),
+                };
             }
         }
     }
@@ -128,7 +147,7 @@ impl Kinesis {
         let call = call.shard_iterator_type(kind).set_timestamp(timestamp);
         let call = call.set_starting_sequence_number(sequence);
         let reply = call.send().await.map_err(|e| describe("GetShardIterator", &e))?;
-        reply.shard_iterator.ok_or_else(|| malformed("GetShardIterator", "no iterator"))
+        required("GetShardIterator", "ShardIterator", reply.shard_iterator)
     }
 
     /// GetRecords.
@@ -141,40 +160,68 @@ impl Kinesis {
         iterator: &str,
         limit: i32,
     ) -> Result<Page, CallError> {
-        let call = self.client.get_records().stream_arn(arn).shard_iterator(iterator).limit(limit);
         let Some(arenas) = &self.arenas else {
-            return page(call.send().await.map_err(|e| describe("GetRecords", &e))?, None);
+            let call = self.client.get_records().stream_arn(arn);
+            let call = call.shard_iterator(iterator).limit(limit);
+            return page(call.send().await.map_err(|e| describe("GetRecords", &e))?, None, false);
         };
+        let call = self.reading.get_records().stream_arn(arn);
+        let call = call.shard_iterator(iterator).limit(limit);
         let mut fallen = None;
         if let Some(cbor) = self.cbor.as_ref().filter(|cbor| cbor.is_spoken()) {
             let take = TakeRecords::new(arenas).asking(cbor::request(arn, iterator, limit));
-            let reply = call.clone().customize().interceptor(take.clone()).send().await;
+            let reply = self.heard(call.clone(), &take).await?;
             match cbor.judge(reply, take.taken()) {
-                Ok((reply, scanned)) => return page(reply, scanned),
+                Ok((reply, scanned)) => return page(reply, scanned, take.is_bare()),
                 Err(WireFailure::Call(error)) => return Err(error),
                 Err(WireFailure::Form(doubt)) => fallen = Some((cbor, doubt)),
             }
         }
         let take = TakeRecords::new(arenas);
-        let reply = call.customize().interceptor(take.clone()).send().await;
+        let reply = self.heard(call, &take).await?;
         if let Some((cbor, doubt)) = fallen {
             cbor.fell_back(&doubt, reply.is_ok());
         }
         let reply = reply.map_err(|e| describe("GetRecords", &e))?;
-        page(reply, take.taken().and_then(Result::ok))
+        page(reply, take.taken().and_then(Result::ok), take.is_bare())
+    }
+
+    /// The reply to a call, unless it is silent for too long.
+    async fn heard(
+        &self,
+        call: GetRecordsFluentBuilder,
+        take: &TakeRecords,
+    ) -> Result<Result<GetRecordsOutput, SdkError<GetRecordsError, HttpResponse>>, CallError> {
+        let sent = call.customize().interceptor(take.clone()).send();
+        match self.patience {
+            Some(patience) => unless_silent("GetRecords", patience, take.pulse(), sent).await,
+            None => Ok(sent.await),
+        }
     }
 }
 
-/// A reply to GetRecords; `scanned`: its records, if it has none itself.
-fn page(reply: GetRecordsOutput, scanned: Option<Scanned>) -> Result<Page, CallError> {
+/// A reply to GetRecords; `scanned`: its records, if it has none itself; `bare`: nobody has them.
+fn page(reply: GetRecordsOutput, scanned: Option<Scanned>, bare: bool) -> Result<Page, CallError> {
+    if bare {
+        return Err(incomplete("GetRecords", "Records"));
+    }
     let strict = scanned.is_none();
+    let none = scanned.as_ref().map_or(reply.records.is_empty(), |s| s.records.is_empty());
+    if none {
+        // An iterator of no letters is none, and no end either: at the end of a shard it is null.
+        let blank = reply.next_shard_iterator.as_ref().is_some_and(String::is_empty);
+        let end = reply.millis_behind_latest.is_some() || reply.child_shards.is_some();
+        if blank || (reply.next_shard_iterator.is_none() && !end) {
+            return Err(incomplete("GetRecords", "NextShardIterator"));
+        }
+    }
     Ok(Page {
         records: match scanned {
             Some(scanned) => scanned.records,
             None => records("GetRecords", &reply.records)?,
         },
         strict,
-        next: reply.next_shard_iterator,
+        next: reply.next_shard_iterator.filter(|next| !next.is_empty()),
         behind_ms: reply.millis_behind_latest,
         children: child_shards(reply.child_shards),
     })
@@ -235,17 +282,44 @@ fn millis(time: &DateTime) -> i64 {
     time.secs().saturating_mul(1000).saturating_add(fraction)
 }
 
-fn shard_info(shard: &types::Shard) -> ShardInfo {
-    let range = shard.sequence_number_range();
+fn stream_info(reply: &DescribeStreamSummaryOutput) -> Result<StreamInfo, CallError> {
+    const OPERATION: &str = "DescribeStreamSummary";
+    let summary = reply
+        .stream_description_summary()
+        .ok_or_else(|| incomplete(OPERATION, "StreamDescriptionSummary"))?;
+    let created = summary.stream_creation_timestamp();
+    let hours = summary.retention_period_hours();
+    let status = required(OPERATION, "StreamStatus", Some(summary.stream_status().as_str()))?;
+    Ok(StreamInfo {
+        name: required(OPERATION, "StreamName", Some(summary.stream_name()))?.to_owned(),
+        arn: required(OPERATION, "StreamARN", Some(summary.stream_arn()))?.to_owned(),
+        created_ms: millis(required(OPERATION, "StreamCreationTimestamp", Some(created))?),
+        retention_ms: i64::from(required(OPERATION, "RetentionPeriodHours", Some(hours))?)
+            * 3_600_000,
+        readable: matches!(
+            StreamStatus::from(status),
+            StreamStatus::Active | StreamStatus::Updating
+        ),
+        // Present for on-demand streams only.
+        spreads: summary.record_distribution_strategy()
+            == Some(&types::RecordDistributionStrategy::Auto),
+    })
+}
+
+fn shard_info(shard: &types::Shard) -> Result<ShardInfo, CallError> {
+    // Without it a closed shard would pass for an open one.
+    let range = shard
+        .sequence_number_range()
+        .ok_or_else(|| incomplete("ListShards", "SequenceNumberRange"))?;
     let parents = [shard.parent_shard_id(), shard.adjacent_parent_shard_id()];
-    ShardInfo {
-        id: ShardId::new(shard.shard_id()),
+    Ok(ShardInfo {
+        id: ShardId::new(required("ListShards", "ShardId", Some(shard.shard_id()))?),
         parents: parents.into_iter().flatten().map(ShardId::new).collect(),
         hash_range: shard
             .hash_key_range()
             .map(|r| (r.starting_hash_key().to_owned(), r.ending_hash_key().to_owned())),
-        closed: range.is_some_and(|r| r.ending_sequence_number().is_some()),
-    }
+        closed: range.ending_sequence_number().is_some(),
+    })
 }
 
 pub(super) fn malformed(operation: &'static str, what: &str) -> CallError {

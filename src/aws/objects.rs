@@ -1,8 +1,10 @@
 //! The reading side of a bucket, for checks.
 
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use bytes::Bytes;
 
 use crate::aws::fault::describe;
+use crate::aws::reply::incomplete;
 use crate::fault::{CallError, Detail, Fault};
 
 /// Reads objects.
@@ -51,14 +53,19 @@ impl Objects {
                 .set_continuation_token(token.take())
                 .send()
                 .await
-                .map_err(|e| describe("ListObjectsV2", &e))?;
+                .map_err(|e| describe("ListObjectsV2", &e))
+                .and_then(told)?;
             for object in reply.contents.unwrap_or_default() {
                 let size = object.size.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
                 keys.extend(object.key.map(|key| (key, size)));
             }
-            token = reply.next_continuation_token;
-            if token.is_none() {
-                return Ok(keys);
+            token = reply.next_continuation_token.filter(|token| !token.is_empty());
+            match (&token, reply.is_truncated) {
+                (Some(_), _) => {}
+                (None, Some(true)) => {
+                    return Err(incomplete("ListObjectsV2", "NextContinuationToken"));
+                }
+                (None, _) => return Ok(keys),
             }
         }
     }
@@ -69,7 +76,7 @@ impl Objects {
     /// [`CallError`]
     pub async fn any(&self, bucket: &str, prefix: &str) -> Result<Option<String>, CallError> {
         let call = self.client.list_objects_v2().bucket(bucket).prefix(prefix).max_keys(1);
-        let reply = call.send().await.map_err(|e| describe("ListObjectsV2", &e))?;
+        let reply = call.send().await.map_err(|e| describe("ListObjectsV2", &e)).and_then(told)?;
         Ok(reply.contents.unwrap_or_default().into_iter().find_map(|object| object.key))
     }
 
@@ -90,4 +97,11 @@ impl Objects {
         })?;
         Ok(body.into_bytes())
     }
+}
+
+/// A list without objects still says so.
+fn told(reply: ListObjectsV2Output) -> Result<ListObjectsV2Output, CallError> {
+    let told =
+        reply.contents.is_some() || reply.key_count.is_some() || reply.is_truncated.is_some();
+    if told { Ok(reply) } else { Err(incomplete("ListObjectsV2", "Contents or KeyCount")) }
 }

@@ -13,12 +13,14 @@
 //! outside of stalled-stream protection, which has to see the bytes arrive.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
+    BeforeTransmitInterceptorContextRef,
 };
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
@@ -27,6 +29,7 @@ use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
+use crate::aws::silence::Pulse;
 use crate::stream::Records;
 use crate::stream::arena::{Arena, Arenas};
 use crate::stream::cbor::{self, Unreadable};
@@ -51,11 +54,34 @@ pub(super) struct TakeRecords {
     /// Body of the request in CBOR.
     request: Option<Bytes>,
     slot: Arc<Mutex<ScanOutcome>>,
+    /// The last good reply in JSON had no records, not even none.
+    bare: Arc<AtomicBool>,
+    pulse: Pulse,
+}
+
+/// As much of a reply as says whether it is one.
+#[derive(serde::Deserialize)]
+struct Fields {
+    #[serde(rename = "Records")]
+    records: Option<serde::de::IgnoredAny>,
+}
+
+/// A good reply whose list of records is absent or null, or that has no body at all. What is no
+/// JSON is left to the SDK to tell of.
+fn is_bare(body: &[u8]) -> bool {
+    body.trim_ascii().is_empty()
+        || serde_json::from_slice::<Fields>(body).is_ok_and(|fields| fields.records.is_none())
 }
 
 impl TakeRecords {
     pub(super) fn new(pool: &Arenas) -> Self {
-        Self { pool: pool.clone(), request: None, slot: Arc::default() }
+        Self {
+            pool: pool.clone(),
+            request: None,
+            slot: Arc::default(),
+            bare: Arc::default(),
+            pulse: Pulse::default(),
+        }
     }
 
     /// Asks in CBOR, with this body.
@@ -67,6 +93,16 @@ impl TakeRecords {
     /// reply without anything in it.
     pub(super) fn taken(&self) -> ScanOutcome {
         self.put(None)
+    }
+
+    /// A good reply had no records, not even an empty list of them.
+    pub(super) fn is_bare(&self) -> bool {
+        self.bare.load(Ordering::Relaxed)
+    }
+
+    /// Signs of life of the call.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     fn put(&self, outcome: ScanOutcome) -> ScanOutcome {
@@ -97,6 +133,16 @@ impl Intercept for TakeRecords {
         Ok(())
     }
 
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.pulse.beat();
+        Ok(())
+    }
+
     fn modify_before_deserialization(
         &self,
         context: &mut BeforeDeserializationInterceptorContextMut<'_>,
@@ -105,6 +151,8 @@ impl Intercept for TakeRecords {
     ) -> Result<(), BoxError> {
         // Of an attempt whose reply broke off further on.
         self.put(None);
+        self.bare.store(false, Ordering::Relaxed);
+        self.pulse.beat();
         let response = context.response_mut();
         let good = response.status().as_u16() == 200;
         if !good && self.request.is_none() {
@@ -152,6 +200,7 @@ impl Body for Absorbing {
         while let Some(arena) = &mut this.arena {
             match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                 Some(Ok(frame)) => {
+                    this.take.pulse.beat();
                     if let Some(data) = frame.data_ref() {
                         arena.bytes().extend_from_slice(data);
                     }
@@ -181,7 +230,10 @@ impl Absorbing {
         if !self.good {
             return Ok(arena.freeze());
         }
-        let Some(layout) = scan::take(arena.bytes())? else { return Ok(arena.freeze()) };
+        let Some(layout) = scan::take(arena.bytes())? else {
+            self.take.bare.store(is_bare(arena.bytes()), Ordering::Relaxed);
+            return Ok(arena.freeze());
+        };
         let rest = layout.rest(arena.bytes());
         let held = arena.capacity();
         let records = layout.records(arena.freeze(), held);

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::aws::fault::describe;
+use crate::aws::reply::required;
 use crate::delivery::body::Body;
 use crate::delivery::object::Object;
 use crate::delivery::parts::StoredPart;
@@ -148,7 +149,7 @@ impl ObjectStore {
             call = call.metadata(name, value);
         }
         let reply = call.send().await.map_err(|e| describe("CreateMultipartUpload", &e))?;
-        Ok(reply.upload_id().unwrap_or_default().to_owned())
+        required("CreateMultipartUpload", "UploadId", reply.upload_id)
     }
 
     /// Stores one part of an upload, in place of what was sent under its number before.
@@ -178,7 +179,8 @@ impl ObjectStore {
             .send()
             .await
             .map_err(|e| describe("UploadPart", &e))?;
-        Ok(StoredPart { number, etag: reply.e_tag, crc32 })
+        let etag = required("UploadPart", "ETag", reply.e_tag)?;
+        Ok(StoredPart { number, etag: Some(etag), crc32 })
     }
 
     /// Makes the object of its parts, unless its key exists.

@@ -1,6 +1,7 @@
 //! Tables as such: to find the ones of replays and to remove them.
 
 use crate::aws::fault::describe;
+use crate::aws::reply::required;
 use crate::fault::{CallError, Fault};
 
 /// Access to tables.
@@ -25,7 +26,7 @@ impl Tables {
         loop {
             let call = self.client.list_tables().set_exclusive_start_table_name(from.take());
             let reply = call.send().await.map_err(|e| describe("ListTables", &e))?;
-            let page = reply.table_names.unwrap_or_default();
+            let page = required("ListTables", "TableNames", reply.table_names)?;
             names.extend(page.into_iter().filter(|name| name.starts_with(prefix)));
             from = reply.last_evaluated_table_name;
             if from.is_none() {

@@ -91,7 +91,7 @@ metrics! {
     FAN_OUT_EVENTS_TOTAL: Counter = "catchment_fan_out_events_total", ["result"],
         "Events of enhanced fan-out subscriptions by result: records, empty.";
     SUBSCRIPTIONS_TOTAL: Counter = "catchment_subscriptions_total", ["result"],
-        "Enhanced fan-out: subscriptions opened, over (Kinesis ends them after five minutes), silent, given up for want of memory, refused because another is young (occupied), or the kind of failure. Shards are polled meanwhile.";
+        "Enhanced fan-out: subscriptions opened, over (Kinesis ends them after five minutes), silent, given up for want of memory or because nobody read them for a second (unread), refused because another is young (occupied), or the kind of failure. Shards are polled meanwhile.";
     BEHIND_LATEST_SECONDS: FloatGauge = "catchment_behind_latest_seconds", ["shard"],
         "MillisBehindLatest of the last page, in seconds (the IteratorAge of an owned shard).";
     OLDEST_UNDELIVERED_SECONDS: FloatGauge = "catchment_oldest_undelivered_seconds", ["shard"],
@@ -212,6 +212,7 @@ pub const KNOWN: &[(usize, &[&str])] = &[
             "over",
             "silent",
             "memory",
+            "unread",
             "occupied",
             "throttled",
             "unavailable",

@@ -17,6 +17,42 @@ pub struct PaceLimits {
     pub bytes_per_second: f64,
 }
 
+/// Payload asked for at once. A shard gives 2 MB per second, so larger replies bring nothing but
+/// large allocations, which the allocator is slow to give back.
+const AIM: usize = 2 << 20;
+/// However slow the path is.
+const LEAST_AIM: usize = 64 << 10;
+
+/// How much is asked for at once: less after a reply that did not arrive in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aim(usize);
+
+impl Default for Aim {
+    fn default() -> Self {
+        Self(AIM)
+    }
+}
+
+impl Aim {
+    /// Payload, bytes.
+    pub fn bytes(self) -> usize {
+        self.0
+    }
+
+    /// A reply of that size did not arrive.
+    pub fn timed_out(&mut self) {
+        self.0 = (self.0 / 4).max(LEAST_AIM);
+    }
+
+    /// A reply with this much payload arrived. One that says nothing about a larger one changes
+    /// nothing.
+    pub fn arrived(&mut self, payload: usize) {
+        if payload >= self.0 / 2 {
+            self.0 = self.0.saturating_mul(2).min(AIM);
+        }
+    }
+}
+
 /// Longest pause after repeated throttles.
 const MAX_PENALTY: Duration = Duration::from_secs(10);
 
@@ -70,6 +106,23 @@ impl Pacing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn less_is_asked_for_after_a_time_out_and_more_again_as_it_arrives() {
+        let mut aim = Aim::default();
+        aim.timed_out();
+        assert_eq!(aim.bytes(), AIM / 4);
+        aim.arrived(1000);
+        assert_eq!(aim.bytes(), AIM / 4, "a small page says nothing about large ones");
+        aim.arrived(AIM / 4);
+        aim.arrived(AIM / 2);
+        aim.arrived(AIM);
+        assert_eq!(aim, Aim::default());
+        for _ in 0..20 {
+            aim.timed_out();
+        }
+        assert_eq!(aim.bytes(), LEAST_AIM);
+    }
 
     const S: Duration = Duration::from_secs(1);
     const LIMITS: PaceLimits = PaceLimits { idle: S, calls_per_second: 4.0, bytes_per_second: 2e6 };

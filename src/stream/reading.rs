@@ -4,6 +4,7 @@ use crate::fault::{CallError, Detail, Fault};
 use crate::ids::SequenceNumber;
 use crate::stream::bound::Bound;
 use crate::stream::deaggregate::{HashRange, Split, may_be_aggregate, split};
+use crate::stream::pacing::Aim;
 use crate::stream::position::{Position, StartAt, may_have_lost};
 use crate::stream::{Page, Record, Records, ShardInfo};
 
@@ -18,9 +19,6 @@ const TIP_BYTES: usize = 1 << 20;
 /// A page of more records says there may be more of them, whatever MillisBehindLatest says.
 const TIP_RECORDS: usize = 1000;
 
-/// Payload asked for at once. A shard gives 2 MB per second, so larger replies bring nothing but
-/// large allocations, which the allocator is slow to give back.
-const AIM: usize = 2 << 20;
 /// Records asked for while their size is not known, and how much more are asked for from one reply
 /// to the next: the first records of a shard may be smaller than the rest.
 const FIRST: i32 = 2;
@@ -110,6 +108,7 @@ pub(crate) struct ReaderState {
     iterator: Option<String>,
     /// Records to ask for.
     limit: i32,
+    aim: Aim,
     /// Memory the next reply may need, bytes.
     expected: usize,
     beginning: StartCheck,
@@ -135,6 +134,7 @@ impl ReaderState {
             range,
             iterator: None,
             limit: FIRST.min(most),
+            aim: Aim::default(),
             expected: LARGEST_REPLY,
             beginning: StartCheck::default(),
             through_ms: None,
@@ -197,6 +197,12 @@ impl ReaderState {
     /// The iterator is of no use any more. Was there one?
     pub(crate) fn forget_iterator(&mut self) -> bool {
         self.iterator.take().is_some()
+    }
+
+    /// A page did not arrive in time: the next ones are smaller.
+    pub(crate) fn timed_out(&mut self) {
+        self.aim.timed_out();
+        self.limit = (self.limit / 4).max(1);
     }
 
     /// The next page is asked for now: how many records.
@@ -262,8 +268,9 @@ impl ReaderState {
             None => page.records.last().and_then(|r| r.arrival_ms).or(self.through_ms),
         };
         self.expected = if caught_up { TIP_REPLY } else { LARGEST_REPLY };
+        self.aim.arrived(payload);
         if let Some(size) = payload.checked_div(records) {
-            let fitting = i32::try_from(AIM / size.max(1)).unwrap_or(i32::MAX);
+            let fitting = i32::try_from(self.aim.bytes() / size.max(1)).unwrap_or(i32::MAX);
             self.limit = fitting.clamp(1, self.most.min(self.limit.saturating_mul(GROWTH)));
         }
         // Remembered: the page that shows it may hold nothing to hand over (an aggregate whose

@@ -22,6 +22,8 @@ use crate::worker::reader::context::ReaderDeps;
 const SILENCE: Duration = Duration::from_secs(35);
 /// A second subscription of a consumer to a shard is refused for five seconds after the first.
 const OCCUPIED: Duration = Duration::from_secs(5);
+/// A subscription that nobody reads for this long is closed.
+pub const UNREAD: Duration = Duration::from_secs(1);
 /// Until the next attempt after a failure that a person must mend.
 const REFUSED: Duration = Duration::from_secs(60);
 
@@ -135,6 +137,18 @@ impl FanOut {
             }
         }
         None
+    }
+
+    /// Is there a subscription that wants to be read?
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Nobody has asked for what is pushed for as long as [`UNREAD`]. It would fill the window of
+    /// the connection, and the shards that share it would get nothing.
+    pub fn unread(&mut self, means: &ReaderDeps) {
+        means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["unread"], 1);
+        self.rest(&means.clock, &means.jitter, OCCUPIED);
     }
 
     /// There is no room for what was pushed: read by GetRecords, which asks for memory first.

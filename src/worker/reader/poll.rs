@@ -12,7 +12,7 @@ use crate::stream::pacing::Pacing;
 use crate::stream::reading::{Arrival, PageOutcome, PageStats, ReadRange, ReaderState, StartCheck};
 use crate::stream::{Page, Records, ShardInfo};
 use crate::worker::reader::context::ReaderDeps;
-use crate::worker::reader::fan_out::FanOut;
+use crate::worker::reader::fan_out::{FanOut, UNREAD};
 
 /// What a reader hands over.
 pub enum Fetched {
@@ -53,7 +53,7 @@ pub async fn read(means: ReaderDeps, shard: ShardId, range: ReadRange, to: mpsc:
     };
     // A place in the channel first, memory second: a consumer that is behind must not make this
     // reader sit on budget that others could use.
-    while let Ok(place) = to.reserve().await {
+    while let Some(place) = reader.place(&to).await {
         let fetched = reader.next().await;
         let last = !matches!(fetched, Fetched::Page { .. }) || reader.reading.is_done();
         place.send(fetched);
@@ -79,6 +79,21 @@ struct ReceivedPage {
 }
 
 impl ShardReader {
+    /// Waits until the next page is wanted; `None` when nobody listens any more.
+    async fn place<'a>(
+        &mut self,
+        to: &'a mpsc::Sender<Fetched>,
+    ) -> Option<mpsc::Permit<'a, Fetched>> {
+        if let Some(push) = self.push.as_mut().filter(|push| push.is_open()) {
+            tokio::select! {
+                biased;
+                place = to.reserve() => return place.ok(),
+                () = self.means.clock.sleep(UNREAD) => push.unread(&self.means),
+            }
+        }
+        to.reserve().await.ok()
+    }
+
     /// The next page with something to say, or the end.
     async fn next(&mut self) -> Fetched {
         loop {
@@ -187,7 +202,12 @@ impl ShardReader {
                 self.reading.forget_iterator();
                 return None;
             }
-            Fault::Unavailable => tracing::warn!(shard = %self.shard, %error, "reading failed"),
+            Fault::Unavailable => {
+                tracing::warn!(shard = %self.shard, %error, "reading failed");
+                if error.code == "Timeout" && error.operation == "GetRecords" {
+                    self.reading.timed_out();
+                }
+            }
             Fault::Denied => tracing::error!(shard = %self.shard, %error, "reading is refused"),
             Fault::Invalid if self.reading.forget_iterator() => {
                 // Some stores forget iterators; a fresh one tells whether the position is at fault.
