@@ -158,6 +158,8 @@ impl Scene {
         let calls = AwsConfig {
             attempt_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(30),
+            table_attempt_timeout: Duration::from_secs(10),
+            table_operation_timeout: Duration::from_secs(30),
             upload_timeout: Duration::from_secs(10),
             path_style: true,
         };

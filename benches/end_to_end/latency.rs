@@ -90,6 +90,8 @@ async fn measure(bench: &Bench, number: usize, row: &Row) -> Outcome<(Vec<i64>, 
         path_style: true,
         attempt_timeout: 10 * S,
         operation_timeout: 25 * S,
+        table_attempt_timeout: 10 * S,
+        table_operation_timeout: 25 * S,
         upload_timeout: 60 * S,
     };
     let producer = Clients::at(&format!("http://{}", bench.services), "us-east-1", &aws).kinesis;

@@ -23,6 +23,8 @@ pub(crate) async fn run(role: &str, endpoint: SocketAddr, shards: u64) -> Outcom
         path_style: true,
         attempt_timeout: Duration::from_secs(30),
         operation_timeout: Duration::from_secs(60),
+        table_attempt_timeout: Duration::from_secs(30),
+        table_operation_timeout: Duration::from_secs(60),
         upload_timeout: Duration::from_secs(60),
     };
     let clients = Clients::at(&format!("http://{endpoint}"), "us-east-1", &aws);

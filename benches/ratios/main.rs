@@ -228,6 +228,8 @@ impl Bench {
             path_style: true,
             attempt_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_secs(60),
+            table_attempt_timeout: Duration::from_secs(30),
+            table_operation_timeout: Duration::from_secs(60),
             upload_timeout: Duration::from_secs(60),
         };
         Ok(Self {

@@ -3,13 +3,16 @@
 //! Defaults of the SDK change between behaviour versions; the ones that matter here are set, and
 //! set on operations, so that they hold whatever connector carries the request.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_config::BehaviorVersion;
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
+use crate::clock::Clock;
 use crate::config;
 
 /// One client per service.
@@ -43,9 +46,9 @@ impl Clients {
             .retry_config(RetryConfig::standard().with_max_attempts(3))
             .load()
             .await;
-        if shared.region().is_none() {
-            return Err(NoRegion);
-        }
+        let Some(region) = shared.region().cloned() else { return Err(NoRegion) };
+        let provider = aws_sdk_s3::config::SharedCredentialsProvider::new(ReadAgain(region));
+        let shared = shared.into_builder().credentials_provider(provider).build();
         Ok(Self::new(&shared, settings))
     }
 
@@ -76,7 +79,10 @@ impl Clients {
             .retry_config(
                 RetryConfig::standard().with_max_attempts(3).with_initial_backoff(LEASE_BACKOFF),
             )
-            .timeout_config(timeouts(settings.attempt_timeout, settings.operation_timeout))
+            .timeout_config(timeouts(
+                settings.table_attempt_timeout,
+                settings.table_operation_timeout,
+            ))
             .retry_partition(partition("catchment-dynamodb"))
             .build();
         let s3 = aws_sdk_s3::config::Builder::from(shared)
@@ -92,12 +98,40 @@ impl Clients {
     }
 }
 
+/// The standard chain, made anew each time it is asked: its profile provider keeps the files it
+/// has read for good, and would sign with a key that was rotated away until the process ends. What
+/// says nothing of its end (keys of a file, of the environment, of a `credential_process`) is asked
+/// for again within a minute; what does (roles, SSO, web identity), before it ends.
+#[derive(Debug)]
+struct ReadAgain(aws_sdk_s3::config::Region);
+
+/// How long credentials without an end are used.
+const UNTIL_READ_AGAIN: Duration = Duration::from_secs(60);
+
+impl ProvideCredentials for ReadAgain {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let chain = DefaultCredentialsChain::builder().region(self.0.clone()).build().await;
+            let mut found = chain.provide_credentials().await?;
+            if found.expiry().is_none() {
+                let now = u64::try_from(Clock::system().wall()).unwrap_or(0);
+                let end = UNIX_EPOCH + Duration::from_millis(now) + UNTIL_READ_AGAIN;
+                *found.expiry_mut() = Some(end);
+            }
+            Ok(found)
+        })
+    }
+}
+
 /// First pause between attempts of a call to the lease table.
 const LEASE_BACKOFF: Duration = Duration::from_millis(200);
 
 fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(3))
+        .connect_timeout(Duration::from_secs(3).min(attempt))
         .operation_attempt_timeout(attempt)
         .operation_timeout(operation)
         .build()

@@ -27,6 +27,9 @@ use crate::stream::position::StartAt;
 use crate::stream::wire::WireFormat;
 use crate::stream::{Page, Record, Records, ShardInfo, StreamInfo};
 
+/// Listings begun anew, at most, because a token expired.
+const LISTINGS: usize = 3;
+
 /// Kinesis, as a client sees it.
 #[derive(Clone, Debug)]
 pub struct Kinesis {
@@ -104,11 +107,28 @@ impl Kinesis {
         stream_info(&reply)
     }
 
-    /// Every page of ListShards.
+    /// Every page of ListShards. A token lives for five minutes; where one has expired, the listing
+    /// begins again, a few times.
     ///
     /// # Errors
     /// [`CallError`]
     pub async fn list_shards(&self, arn: &str) -> Result<Vec<ShardInfo>, CallError> {
+        for _ in 0..LISTINGS {
+            match self.list_once(arn).await {
+                Err(error) if error.code == "ExpiredNextTokenException" => {
+                    tracing::warn!(%error, "listing the shards begins again");
+                }
+                done => return done,
+            }
+        }
+        // Slow from end to end: that may pass.
+        self.list_once(arn).await.map_err(|error| match error.code.as_str() {
+            "ExpiredNextTokenException" => CallError { fault: Fault::Unavailable, ..error },
+            _ => error,
+        })
+    }
+
+    async fn list_once(&self, arn: &str) -> Result<Vec<ShardInfo>, CallError> {
         let mut shards = Vec::new();
         let mut token: Option<String> = None;
         loop {

@@ -186,7 +186,7 @@ impl ObjectStore {
     /// Makes the object of its parts, unless its key exists.
     ///
     /// # Errors
-    /// [`CallError`]; see [`is_gone`].
+    /// [`CallError`]; see [`is_gone`] and [`is_conflict`].
     pub async fn complete_multipart(
         &self,
         object: &Object,
@@ -249,6 +249,11 @@ pub fn refuses_key(error: &CallError) -> bool {
         "XMinioObjectExistsAsDirectory",
     ];
     error.fault == Fault::Invalid && CODES.contains(&error.code.as_str())
+}
+
+/// 409: a conditional write of the same key was under way. The key may be free all the same.
+pub fn is_conflict(error: &CallError) -> bool {
+    error.code == "ConditionalRequestConflict"
 }
 
 /// 412: the key exists.

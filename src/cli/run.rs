@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::aws::clients::Clients;
-use crate::aws::dynamodb::TableError;
 use crate::clock::{Clock, Jitter};
 use crate::config::Config;
 use crate::config::raw::Layers;
@@ -60,12 +59,7 @@ pub(super) async fn worker(
 
 /// 1 for what a later start may find healed, so that an init system tries again; 2 for a person.
 fn start_code(error: &StartError) -> u8 {
-    match error {
-        StartError::Unavailable(call, _) if call.fault.is_transient() => 1,
-        StartError::Table(TableError::Call(call)) if call.fault.is_transient() => 1,
-        StartError::Table(TableError::NotActive { .. }) => 1,
-        _ => 2,
-    }
+    if error.may_heal() { 1 } else { 2 }
 }
 
 /// Runs a prepared worker, and its endpoint if it has one, to the end.
@@ -131,6 +125,7 @@ pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::dynamodb::TableError;
     use crate::fault::{CallError, Detail, Fault};
 
     #[test]
@@ -150,5 +145,10 @@ mod tests {
         let invalid = StartError::Unavailable(call(Fault::Invalid), waited);
         assert_eq!(start_code(&invalid), 2);
         assert_eq!(start_code(&StartError::Denied(call(Fault::Denied))), 2);
+        // As a metadata service that is late at boot looks.
+        let late = CallError { code: "NoCredentials".into(), ..call(Fault::Denied) };
+        assert_eq!(start_code(&StartError::Denied(late.clone())), 1);
+        assert_eq!(start_code(&TableError::Call(late).into()), 1);
+        assert_eq!(start_code(&StartError::NotReadable("s".into())), 1);
     }
 }

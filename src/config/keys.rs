@@ -108,6 +108,16 @@ pub const KEYS: &[Key] = &[
         default: "60s",
         help: "How often shards are compared with leases.",
     },
+    Key {
+        name: "lease.attempt_timeout",
+        default: "",
+        help: "Longest time for one attempt of a call to the lease table, at most a tenth of `lease.failover`; that, or `aws.attempt_timeout` if it is shorter, if empty.",
+    },
+    Key {
+        name: "lease.operation_timeout",
+        default: "",
+        help: "Longest time for a call to the lease table with its retries, at most a third of `lease.failover`; that, or `aws.operation_timeout` if it is shorter, if empty.",
+    },
     Key { name: "lease.max", default: "5000", help: "Most leases one worker holds." },
     Key { name: "delivery.bucket", default: "", help: "Destination bucket. Required." },
     Key {
@@ -210,12 +220,12 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "aws.attempt_timeout",
         default: "10s",
-        help: "Longest time for one attempt of a call, except object uploads.",
+        help: "Longest time for one attempt of a call, except object uploads; calls to the lease table have `lease.attempt_timeout`.",
     },
     Key {
         name: "aws.operation_timeout",
         default: "25s",
-        help: "Longest time for a call with its retries, except object uploads.",
+        help: "Longest time for a call with its retries, except object uploads; calls to the lease table have `lease.operation_timeout`.",
     },
     Key {
         name: "aws.upload_timeout",

@@ -142,6 +142,10 @@ pub struct AwsConfig {
     pub attempt_timeout: Duration,
     /// All attempts of a call.
     pub operation_timeout: Duration,
+    /// One attempt of a call to the lease table; a tenth of the failover time or less.
+    pub table_attempt_timeout: Duration,
+    /// All attempts of a call to the lease table; a third of the failover time or less.
+    pub table_operation_timeout: Duration,
     /// One attempt of an upload.
     pub upload_timeout: Duration,
     /// Buckets in the path.
@@ -219,6 +223,42 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert_eq!(error.0.len(), 8, "{text}");
+    }
+
+    #[test]
+    fn a_call_to_the_lease_table_ends_well_within_the_failover_time() {
+        let load = |text: &str| {
+            load(&format!("[stream]\nname = \"s\"\n[delivery]\nbucket = \"abc\"\n{text}"))
+        };
+        let table = |text: &str| {
+            let aws = load(text).unwrap().aws;
+            [aws.table_attempt_timeout, aws.table_operation_timeout].map(|d| d.as_millis())
+        };
+        assert_eq!(table(""), [1_000, 3_333]);
+        assert_eq!(table("[lease]\nfailover = \"60s\"\n"), [6_000, 20_000]);
+        // Never longer than any other call.
+        assert_eq!(table("[lease]\nfailover = \"10m\"\n"), [10_000, 25_000]);
+        assert_eq!(
+            table("[lease]\nattempt_timeout = \"300ms\"\noperation_timeout = \"1s\"\n"),
+            [300, 1_000]
+        );
+        let long = "[lease]\nattempt_timeout = \"2s\"\noperation_timeout = \"4s\"\n";
+        let error = load(long).unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "lease.attempt_timeout",
+            "2s",
+            "a tenth of lease.failover, 1s",
+            "lease.operation_timeout",
+            "4s",
+            "a third of lease.failover, 3s 333ms",
+            "raise lease.failover",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        assert_eq!(error.0.len(), 2, "{text}");
+        let crossed = "[lease]\nattempt_timeout = \"1s\"\noperation_timeout = \"500ms\"\n";
+        assert!(load(crossed).unwrap_err().to_string().contains("must not be below"));
     }
 
     #[test]

@@ -45,6 +45,14 @@ impl ConfigReader {
         if operation_timeout < attempt_timeout {
             self.problem("aws.operation_timeout", "must not be below aws.attempt_timeout");
         }
+        // A write of unknown outcome is told, and repeated, before the lease it keeps runs out.
+        let table_attempt_timeout =
+            self.within("lease.attempt_timeout", attempt_timeout, failover / 10, "tenth");
+        let table_operation_timeout =
+            self.within("lease.operation_timeout", operation_timeout, failover / 3, "third");
+        if table_operation_timeout < table_attempt_timeout {
+            self.problem("lease.operation_timeout", "must not be below lease.attempt_timeout");
+        }
         Config {
             stream: StreamConfig {
                 name: self.stream_name(),
@@ -117,6 +125,8 @@ impl ConfigReader {
             aws: AwsConfig {
                 attempt_timeout,
                 operation_timeout,
+                table_attempt_timeout,
+                table_operation_timeout,
                 upload_timeout: self.duration("aws.upload_timeout", 1_000, 3_600_000),
                 path_style: self.parse("aws.path_style", false),
             },
@@ -218,6 +228,36 @@ impl ConfigReader {
                 min
             }
         }
+    }
+
+    /// A time-out of the lease table: within its part of the failover time, which it is, or `usual`
+    /// if that is shorter, when it is not set.
+    fn within(
+        &mut self,
+        name: &'static str,
+        usual: Duration,
+        most: Duration,
+        part: &str,
+    ) -> Duration {
+        let derived = most.min(usual);
+        if self.layers.get(name).0.is_empty() {
+            return derived;
+        }
+        let set = self.duration(name, 50, 200_000);
+        if set <= most {
+            return set;
+        }
+        let most = humantime::format_duration(Duration::from_millis(
+            u64::try_from(most.as_millis()).unwrap_or(u64::MAX),
+        ));
+        self.problem(
+            name,
+            format!(
+                "must not be above a {part} of lease.failover, {most}: a lease would be lost for one \
+                 slow write. Lower it, leave it out, or raise lease.failover on the whole fleet"
+            ),
+        );
+        derived
     }
 
     fn name(&mut self, name: &'static str, min: usize, max: usize) -> String {

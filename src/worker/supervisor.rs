@@ -13,6 +13,7 @@ use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::metrics::table as metric;
 use crate::shutdown::Shutdown;
+use crate::stream::{ShardInfo, StreamInfo};
 use crate::task::{Handle, TaskDied};
 use crate::worker::context::WorkerContext;
 use crate::worker::describing;
@@ -20,6 +21,7 @@ use crate::worker::leases::change_publisher;
 use crate::worker::leases::hand_back;
 use crate::worker::leases::heartbeat::{Registry, heartbeat};
 use crate::worker::leases::held::HeldLease;
+use crate::worker::leases::shard_sync::Synced;
 use crate::worker::leases::taker::LeaseTaker;
 use crate::worker::shard::{self, Ended};
 
@@ -52,6 +54,16 @@ enum StopCause {
 
 type Joined = (ShardId, Result<Ended, TaskDied>);
 
+/// The stream and its shards as the control plane tells them; no shards in a replay, whose leases
+/// are fixed when it is planned.
+type Seen = Result<(StreamInfo, Option<Vec<ShardInfo>>), CallError>;
+
+/// What is done with the lease table.
+enum Duty {
+    Look,
+    Sync(Result<Option<Vec<ShardInfo>>, CallError>),
+}
+
 struct Supervisor {
     shared: Arc<WorkerContext>,
     keeper: LeaseTaker,
@@ -59,6 +71,8 @@ struct Supervisor {
     drain: CancellationToken,
     running: FuturesUnordered<futures::future::BoxFuture<'static, Joined>>,
     leases: BTreeMap<ShardId, Arc<HeldLease>>,
+    /// What the control plane is being asked: it may take its time, nothing waits for it.
+    asking: Option<futures::future::BoxFuture<'static, Seen>>,
     /// When the table was last looked at.
     looked: Duration,
     next_look: Duration,
@@ -79,6 +93,7 @@ pub async fn run(shared: Arc<WorkerContext>, shutdown: Shutdown) -> Exit {
         drain: CancellationToken::new(),
         running: FuturesUnordered::new(),
         leases: BTreeMap::new(),
+        asking: None,
         looked: begin,
         next_look: begin,
         next_sync: begin,
@@ -87,11 +102,39 @@ pub async fn run(shared: Arc<WorkerContext>, shutdown: Shutdown) -> Exit {
     supervisor.run(shutdown, [beating, telling, describing]).await
 }
 
+/// Describes the stream and lists its shards.
+async fn ask(shared: Arc<WorkerContext>) -> Seen {
+    let stream = shared.kinesis.describe(&shared.stream.arn).await?;
+    if shared.replay.is_some() || stream.identity() != shared.stream.identity() {
+        return Ok((stream, None));
+    }
+    let shards = shared.kinesis.list_shards(&shared.stream.arn).await?;
+    Ok((stream, Some(shards)))
+}
+
+/// What is being asked, or nothing ever.
+async fn answer(asking: &mut Option<futures::future::BoxFuture<'static, Seen>>) -> Seen {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says so, once.
+fn begin_draining(shared: &WorkerContext, drain: &CancellationToken, shards: usize) {
+    if drain.is_cancelled() {
+        return;
+    }
+    drain.cancel();
+    shared.status.update(|b| b.draining = true);
+    tracing::info!(shards, "draining");
+}
+
 impl Supervisor {
     async fn run(mut self, shutdown: Shutdown, helpers: [Handle<()>; 3]) -> Exit {
+        let clock = self.shared.clock.clone();
+        let mut told = Duration::MAX;
         let stopped = loop {
-            let clock = self.shared.clock.clone();
-            let due = self.next_look.min(self.next_sync);
             tokio::select! {
                 biased;
                 () = shutdown.drain.cancelled() => break None,
@@ -100,46 +143,98 @@ impl Supervisor {
                         break Some(StopCause::Gap(shard, gap));
                     }
                 }
-                () = clock.sleep_until(due) => {
-                    if let Some(is) = self.tick().await {
-                        break Some(StopCause::OtherStream(is));
+                // Leases first: whatever the control plane says, they can be taken.
+                () = clock.sleep_until(self.next_look) => {
+                    if let Some(at) = self.until_told(&shutdown, Duty::Look).await {
+                        told = at;
+                        break None;
                     }
+                }
+                seen = answer(&mut self.asking), if self.asking.is_some() => {
+                    self.asking = None;
+                    match seen {
+                        Ok((stream, _)) if stream.identity() != self.shared.stream.identity() => {
+                            break Some(StopCause::OtherStream(stream.identity()));
+                        }
+                        seen => {
+                            let duty = Duty::Sync(seen.map(|(_, shards)| shards));
+                            if let Some(at) = self.until_told(&shutdown, duty).await {
+                                told = at;
+                                break None;
+                            }
+                        }
+                    }
+                }
+                () = clock.sleep_until(self.next_sync), if self.asking.is_none() => {
+                    self.asking = Some(ask(Arc::clone(&self.shared)).boxed());
                 }
             }
         };
-        let exit = self.stop(&shutdown, stopped).await;
+        self.asking = None;
+        let told = told.min(clock.now());
+        let exit = self.stop(&shutdown, stopped, told).await;
         drop(helpers);
         exit
     }
 
-    /// Shard sync and a look at the leases, whichever is due. Returns the identity of the stream if
-    /// it is another one now.
-    async fn tick(&mut self) -> Option<String> {
-        let (look, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
-        if self.shared.clock.now() >= self.next_sync {
-            let done = match self.shared.kinesis.describe(&self.shared.stream.arn).await {
-                Ok(stream) if stream.identity() != self.shared.stream.identity() => {
-                    return Some(stream.identity());
-                }
-                // The leases of a replay are fixed when it is planned.
-                Ok(_) if self.shared.replay.is_some() => Ok(false),
-                Ok(_) => self.keeper.sync().await,
-                Err(error) => Err(error),
-            };
-            let again = *done.as_ref().unwrap_or(&true);
-            let pause = if again { look } else { sync };
-            self.next_sync = self.shared.clock.now() + self.shared.jitter.spread(pause, 0.2);
-            self.told(done, "comparing shards with leases failed");
+    /// Does something with the lease table, which may hang. Told to stop, the worker drains from
+    /// that moment on and lets what was begun come to its end, for a moment: a lease whose row says
+    /// that it is ours should be given back, not left to expire. Returns when it was told.
+    async fn until_told(&mut self, shutdown: &Shutdown, duty: Duty) -> Option<Duration> {
+        let (shared, drain) = (Arc::clone(&self.shared), self.drain.clone());
+        let shards = self.running.len();
+        let work = async {
+            match duty {
+                Duty::Look => self.look().await,
+                Duty::Sync(shards) => self.sync(shards).await,
+            }
+        };
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            () = shutdown.drain.cancelled() => {}
+            () = &mut work => return None,
         }
+        let told = shared.clock.now();
+        begin_draining(&shared, &drain, shards);
+        tokio::select! {
+            biased;
+            () = shutdown.abort.cancelled() => {}
+            () = work => {}
+            () = shared.clock.sleep(LEAVING) => {}
+        }
+        Some(told)
+    }
+
+    /// A look at the leases.
+    async fn look(&mut self) {
         let mut won = Vec::new();
         let looked = self.keeper.look(&mut won).await;
         self.looked = self.shared.clock.now();
-        self.next_look = self.looked + self.shared.jitter.spread(look, 0.2);
+        let pause = self.shared.config.lease.scan;
+        self.next_look = self.looked + self.shared.jitter.spread(pause, 0.2);
         self.told(looked, "reading the lease table failed");
         for lease in won {
             self.start(lease);
         }
-        None
+    }
+
+    /// Compares what the control plane said with the leases.
+    async fn sync(&mut self, shards: Result<Option<Vec<ShardInfo>>, CallError>) {
+        let (look, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
+        let done = match shards {
+            Ok(Some(shards)) => self.keeper.sync(&shards).await,
+            Ok(None) => Ok(Synced::Same),
+            Err(error) => Err(error),
+        };
+        let now = self.shared.clock.now();
+        let again = matches!(done, Ok(Synced::Again) | Err(_));
+        let pause = if again { look } else { sync };
+        self.next_sync = now + self.shared.jitter.spread(pause, 0.2);
+        if matches!(done, Ok(Synced::Changed | Synced::Again)) {
+            self.next_look = now;
+        }
+        self.told(done, "comparing shards with leases failed");
     }
 
     fn told<T>(&self, result: Result<T, CallError>, what: &str) -> Option<T> {
@@ -186,7 +281,10 @@ impl Supervisor {
             // Another stream may stand under the name: look before anything is taken again.
             Ok(Ended::Vanished(_)) => {
                 self.keeper.cool(&id);
+                self.asking = None;
                 self.next_sync = Duration::ZERO;
+                let soon = self.shared.clock.now() + self.shared.config.lease.scan;
+                self.next_look = self.next_look.max(soon);
             }
             Ok(Ended::Gap(gap)) => return Some((id, gap)),
             Err(error) => {
@@ -202,13 +300,11 @@ impl Supervisor {
         self.shared.metrics.set(metric::LEASES_OWNED, &[], self.leases.len());
     }
 
-    /// Drains every shard within the deadline.
-    async fn stop(mut self, shutdown: &Shutdown, cause: Option<StopCause>) -> Exit {
-        self.drain.cancel();
-        self.shared.status.update(|b| b.draining = true);
-        let deadline = self.shared.clock.now() + self.shared.config.shutdown_deadline;
+    /// Drains every shard within the deadline, which counts from when the worker was `told`.
+    async fn stop(mut self, shutdown: &Shutdown, cause: Option<StopCause>, told: Duration) -> Exit {
+        begin_draining(&self.shared, &self.drain, self.running.len());
+        let deadline = told + self.shared.config.shutdown_deadline;
         let clock = self.shared.clock.clone();
-        tracing::info!(shards = self.running.len(), "draining");
         let held = self.leases.keys().cloned().collect();
         tokio::select! {
             biased;

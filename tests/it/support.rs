@@ -197,6 +197,8 @@ pub(crate) fn clients(services: &Running) -> Clients {
     let calls = AwsConfig {
         attempt_timeout: Duration::from_secs(30),
         operation_timeout: Duration::from_secs(60),
+        table_attempt_timeout: Duration::from_secs(30),
+        table_operation_timeout: Duration::from_secs(60),
         upload_timeout: Duration::from_secs(60),
         path_style: true,
     };

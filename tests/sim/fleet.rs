@@ -16,6 +16,9 @@ use crate::services::world::WorldOptions;
 use crate::services::{Backend, Service, World};
 use crate::sim::{Setup, Sim};
 
+/// Time-outs of the lease table as the configuration derives them from a failover time of 10 s.
+const PRODUCTION: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(3_333)];
+
 /// The stream, table and bucket of every fleet.
 pub const STREAM: &str = "events";
 pub const TABLE: &str = "catchment-leases";
@@ -388,10 +391,14 @@ impl Driver<'_> {
     fn incarnation(&mut self, worker: usize) -> Node {
         self.incarnations[worker] += 1;
         let name = format!("w{worker}.{}", self.incarnations[worker]);
+        // Of its own, so that what else is drawn stays what it was.
+        let mut rng =
+            fastrand::Rng::with_seed(self.fleet.seed ^ Fnv::of(name.as_bytes()) ^ 0x7461_626c);
         let options = NodeOptions {
             skew_ms: self.fleet.skew_ms[worker],
             yields: self.fleet.yields,
             older: self.fleet.is_older(&name),
+            table: rng.bool().then_some(PRODUCTION),
         };
         let node = Node::new(self.sim, &name, &options);
         node.run((self.start)(&node));

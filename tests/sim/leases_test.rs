@@ -11,9 +11,10 @@ use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
 use catchment::metrics::registry::Metrics;
 use catchment::metrics::table as metric;
+use catchment::worker::status::StatusStore;
 use catchment::worker::{self, supervisor};
 
-use crate::faults::{Outage, Scope, Window};
+use crate::faults::{Fault, Outage, Scope, Script, Window};
 use crate::fleet::{BUCKET, STREAM, TABLE};
 use crate::node::{Node, NodeOptions};
 use crate::services::Service;
@@ -42,6 +43,7 @@ struct Fleet {
     sim: Sim,
     nodes: Vec<Node>,
     metrics: Arc<Mutex<Vec<Arc<Metrics>>>>,
+    boards: Arc<Mutex<BTreeMap<String, Arc<StatusStore>>>>,
 }
 
 impl Fleet {
@@ -52,16 +54,21 @@ impl Fleet {
             world.kinesis.create(STREAM, shards, now.wall_ms);
             world.objects.lock().unwrap().buckets.entry(BUCKET.to_owned()).or_default();
         }
-        Self { sim, nodes: Vec::new(), metrics: Arc::default() }
+        Self { sim, nodes: Vec::new(), metrics: Arc::default(), boards: Arc::default() }
     }
 
     fn join(&mut self, workers: usize) {
+        self.join_with(workers, &NodeOptions::default());
+    }
+
+    fn join_with(&mut self, workers: usize, options: &NodeOptions) {
         for _ in 0..workers {
             // Names as in production sort in no order of birth.
             let number = self.nodes.len();
             let name = format!("ip-10-0-{}-{number}.ec2.internal:6f1c", number * 7919 % 251);
-            let node = Node::new(&self.sim, &name, &NodeOptions::default());
+            let node = Node::new(&self.sim, &name, options);
             let (live, metrics) = (node.clone(), Arc::clone(&self.metrics));
+            let boards = Arc::clone(&self.boards);
             node.run(async move {
                 let clients = Clients {
                     kinesis: live.kinesis.clone(),
@@ -76,6 +83,8 @@ impl Fleet {
                 let prepared = Box::pin(worker::prepare(&means, config(&live.name), clients)).await;
                 let shared = prepared.unwrap_or_else(|e| panic!("does not start: {e}"));
                 metrics.lock().unwrap().push(Arc::clone(&shared.metrics));
+                let board = Arc::clone(&shared.status);
+                boards.lock().unwrap().insert(live.name.to_string(), board);
                 Box::pin(supervisor::run(shared, live.shutdown.clone())).await;
             });
             self.nodes.push(node);
@@ -283,6 +292,86 @@ fn a_newcomer_gets_its_share() {
         println!("a newcomer has its share within {took:.1} s");
         assert!(fleet.busiest() < 5);
     });
+}
+
+/// Cuts a service off, from now on.
+fn silence(fleet: &Fleet, service: Service, seconds: u64) {
+    let at = fleet.sim.net.now().at;
+    let scope = Scope::Service(service);
+    let window = Window { scope, from_ms: at, to_ms: at + seconds * 1000, kind: Outage::Silent };
+    fleet.sim.net.cut(window);
+}
+
+/// One write that hangs is one lease's trouble, however long the client waits for it: with the
+/// time-outs that the configuration derives, not even that one's. Unoptimised builds make do with a
+/// hundred, unless `SWEEP=1`.
+#[test]
+fn one_slow_heartbeat_among_a_thousand_costs_no_other_lease() {
+    let derived = {
+        let aws = config("any").aws;
+        [aws.table_attempt_timeout, aws.table_operation_timeout]
+    };
+    let few = cfg!(debug_assertions) && std::env::var("SWEEP").is_err();
+    let leases = if few { 100 } else { 1_000 };
+    let long = [Duration::from_secs(10), Duration::from_secs(25)];
+    for (timeouts, costs) in [(derived, 0), (long, 1)] {
+        run(Setup::calm(21), async |sim| {
+            let mut fleet = Fleet::new(sim, leases);
+            fleet.join_with(1, &NodeOptions { table: Some(timeouts), ..NodeOptions::default() });
+            fleet.until(60.0, |owners| level(owners, 1)).await;
+            fleet.sleep(10.0).await;
+            let fault = Fault::Late(Duration::from_secs(15));
+            fleet.sim.net.script(Script { node: None, op: "UpdateItem", skip: 0, fault });
+            fleet.sleep(30.0).await;
+            let lost = fleet.counted("catchment_leases_lost_total");
+            assert!(lost <= costs, "{lost} leases lost with time-outs {timeouts:?}");
+        });
+    }
+}
+
+/// What the control plane is asked for does not hold up what the lease table is looked at for.
+#[test]
+fn leases_of_the_dead_are_taken_in_time_while_the_control_plane_hangs() {
+    for seed in 0..3 {
+        run(Setup::calm(seed), async |sim| {
+            let mut fleet = Fleet::new(sim, 40);
+            fleet.join(5);
+            fleet.until(20.0, |owners| level(owners, 5)).await;
+            fleet.sleep(40.0).await;
+            silence(&fleet, Service::Kinesis, 300);
+            // Every worker compares shards with leases in that time, and is left without an answer.
+            fleet.sleep(80.0 + seed as f64).await;
+            let dies = (fleet.sweeper() + 1) % 5;
+            let name = fleet.nodes[dies].name.to_string();
+            fleet.nodes[dies].crash();
+            let gone = |owners: &BTreeMap<String, usize>| {
+                !owners.contains_key(&name) && !owners.contains_key("")
+            };
+            let took = fleet.until(12.0, gone).await;
+            println!("seed {seed}: taken within {took:.1} s");
+        });
+    }
+}
+
+/// Whatever a worker waits for, a stop is heard at once.
+#[test]
+fn a_stop_is_heard_whatever_hangs() {
+    for service in [Service::Kinesis, Service::DynamoDb, Service::S3] {
+        for wait in [1, 9, 61, 75] {
+            run(Setup::calm(wait), async |sim| {
+                let mut fleet = Fleet::new(sim, 20);
+                fleet.join(1);
+                fleet.until(20.0, |owners| level(owners, 1)).await;
+                fleet.sleep(10.0).await;
+                silence(&fleet, service, 300);
+                fleet.sleep(wait as f64).await;
+                fleet.nodes[0].terminate();
+                fleet.sleep(0.1).await;
+                let board = fleet.boards.lock().unwrap().values().next().cloned().unwrap();
+                assert!(board.snapshot().draining, "{service:?} hangs for {wait} s: not heard");
+            });
+        }
+    }
 }
 
 /// The largest fleet here, with shards that end, workers that come, go and die. Half a minute

@@ -5,6 +5,7 @@
 //! zombies, late PUTs and lost responses with it. A lost message is silence, not an error: the
 //! sender's own time-outs must end the wait, as with a real connection.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::services::world::Now;
 use crate::services::{
     Refusal, Request, Response, Service, World, expired, internal, operation, s3, skewed, throttle,
 };
+
+const COMPLETE: &str = "CompleteMultipartUpload";
 
 /// Signatures are good for this long, either way.
 const SIGNATURE_MS: i64 = 15 * 60 * 1000;
@@ -50,6 +53,8 @@ struct State {
     exiled: Option<Arc<str>>,
     in_flight: usize,
     requests: u64,
+    /// Uploads in parts that lost a race: S3 wants them begun anew.
+    beaten: BTreeSet<String>,
 }
 
 type Reply = Result<Response, Broken>;
@@ -69,6 +74,7 @@ impl Net {
             exiled: None,
             in_flight: 0,
             requests: 0,
+            beaten: BTreeSet::new(),
         };
         Self(Arc::new(Inner { clock, trace, world: Mutex::new(world), state: Mutex::new(state) }))
     }
@@ -146,7 +152,8 @@ impl Net {
         state.requests += 1;
         let state = &mut *state;
         let (d1, d2) = state.mix.legs(&mut state.rng);
-        let drawn = state.mix.pick(&mut state.rng, conditional && op == "PutObject");
+        let drawn =
+            state.mix.pick(&mut state.rng, (conditional && op == "PutObject") || op == COMPLETE);
         let mut fault = drawn.filter(|_| !state.healed);
         let mut used = None;
         for (i, script) in state.scripts.iter_mut().enumerate() {
@@ -205,6 +212,8 @@ impl Net {
         }
         let outage = self.cut_off(|scope| *scope == Scope::Service(service));
         let other = d2.as_millis() % 2 == 0;
+        let beaten = operation(request) == COMPLETE && self.beaten(request, fault);
+        let fault = if beaten { Some(Fault::Conflict) } else { fault };
         let refusal = match (outage, fault) {
             (Some(Outage::Silent), _) => {
                 self.note(node, request, "silent");
@@ -257,6 +266,17 @@ impl Net {
         response.headers_mut().insert("date", date.parse().unwrap());
         let answer = if fault == Some(Fault::ResetAfter) { Err(Broken) } else { Ok(response) };
         let _ = reply.send(answer);
+    }
+
+    /// Did the upload that is to be completed lose a race, now or before?
+    fn beaten(&self, request: &Request, fault: Option<Fault>) -> bool {
+        let upload = request.uri().to_string();
+        let mut state = self.state();
+        if fault == Some(Fault::Conflict) {
+            state.beaten.insert(upload);
+            return true;
+        }
+        state.beaten.contains(&upload)
     }
 
     /// The request reaches its service.

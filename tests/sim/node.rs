@@ -98,6 +98,8 @@ pub struct NodeOptions {
     pub yields: u32,
     /// It runs the build before this one (with the feature `mutants`).
     pub older: bool,
+    /// Time-outs of one attempt and of a whole call to the lease table, if not those of all calls.
+    pub table: Option<[Duration; 2]>,
 }
 
 impl Node {
@@ -128,7 +130,7 @@ impl Node {
         };
         /// The three clients differ in type only.
         macro_rules! client {
-            ($sdk:ident, $salt:expr $(, $extra:ident($value:expr))*) => {
+            ($sdk:ident, $salt:expr, $timeouts:expr $(, $extra:ident($value:expr))*) => {
                 $sdk::Client::from_conf(
                     $sdk::Config::builder()
                         .behavior_version(BehaviorVersion::v2026_01_12())
@@ -139,7 +141,7 @@ impl Node {
                         .time_source(Skewed(clock.clone()))
                         .retry_config(RetryConfig::standard().with_max_attempts(4))
                         .retry_partition(RetryPartition::custom(format!("{name}-{}", $salt)).build())
-                        .timeout_config(timeouts())
+                        .timeout_config($timeouts)
                         .invocation_id_generator(DefaultInvocationIdGenerator::with_seed(seed ^ $salt))
                         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
                         $(.$extra($value))*
@@ -148,9 +150,9 @@ impl Node {
             };
         }
         Self {
-            kinesis: client!(aws_sdk_kinesis, 1),
-            dynamodb: client!(aws_sdk_dynamodb, 2),
-            s3: client!(aws_sdk_s3, 3, force_path_style(true)),
+            kinesis: client!(aws_sdk_kinesis, 1, timeouts(CALLS)),
+            dynamodb: client!(aws_sdk_dynamodb, 2, timeouts(options.table.unwrap_or(CALLS))),
+            s3: client!(aws_sdk_s3, 3, timeouts(CALLS), force_path_style(true)),
             jitter: Jitter::seeded(seed ^ 4),
             name,
             clock,
@@ -252,11 +254,11 @@ impl Node {
     }
 }
 
-fn timeouts() -> TimeoutConfig {
-    TimeoutConfig::builder()
-        .operation_attempt_timeout(Duration::from_secs(3))
-        .operation_timeout(Duration::from_secs(10))
-        .build()
+/// Time-outs of one attempt and of a whole call.
+const CALLS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(10)];
+
+fn timeouts([attempt, operation]: [Duration; 2]) -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(attempt).operation_timeout(operation).build()
 }
 
 fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {

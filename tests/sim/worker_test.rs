@@ -5,6 +5,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::effects::Fnv;
+use crate::faults::{Fault, Script};
 use crate::fleet::Fleet;
 use crate::sim::Report;
 use crate::worker::fleet_of_workers;
@@ -41,6 +42,25 @@ fn check(seed: u64) -> crate::sim::Report {
 fn a_calm_fleet_delivers() {
     let outcome = fleet_of_workers(&Fleet::calm(1, 2, 2, 50));
     assert!(outcome.failures.is_empty(), "{}", outcome.explain());
+}
+
+/// S3 wants an upload that lost a race at its completion begun anew: completing it again never ends.
+#[test]
+fn an_upload_that_lost_a_race_begins_anew() {
+    let mut beaten = 0;
+    for seed in 0..8 {
+        let mut fleet = Fleet::calm(seed, 1, 1, 60);
+        fleet.world.min_part = Some(100);
+        let op = "CompleteMultipartUpload";
+        fleet.scripts = vec![Script { node: None, op, skip: 0, fault: Fault::Conflict }];
+        let outcome = fleet_of_workers(&fleet);
+        assert!(outcome.failures.is_empty(), "seed {seed}: {}", outcome.explain());
+        let refused = outcome.report.effects.iter().filter(|e| e.op == op && e.status == 409);
+        let refused = refused.count();
+        assert!(refused <= 1, "seed {seed}: the same upload was completed {refused} times");
+        beaten += refused;
+    }
+    assert!(beaten > 0, "no object went up in parts");
 }
 
 /// Runs `work` for each seed, on as many threads as there are cores (`JOBS` says otherwise), one

@@ -1,9 +1,10 @@
 //! Keeps our leases alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use crate::ids::ShardId;
 use crate::worker::context::WorkerContext;
@@ -45,19 +46,38 @@ impl Registry {
 }
 
 /// Beats for every lease, until dropped: three times per failover time, counted from the last write
-/// of the lease, so that a progress write saves a heartbeat. A failed beat is repeated soon.
+/// of the lease, so that a progress write saves a heartbeat. A failed beat is repeated soon. No beat
+/// waits for another, but for one of [`PARALLEL`] places: a write that hangs is one lease's trouble.
 pub async fn heartbeat(shared: Arc<WorkerContext>, registry: Registry) {
     let period = shared.config.lease.failover / 3;
+    let mut beating = FuturesUnordered::new();
+    let mut busy = BTreeSet::new();
     loop {
-        let begun = shared.clock.now();
-        futures::stream::iter(registry.all())
-            .for_each_concurrent(PARALLEL, |lease| async move {
-                if !lease.expire() && lease.is_due(period) {
-                    lease.renew().await;
-                }
-            })
-            .await;
         let pause = shared.jitter.spread(period / LOOKS, 0.1);
-        shared.clock.sleep_until(begun + pause).await;
+        let again = shared.clock.now() + pause;
+        let mut due: Vec<_> =
+            registry.all().into_iter().filter(|l| !l.expire() && l.is_due(period)).collect();
+        // Popped from the end: those longest without a beat go first.
+        due.sort_by_key(|lease| lease.silence());
+        loop {
+            while beating.len() < PARALLEL
+                && let Some(lease) = due.pop()
+            {
+                // A progress write may have done its work since.
+                if lease.is_due(period) && busy.insert(lease.shard.clone()) {
+                    beating.push(async move {
+                        lease.renew().await;
+                        lease.shard.clone()
+                    });
+                }
+            }
+            tokio::select! {
+                biased;
+                Some(shard) = beating.next(), if !beating.is_empty() => {
+                    busy.remove(&shard);
+                }
+                () = shared.clock.sleep_until(again) => break,
+            }
+        }
     }
 }

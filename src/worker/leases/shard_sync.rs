@@ -8,43 +8,53 @@ use crate::fault::CallError;
 use crate::lease::graph;
 use crate::lease::row::NewLease;
 use crate::metrics::table as metric;
+use crate::stream::ShardInfo;
 use crate::worker::leases::taker::{LeaseTaker, PARALLEL};
 
+/// What came of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synced {
+    /// There was nothing to do.
+    Same,
+    /// The table is another now.
+    Changed,
+    /// Somebody else is at it: it should be looked at again soon.
+    Again,
+}
+
 impl LeaseTaker {
-    /// Creates the leases that are missing and removes those that are over; says whether somebody
-    /// else is at it, so that it should be looked at again soon.
+    /// Creates the leases that are missing and removes those that are over. The shards were listed
+    /// before: a lease that disappears in between belongs to a shard that is gone.
     ///
     /// # Errors
     /// [`CallError`]
-    pub async fn sync(&mut self) -> Result<bool, CallError> {
-        // Shards first: a lease that disappears in between belongs to a shard that is gone.
-        let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+    pub async fn sync(&mut self, shards: &[ShardInfo]) -> Result<Synced, CallError> {
         let start = self.shared.config.stream.start;
         // The table as last read tells whether there is anything to do; what, only a fresh one.
         if let Some(known) = &self.known
-            && graph::missing(&shards, known, start).is_empty()
-            && graph::deletable(&shards, known).is_empty()
-            && graph::unranged(&shards, known).is_empty()
+            && graph::missing(shards, known, start).is_empty()
+            && graph::deletable(shards, known).is_empty()
+            && graph::unranged(shards, known).is_empty()
         {
-            return Ok(false);
+            return Ok(Synced::Same);
         }
         let leases = self.leases(true).await?;
-        let missing = graph::missing(&shards, &leases, start);
+        let missing = graph::missing(shards, &leases, start);
         let again = self.create(missing).await?;
-        for some in graph::unranged(&shards, &leases).chunks(PARALLEL) {
+        for some in graph::unranged(shards, &leases).chunks(PARALLEL) {
             let writes =
                 some.iter().map(|(shard, range)| self.shared.table.update(shard, range.clone()));
             for written in join_all(writes).await {
                 written?;
             }
         }
-        for shard in graph::deletable(&shards, &leases) {
+        for shard in graph::deletable(shards, &leases) {
             if self.shared.table.delete_finished(&shard).await? {
                 tracing::info!(%shard, "lease of an expired shard deleted");
             }
         }
         self.hurry();
-        Ok(again)
+        Ok(if again { Synced::Again } else { Synced::Changed })
     }
 
     /// Creates leases, parents before children, as parallel as that allows; stops and says so where

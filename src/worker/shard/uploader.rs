@@ -8,7 +8,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use crate::aws::s3::{Put, is_gone, refuses_key};
+use crate::aws::s3::{Put, is_conflict, is_gone, refuses_key};
 use crate::budget::Permit;
 use crate::delivery::body::Body;
 use crate::delivery::dead_letter::{Aside, CONFLICT, Letter, REFUSED, letter, put_aside};
@@ -167,14 +167,27 @@ async fn put(
         }
     }
     let mut sending = Sending::new(shared, held, object);
-    let result = sending.until_durable(lease).await;
-    let object = &sending.object;
-    let letter = match &result {
-        Ok(Put::Existed) if object.kind == ObjectKind::Upload => {
-            taken(shared, lease, object).await?
-        }
-        Err(UploadError::Refused { last, .. }) => letter(object, Aside::Refused(&last.code)),
-        _ => None,
+    let mut again = true;
+    let (result, letter) = loop {
+        let result = sending.until_durable(lease).await;
+        let object = &sending.object;
+        let letter = match &result {
+            Ok(Put::Existed) if object.kind == ObjectKind::Upload => {
+                match taken(shared, lease, object).await? {
+                    // What was there may have been another file. Once more, then it was ours in
+                    // between.
+                    Taken::Vanished if again => {
+                        again = false;
+                        continue;
+                    }
+                    Taken::Vanished | Taken::ByThis => None,
+                    Taken::ByAnother(letter) => letter,
+                }
+            }
+            Err(UploadError::Refused { last, .. }) => letter(object, Aside::Refused(&last.code)),
+            _ => None,
+        };
+        break (result, letter);
     };
     // Before the old bytes go: never less than what is there.
     held.take(letter.as_ref().map_or(0, Letter::memory));
@@ -310,14 +323,25 @@ impl<'a> Sending<'a> {
                     }
                 }
             };
-            if !is_gone(&failed) {
+            let completing = matches!(parts.next(), Step::Complete(..));
+            // The upload lost a race against another write of its key, and cannot be completed.
+            let beaten = completing && is_conflict(&failed);
+            if !is_gone(&failed) && !beaten {
                 return Err(AttemptFailure::Passing(failed));
             }
             // Keys are created once, and name what is in the object: what is there is this one.
             if store.exists(&object.bucket, &object.key).await.map_err(AttemptFailure::Passing)? {
                 // A reply to our own completion was lost, or to somebody's who finished the batch.
-                let ours = matches!(parts.next(), Step::Complete(..));
+                let ours = completing && !beaten;
                 return Ok(if ours { Put::Created } else { Put::Existed });
+            }
+            if beaten && let Some(id) = parts.id() {
+                // Its parts are paid for until it is ended.
+                tokio::select! {
+                    biased;
+                    () = store.abort_multipart(object, id) => {}
+                    () = self.shared.clock.sleep(ABORT) => {}
+                }
             }
             let again = parts.restart();
             return Err(if again {
@@ -350,12 +374,10 @@ impl<'a> Sending<'a> {
     }
 
     fn failed(&self, error: &CallError) {
-        let (shared, key) = (self.shared, &self.object.key);
         let class = error.fault.as_str();
-        shared.metrics.add(metric::PUT_RETRIES_TOTAL, &[class], 1);
-        shared.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
-        tracing::warn!(key, %error, "storing an object failed; trying again");
-        shared.status.error(shared.clock.wall(), &format!("{key}: {error}"));
+        self.shared.metrics.add(metric::PUT_RETRIES_TOTAL, &[class], 1);
+        let what = "storing an object failed; trying again";
+        note_failure(self.shared, &self.object.key, error, what);
     }
 
     fn note(&self, put: Put) {
@@ -396,29 +418,36 @@ fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// The key of an upload is taken. By this very event, when it is delivered again; by another event
-/// of the same file, which is a duplicate; or by another file, and then this one is put aside.
+/// Whose is the key of an upload that is taken?
+enum Taken {
+    /// This very event's, when it is delivered again, or another's of the same file, a duplicate.
+    ByThis,
+    /// Another file's, and this one is put aside.
+    ByAnother(Option<Letter>),
+    /// Nobody's any more: it was deleted since.
+    Vanished,
+}
+
+/// Looks at what is under the key of an upload, for as long as storing an object may take.
 async fn taken(
     shared: &WorkerContext,
     lease: &Arc<HeldLease>,
     object: &Object,
-) -> Result<Option<Letter>, UploadError> {
+) -> Result<Taken, UploadError> {
     let begun = shared.clock.now();
     let deadline = shared.config.delivery.upload_deadline;
     let there = loop {
         fence(shared, lease).await?;
         let error = match shared.store.metadata(&object.bucket, &object.key).await {
             Ok(Some(there)) => break there,
-            // Deleted since: the file was stored, and somebody is done with it.
-            Ok(None) => return Ok(None),
+            Ok(None) => return Ok(Taken::Vanished),
             Err(error) => error,
         };
-        let class = error.fault.as_str();
-        shared.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
-        tracing::debug!(key = object.key, %error, "reading metadata failed");
+        let what = "looking at the object under a taken key failed";
+        note_failure(shared, &object.key, &error, what);
         let waited = shared.clock.now() - begun;
         if !error.fault.is_transient() && waited >= deadline.min(LOOK) {
-            return Ok(letter(object, Aside::Unknown(&error.code)));
+            return Ok(Taken::ByAnother(letter(object, Aside::Unknown(&error.code))));
         }
         if waited > deadline {
             let key = object.key.clone();
@@ -433,9 +462,16 @@ async fn taken(
     };
     let same = |name: &str| there.get(name).map(String::as_str) == object.meta(name);
     if same(event::META_POSITION) || same(event::META_SHA256) {
-        return Ok(None);
+        return Ok(Taken::ByThis);
     }
-    Ok(letter(object, Aside::Conflict))
+    Ok(Taken::ByAnother(letter(object, Aside::Conflict)))
+}
+
+fn note_failure(shared: &WorkerContext, key: &str, error: &CallError, what: &str) {
+    let class = error.fault.as_str();
+    shared.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
+    tracing::warn!(key, %error, "{what}");
+    shared.status.error(shared.clock.wall(), &format!("{key}: {error}"));
 }
 
 /// Waits while the lease is too long without a heartbeat to start anything.

@@ -8,7 +8,7 @@ use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};
 use crate::lease::keys::BadKeys;
 
-/// Why a worker cannot start. All of these are for a person to mend.
+/// Why a worker cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No such stream.
@@ -24,7 +24,8 @@ pub enum StartError {
     },
     /// Being created or deleted.
     #[error(
-        "stream `{0}` is not ACTIVE: wait until it is created, or check that it is not being deleted"
+        "stream `{0}` is not ACTIVE after a minute: wait until it is created, or check that it is not \
+         being deleted"
     )]
     NotReadable(String),
     /// No such bucket, or elsewhere.
@@ -95,8 +96,26 @@ pub enum StartError {
     Template(#[from] BadTemplate),
 }
 
+impl StartError {
+    /// Nothing that a person must mend, for all that is known: a later start may find it healed.
+    pub fn may_heal(&self) -> bool {
+        match self {
+            Self::Unavailable(call, _) | Self::Denied(call) => may_pass(call),
+            Self::Table(TableError::Call(call)) => may_pass(call),
+            Self::Table(TableError::NotActive { .. }) | Self::NotReadable(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// How long passing failures are tried again at start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Worth waiting for at start: what passes, and a metadata service that is late at boot, which looks
+/// as if there were no credentials.
+pub(super) fn may_pass(error: &CallError) -> bool {
+    error.fault.is_transient() || error.code == "NoCredentials"
+}
 
 /// Tries a call again while its failure may pass.
 pub(super) async fn retry_transient<T, F: Future<Output = Result<T, CallError>>>(
@@ -110,11 +129,11 @@ pub(super) async fn retry_transient<T, F: Future<Output = Result<T, CallError>>>
             Err(error) => error,
         };
         let waited = clock.now() - begun;
-        if error.fault == Fault::Denied {
-            return Err(StartError::Denied(error));
-        }
-        if !error.fault.is_transient() || waited > PATIENCE {
-            return Err(StartError::Unavailable(error, waited));
+        if !may_pass(&error) || waited > PATIENCE {
+            return Err(match error.fault {
+                Fault::Denied => StartError::Denied(error),
+                _ => StartError::Unavailable(error, waited),
+            });
         }
         tracing::warn!(%error, "not reachable yet; trying again");
         clock.sleep(Duration::from_secs(1)).await;

@@ -5,6 +5,7 @@ use crate::aws::dynamodb::LeaseTable;
 use crate::aws::kinesis::Kinesis;
 use crate::aws::s3::ObjectStore;
 use crate::budget::Budget;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::ids::WorkerId;
@@ -13,14 +14,16 @@ use crate::lease::row::Lease;
 use crate::metrics::registry::Metrics;
 use crate::metrics::table as metric;
 use crate::replay::plan::Plan;
+use crate::stream::StreamInfo;
 use crate::worker::context::WorkerContext;
 use crate::worker::leases::change_signal::ChangeSignal;
 use crate::worker::node::Node;
 use crate::worker::spreading::Spreading;
-use crate::worker::start::error::{StartError, retry_transient};
+use crate::worker::start::error::{PATIENCE, StartError, retry_transient};
 use crate::worker::start::{fan_out_consumer, lease_table};
 use crate::worker::status::StatusStore;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Checks everything a worker needs and assembles it.
@@ -53,16 +56,7 @@ pub async fn prepare_for(
     let kinesis = Kinesis::new(clients.kinesis).with_wire_format(config.stream.wire, &metrics);
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table).counting(&metrics);
     let name = &config.stream.name;
-    let stream = retry_transient(&clock, || kinesis.describe(name)).await;
-    let stream = stream.map_err(|error| match error {
-        StartError::Unavailable(source, _) if source.fault == Fault::NotFound => {
-            StartError::NoStream { name: name.clone(), source }
-        }
-        other => other,
-    })?;
-    if !stream.readable {
-        return Err(StartError::NotReadable(stream.name));
-    }
+    let stream = readable(&clock, &kinesis, name).await?;
     // Nothing is made of the answer; a permission that is missing should be told now, not by a
     // worker that never finds a shard.
     retry_transient(&clock, || kinesis.list_shards(&stream.arn)).await?;
@@ -119,6 +113,28 @@ pub async fn prepare_for(
         metrics,
         changes: ChangeSignal::default(),
     }))
+}
+
+/// The stream, once it can be read: deployed together with its workers, it may be CREATING yet.
+async fn readable(clock: &Clock, kinesis: &Kinesis, name: &str) -> Result<StreamInfo, StartError> {
+    let begun = clock.now();
+    loop {
+        let stream = retry_transient(clock, || kinesis.describe(name)).await;
+        let stream = stream.map_err(|error| match error {
+            StartError::Unavailable(source, _) if source.fault == Fault::NotFound => {
+                StartError::NoStream { name: name.to_owned(), source }
+            }
+            other => other,
+        })?;
+        if stream.readable {
+            return Ok(stream);
+        }
+        if clock.now() - begun > PATIENCE {
+            return Err(StartError::NotReadable(stream.name));
+        }
+        tracing::warn!(stream = stream.name, "the stream is not ACTIVE yet; waiting");
+        clock.sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Tells of a configured start that has no effect; the number of leases that overrule it.
