@@ -38,6 +38,7 @@ targets! {
     cbor "fuzz_targets/cbor.rs"
     config "fuzz_targets/config.rs"
     envelope "fuzz_targets/envelope.rs"
+    expansion "fuzz_targets/expansion.rs"
     field "fuzz_targets/field.rs"
     frames "fuzz_targets/frames.rs"
     intents "fuzz_targets/intents.rs"

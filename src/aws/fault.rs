@@ -21,7 +21,8 @@ where
             (Fault::Invalid, "DispatchFailure".to_owned())
         }
         SdkError::DispatchFailure(_) if lacks_credentials(error) => {
-            (Fault::Denied, "NoCredentials".to_owned())
+            let fault = if may_come(error) { Fault::Unavailable } else { Fault::Denied };
+            (fault, "NoCredentials".to_owned())
         }
         SdkError::DispatchFailure(_) => (Fault::Unavailable, "DispatchFailure".to_owned()),
         SdkError::ServiceError(_) => {
@@ -64,7 +65,15 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     told.join(": ")
 }
 
-/// No provider of the chain has credentials: waiting does not help.
+/// A source that was asked over the network, a metadata service for instance, may have them later: it
+/// is late at boot. Where none was to be asked, waiting does not help.
+fn may_come(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_disabled = |name| std::env::var(name).is_ok_and(|v| v.eq_ignore_ascii_case("true"));
+    let text = chain(error);
+    !is_disabled("AWS_EC2_METADATA_DISABLED") && !text.contains("IMDS disabled")
+}
+
+/// No provider of the chain has credentials.
 fn lacks_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| e.source()).any(|cause| {
         matches!(cause.downcast_ref(), Some(CredentialsError::CredentialsNotLoaded(_)))

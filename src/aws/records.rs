@@ -61,7 +61,7 @@ pub(super) struct TakeRecords {
 
 /// As much of a reply as says whether it is one.
 #[derive(serde::Deserialize)]
-struct Fields {
+struct ReplyFields {
     #[serde(rename = "Records")]
     records: Option<serde::de::IgnoredAny>,
 }
@@ -70,7 +70,7 @@ struct Fields {
 /// JSON is left to the SDK to tell of.
 fn is_bare(body: &[u8]) -> bool {
     body.trim_ascii().is_empty()
-        || serde_json::from_slice::<Fields>(body).is_ok_and(|fields| fields.records.is_none())
+        || serde_json::from_slice::<ReplyFields>(body).is_ok_and(|fields| fields.records.is_none())
 }
 
 impl TakeRecords {

@@ -145,10 +145,6 @@ mod tests {
         let invalid = StartError::Unavailable(call(Fault::Invalid), waited);
         assert_eq!(start_code(&invalid), 2);
         assert_eq!(start_code(&StartError::Denied(call(Fault::Denied))), 2);
-        // As a metadata service that is late at boot looks.
-        let late = CallError { code: "NoCredentials".into(), ..call(Fault::Denied) };
-        assert_eq!(start_code(&StartError::Denied(late.clone())), 1);
-        assert_eq!(start_code(&TableError::Call(late).into()), 1);
         assert_eq!(start_code(&StartError::NotReadable("s".into())), 1);
     }
 }

@@ -106,7 +106,7 @@ mod tests {
         for write in [
             write::progress(progress, progress, &me, 1, None),
             write::renew(&held, &me, &write::Notes::default()),
-            write::take(&held, &me, "arn@1"),
+            write::take(&held, &me, "arn@1", None),
             write::free(&held),
             write::release(&me),
             write::request_handoff(&held, &me).unwrap(),

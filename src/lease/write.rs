@@ -77,8 +77,9 @@ pub fn renew(lease: &Lease, me: &WorkerId, notes: &Notes) -> Update {
 }
 
 /// Takes a free or expired lease (KCL operation 5). A row of the KCL is bound to our stream
-/// (`StreamInfo::identity`) at this occasion.
-pub fn take(lease: &Lease, me: &WorkerId, stream: &str) -> Update {
+/// (`StreamInfo::identity`) at this occasion, and to the time that its sentinel means (`pin_ms`,
+/// see [`crate::stream::position::pin`]): a second owner must begin where the first one did.
+pub fn take(lease: &Lease, me: &WorkerId, stream: &str, pin_ms: Option<i64>) -> Update {
     let mut update = format!("SET {} = :next, {} = :me", attr::COUNTER, attr::OWNER);
     let mut values = vec![
         (":next", n(lease.counter + 1)),
@@ -88,6 +89,10 @@ pub fn take(lease: &Lease, me: &WorkerId, stream: &str) -> Update {
     if lease.stream.is_none() {
         update.push_str(&format!(", {} = :stream", attr::STREAM));
         values.push((":stream", Attr::S(stream.into())));
+    }
+    if let Some(pin) = pin_ms.filter(|_| lease.started_ms.is_none()) {
+        update.push_str(&format!(", {} = :pin", attr::STARTED));
+        values.push((":pin", n(pin)));
     }
     update.push_str(&format!(" REMOVE {}, {}", attr::CHECKPOINT_OWNER, attr::LEFT));
     if lease.effective_owner().is_some_and(|owner| owner != me) {
@@ -432,8 +437,8 @@ mod tests {
             renew(&held, &me(), &Notes { read_through_ms: Some(1), throughput_kbps: Some(2.5) }),
             free(&held),
             crate::lease::change_marker::bump(),
-            take(&held, &me(), "arn@1"),
-            take(&lease("s", None, 4), &me(), "arn@1"),
+            take(&held, &me(), "arn@1", None),
+            take(&lease("s", None, 4), &me(), "arn@1", Some(7)),
             release(&me()),
             request_handoff(&held, &me()).unwrap(),
             transfer(&me()),

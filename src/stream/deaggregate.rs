@@ -151,7 +151,7 @@ impl AggregateContents {
         keys.clear();
         hash_keys.clear();
         records.clear();
-        let mut fields = Fields { body, at: 0 };
+        let mut fields = AggregateFields { body, at: 0 };
         while let Some(field) = fields.next()? {
             match field {
                 (1, Value::Bytes(key)) => {
@@ -177,7 +177,7 @@ impl AggregateContents {
     fn user(&self, body: &[u8], record: HashPlace) -> Option<UserRecord> {
         let (mut key, mut explicit_hash_key, mut data) = (None, None, None);
         let std::ops::Range { start, end } = record.range();
-        let mut fields = Fields { body: &body[..end], at: start };
+        let mut fields = AggregateFields { body: &body[..end], at: start };
         while let Some(field) = fields.next()? {
             match field {
                 (1, Value::Number(index)) => {
@@ -257,12 +257,12 @@ enum Value {
 }
 
 /// Walks the fields of a message in `body` from `at` to its end.
-struct Fields<'a> {
+struct AggregateFields<'a> {
     body: &'a [u8],
     at: usize,
 }
 
-impl Fields<'_> {
+impl AggregateFields<'_> {
     /// `None`: malformed. `Some(None)`: the end.
     #[expect(clippy::option_option, reason = "malformed and finished are told apart by `?`")]
     fn next(&mut self) -> Option<Option<(u64, Value)>> {

@@ -212,6 +212,18 @@ pub fn start_at(
     })
 }
 
+/// The time to write beside a sentinel that does not say which one it means, as rows of the KCL do
+/// not: now for `LATEST`, the configured time for `AT_TIMESTAMP`. Milliseconds since the epoch.
+pub fn pin(checkpoint: &Checkpoint, initial: InitialPosition, now_ms: i64) -> Option<i64> {
+    match (checkpoint, initial) {
+        (Checkpoint::Latest, _) => Some(now_ms),
+        (Checkpoint::AtTimestamp, InitialPosition::AtTimestamp(at)) => Some(at),
+        // Without a time it is read from its oldest record on, whoever begins.
+        (Checkpoint::AtTimestamp | Checkpoint::TrimHorizon, _)
+        | (Checkpoint::At(_) | Checkpoint::ShardEnd, _) => None,
+    }
+}
+
 /// Was anything lost between a checkpoint and the first record found after it?
 ///
 /// The checkpointed record itself is gone (retention), which alone proves nothing: an idle shard
@@ -272,6 +284,16 @@ mod tests {
         assert_eq!(start(&Checkpoint::Latest, Some(5)), Some(StartAt::Timestamp(5)));
         assert_eq!(start(&Checkpoint::Latest, None), Some(StartAt::Latest));
         assert_eq!(start(&Checkpoint::ShardEnd, None), None);
+    }
+
+    #[test]
+    fn a_sentinel_without_a_time_is_pinned_when_it_is_taken() {
+        use InitialPosition::{AtTimestamp, Latest, TrimHorizon};
+        assert_eq!(pin(&Checkpoint::Latest, TrimHorizon, 7), Some(7));
+        assert_eq!(pin(&Checkpoint::AtTimestamp, AtTimestamp(5), 7), Some(5));
+        assert_eq!(pin(&Checkpoint::AtTimestamp, Latest, 7), None);
+        assert_eq!(pin(&Checkpoint::TrimHorizon, Latest, 7), None);
+        assert_eq!(pin(&at("9", 0), AtTimestamp(5), 7), None);
     }
 
     #[test]

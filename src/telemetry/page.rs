@@ -53,16 +53,16 @@ pub(super) async fn page() -> Response {
 
 /// Who is told.
 #[derive(Default)]
-pub(super) struct Hub(Mutex<Subscribers>);
+pub(super) struct Hub(Mutex<PageSubscribers>);
 
 #[derive(Default)]
-struct Subscribers {
+struct PageSubscribers {
     queues: Vec<mpsc::Sender<Bytes>>,
     closed: bool,
 }
 
 impl Hub {
-    fn lock(&self) -> MutexGuard<'_, Subscribers> {
+    fn lock(&self) -> MutexGuard<'_, PageSubscribers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

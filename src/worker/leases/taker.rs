@@ -16,6 +16,7 @@ use crate::lease::row::{Item, Lease};
 use crate::lease::scan_schedule::{ScanPace, ScanSchedule, ScanScope};
 use crate::lease::write::{self, Notes};
 use crate::metrics::table as metric;
+use crate::stream::position::pin;
 use crate::worker::context::WorkerContext;
 use crate::worker::fleet::Fleet;
 use crate::worker::leases::heartbeat::Registry;
@@ -296,7 +297,10 @@ impl LeaseTaker {
             }
         }
         let asked = self.shared.clock.now();
-        let update = write::take(lease, &self.shared.me, &self.shared.stream.identity());
+        let identity = self.shared.stream.identity();
+        let start = self.shared.config.stream.start;
+        let pin = pin(&lease.progress.checkpoint, start, self.shared.clock.wall());
+        let update = write::take(lease, &self.shared.me, &identity, pin);
         let item = match self.shared.table.update(&lease.shard, update).await {
             // Also after a refusal the row decides: an earlier attempt of ours may have won.
             Ok(Written::Done(item) | Written::Refused(Some(item))) => item,

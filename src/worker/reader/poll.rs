@@ -200,7 +200,6 @@ impl ShardReader {
             Fault::ExpiredIterator => {
                 tracing::debug!(shard = %self.shard, "iterator expired; asking for a new one");
                 self.reading.forget_iterator();
-                return None;
             }
             Fault::Unavailable => {
                 tracing::warn!(shard = %self.shard, %error, "reading failed");

@@ -389,6 +389,7 @@ impl Pipeline {
                 self.take(records, permit).await
             }
             Fetched::End { children, beginning } => {
+                Box::pin(self.believe_end(&children)).await?;
                 self.began(beginning);
                 Box::pin(self.lost_tail()).await?;
                 Box::pin(self.shard_end(children)).await

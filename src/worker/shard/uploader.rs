@@ -176,12 +176,12 @@ async fn put(
                 match taken(shared, lease, object).await? {
                     // What was there may have been another file. Once more, then it was ours in
                     // between.
-                    Taken::Vanished if again => {
+                    KeyHolder::Vanished if again => {
                         again = false;
                         continue;
                     }
-                    Taken::Vanished | Taken::ByThis => None,
-                    Taken::ByAnother(letter) => letter,
+                    KeyHolder::Vanished | KeyHolder::ByThis => None,
+                    KeyHolder::ByAnother(letter) => letter,
                 }
             }
             Err(UploadError::Refused { last, .. }) => letter(object, Aside::Refused(&last.code)),
@@ -419,7 +419,7 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 /// Whose is the key of an upload that is taken?
-enum Taken {
+enum KeyHolder {
     /// This very event's, when it is delivered again, or another's of the same file, a duplicate.
     ByThis,
     /// Another file's, and this one is put aside.
@@ -433,21 +433,21 @@ async fn taken(
     shared: &WorkerContext,
     lease: &Arc<HeldLease>,
     object: &Object,
-) -> Result<Taken, UploadError> {
+) -> Result<KeyHolder, UploadError> {
     let begun = shared.clock.now();
     let deadline = shared.config.delivery.upload_deadline;
     let there = loop {
         fence(shared, lease).await?;
         let error = match shared.store.metadata(&object.bucket, &object.key).await {
             Ok(Some(there)) => break there,
-            Ok(None) => return Ok(Taken::Vanished),
+            Ok(None) => return Ok(KeyHolder::Vanished),
             Err(error) => error,
         };
         let what = "looking at the object under a taken key failed";
         note_failure(shared, &object.key, &error, what);
         let waited = shared.clock.now() - begun;
         if !error.fault.is_transient() && waited >= deadline.min(LOOK) {
-            return Ok(Taken::ByAnother(letter(object, Aside::Unknown(&error.code))));
+            return Ok(KeyHolder::ByAnother(letter(object, Aside::Unknown(&error.code))));
         }
         if waited > deadline {
             let key = object.key.clone();
@@ -462,9 +462,9 @@ async fn taken(
     };
     let same = |name: &str| there.get(name).map(String::as_str) == object.meta(name);
     if same(event::META_POSITION) || same(event::META_SHA256) {
-        return Ok(Taken::ByThis);
+        return Ok(KeyHolder::ByThis);
     }
-    Ok(Taken::ByAnother(letter(object, Aside::Conflict)))
+    Ok(KeyHolder::ByAnother(letter(object, Aside::Conflict)))
 }
 
 fn note_failure(shared: &WorkerContext, key: &str, error: &CallError, what: &str) {

@@ -100,8 +100,8 @@ impl StartError {
     /// Nothing that a person must mend, for all that is known: a later start may find it healed.
     pub fn may_heal(&self) -> bool {
         match self {
-            Self::Unavailable(call, _) | Self::Denied(call) => may_pass(call),
-            Self::Table(TableError::Call(call)) => may_pass(call),
+            Self::Unavailable(call, _) => call.fault.is_transient(),
+            Self::Table(TableError::Call(call)) => call.fault.is_transient(),
             Self::Table(TableError::NotActive { .. }) | Self::NotReadable(_) => true,
             _ => false,
         }
@@ -110,12 +110,6 @@ impl StartError {
 
 /// How long passing failures are tried again at start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Worth waiting for at start: what passes, and a metadata service that is late at boot, which looks
-/// as if there were no credentials.
-pub(super) fn may_pass(error: &CallError) -> bool {
-    error.fault.is_transient() || error.code == "NoCredentials"
-}
 
 /// Tries a call again while its failure may pass.
 pub(super) async fn retry_transient<T, F: Future<Output = Result<T, CallError>>>(
@@ -129,7 +123,7 @@ pub(super) async fn retry_transient<T, F: Future<Output = Result<T, CallError>>>
             Err(error) => error,
         };
         let waited = clock.now() - begun;
-        if !may_pass(&error) || waited > PATIENCE {
+        if !error.fault.is_transient() || waited > PATIENCE {
             return Err(match error.fault {
                 Fault::Denied => StartError::Denied(error),
                 _ => StartError::Unavailable(error, waited),

@@ -10,7 +10,7 @@ use crate::lease::kcl3;
 use crate::lease::keys::Keys;
 use crate::lease::row::{Item, Lease, attr};
 use crate::stream::StreamInfo;
-use crate::worker::start::error::{PATIENCE, StartError, may_pass, retry_transient};
+use crate::worker::start::error::{PATIENCE, StartError, retry_transient};
 
 /// Makes sure of the table; returns it with our way of naming its rows, and our leases.
 pub(super) async fn open(
@@ -51,7 +51,9 @@ async fn ensure(clock: &Clock, table: &LeaseTable) -> Result<(), StartError> {
     loop {
         match table.ensure(clock).await {
             Ok(()) => return Ok(()),
-            Err(TableError::Call(error)) if may_pass(&error) && clock.now() - begun < PATIENCE => {
+            Err(TableError::Call(error))
+                if error.fault.is_transient() && clock.now() - begun < PATIENCE =>
+            {
                 tracing::warn!(%error, "the lease table is not reachable yet; trying again");
                 clock.sleep(Duration::from_secs(1)).await;
             }
