@@ -161,10 +161,11 @@ impl Partitions {
     pub fn candidates(&mut self, record: Record<'_>) -> Candidates {
         let place = self.place(record);
         let own = self.prefix(place.ms, &self.slot);
-        let spills = self.recipe.settings.spill > 0;
-        let spilled =
-            spills.then(|| self.overflow(place.arrival_ms)).filter(|spilled| *spilled != own);
-        Candidates { own, spilled }
+        let spilled = self.overflow(place.arrival_ms).filter(|spilled| *spilled != own);
+        // Builds before 0.2 spilled into partitions that have records of their own, where no field
+        // decides: that these exist tells nothing, and a record kept twice is better than none.
+        let tells = !self.recipe.settings.is_earlier() || !self.recipe.prefix.fields().is_empty();
+        Candidates { own, spilled: spilled.filter(|_| tells) }
     }
 
     /// The partition of this record, opened if need be.
@@ -194,15 +195,16 @@ impl Partitions {
                 let prefix = self.prefix(place.ms, &self.slot);
                 let spill = usize::try_from(self.recipe.settings.spill).unwrap_or(usize::MAX);
                 let full = spill > 0 && self.list.len() >= spill;
-                if full && !self.by_prefix.contains_key(&prefix) {
-                    let spilled = self.overflow(place.arrival_ms);
-                    if spilled != prefix {
-                        // Not remembered: of slots that overflow there is no bound.
-                        *self.misplaced.entry(PartitionFallback::Overflow).or_default() += 1;
-                        let index = self.open(spilled);
-                        self.list[index].overflow = true;
-                        return index;
-                    }
+                if full
+                    && !self.by_prefix.contains_key(&prefix)
+                    && let Some(spilled) = self.overflow(place.arrival_ms)
+                    && spilled != prefix
+                {
+                    // Not remembered: of slots that overflow there is no bound.
+                    *self.misplaced.entry(PartitionFallback::Overflow).or_default() += 1;
+                    let index = self.open(spilled);
+                    self.list[index].overflow = true;
+                    return index;
                 }
                 let index = self.open(prefix);
                 self.by_slot.insert(self.slot.clone(), index);
@@ -225,10 +227,21 @@ impl Partitions {
         index
     }
 
-    /// The prefix of what finds no room.
-    fn overflow(&self, arrival_ms: i64) -> String {
-        let values = format!("{OVERFLOW}{END}").repeat(self.recipe.prefix.fields().len());
-        self.prefix(arrival_ms, &format!("{END}{values}"))
+    /// The prefix of what finds no room: one that no record has of its own, so that its existence
+    /// tells that records have spilled. `None` where nothing spills.
+    fn overflow(&self, arrival_ms: i64) -> Option<String> {
+        let Recipe { settings, prefix, time_field, .. } = &*self.recipe;
+        let fields = prefix.fields().len();
+        if settings.spill == 0 || (fields == 0 && time_field.is_none()) {
+            return None;
+        }
+        let values = format!("{OVERFLOW}{END}").repeat(fields);
+        let mut of = self.prefix(arrival_ms, &format!("{END}{values}"));
+        if fields == 0 && !settings.is_earlier() {
+            of.push_str(OVERFLOW);
+            of.push('/');
+        }
+        Some(of)
     }
 
     /// The prefix of a slot at a time.
@@ -262,6 +275,11 @@ impl Partitions {
         for field in template.fields() {
             let begin = self.slot.len();
             let miss = match field.find(record.data) {
+                // What spills stands apart, whatever producers write.
+                Ok(value) if value == OVERFLOW && !self.recipe.settings.is_earlier() => {
+                    let _ = write!(self.slot, "%5F{}", &OVERFLOW[1..]);
+                    None
+                }
                 Ok(value) => escape(&value, &mut self.slot).err(),
                 Err(miss) => Some(miss),
             };
@@ -403,6 +421,33 @@ mod tests {
         assert_eq!([of("a"), of("b"), of("c"), of("a")], ["a/", "b/", "__overflow__/", "a/"]);
         assert_eq!([of("d"), of("b"), of("c")], ["__overflow__/", "b/", "__overflow__/"]);
         assert_eq!(open.misplaced(), [("overflow", 3)]);
+    }
+
+    #[test]
+    fn what_spills_shares_no_partition_with_what_does_not() {
+        let of = |open: &mut Partitions, data: &str| {
+            let Candidates { own, spilled } = open.candidates(record(7_000, data));
+            let put = put(open, record(7_000, data));
+            assert!(put == own || Some(&put) == spilled.as_ref(), "{put}");
+            put
+        };
+        // By time alone: the second of arrival is an ordinary partition too.
+        let mut open = partitions("!{ss}/", "at", 2);
+        let of_time = |open: &mut Partitions, at| of(open, &format!("{{\"at\":{at}}}"));
+        assert_eq!(
+            ["1", "null", "3", "4", "1"].map(|at| of_time(&mut open, at)),
+            ["01/", "07/", "07/__overflow__/", "07/__overflow__/", "01/"]
+        );
+        // By a field: a value that says it spilled.
+        let mut open = partitions("!{field:k}/", "", 1);
+        let of_field = |open: &mut Partitions, k| of(open, &format!("{{\"k\":\"{k}\"}}"));
+        assert_eq!(
+            ["__overflow__", "b", "__overflow__"].map(|k| of_field(&mut open, k)),
+            ["%5F_overflow__/", "__overflow__/", "%5F_overflow__/"]
+        );
+        // Where the time of arrival decides, nothing spills.
+        let mut open = partitions("!{ss}/", "", 1);
+        assert_eq!([1_000, 2_000].map(|ms| put(&mut open, record(ms, ""))), ["01/", "02/"]);
     }
 
     #[test]

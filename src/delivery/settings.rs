@@ -222,8 +222,9 @@ impl Settings {
         .versioned()
     }
 
-    /// With the version they need: 4 unless recorded by a build before 0.2; of those 3 where fields of a record or the number of partitions decide, 2
-    /// where uploads have a prefix. Earlier builds, which do not know that, leave such intents alone.
+    /// With the version they need: 4 unless recorded by a build before 0.2; of those 3 where fields of
+    /// a record or the number of partitions decide, 2 where uploads have a prefix. Earlier builds,
+    /// which do not know that, leave such intents alone.
     #[must_use]
     pub fn versioned(mut self) -> Self {
         let by_fields = self.prefix.contains("!{field:") || !self.time_field.is_empty();
@@ -239,7 +240,8 @@ impl Settings {
     }
 
     /// Recorded by a build before 0.2, and to be read by its rules: foreign records are left out, keys
-    /// in aggregates may have any length, and arrays take text that is not UTF-8.
+    /// in aggregates may have any length, arrays take text that is not UTF-8, and what spills may
+    /// stand among records that do not.
     pub fn is_earlier(&self) -> bool {
         self.foreign_records == ForeignRecords::LeftOut
     }

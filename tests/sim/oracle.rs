@@ -228,7 +228,7 @@ impl Book {
             (false, true) => "exists",
             (false, false) => "refused",
         };
-        let kind = key.split('/').next().unwrap_or_default();
+        let kind = key.rsplit_once('/').map_or(key, |(folder, _)| folder);
         self.tell(moment, format!("put {kind} {shard} {range} {result}"));
         if !stored {
             return Ok(());
