@@ -339,14 +339,15 @@ async fn pipe(meter: &Meter, page: &Records, codec: &str, total: u64) -> Outcome
     let sent = Cost { bytes, cpu: Meter::cpu()? - cpu, wall: node.clock.now() - begun };
 
     let (cpu, begun) = (Meter::cpu()?, meter.clock.now());
-    let shared = prepare(&node, config, clients).await?;
+    let worker = prepare(&node, config, clients).await?;
     let shutdown = Shutdown::default();
-    let running = supervisor::run(Arc::clone(&shared), shutdown.clone());
+    let status = Arc::clone(&worker.ctx.status);
+    let running = supervisor::run(worker, shutdown.clone());
     let watching = async {
         let mut delivered = 0;
         while delivered < records {
             node.clock.sleep(Duration::from_millis(5)).await;
-            shared.status.update(|board| delivered = board.records);
+            status.update(|board| delivered = board.records);
         }
         shutdown.drain.cancel();
     };

@@ -1,17 +1,13 @@
 //! `catchment run`: one worker.
 
-use std::sync::Arc;
-
 use crate::aws::clients::Clients;
 use crate::clock::{Clock, Jitter};
 use crate::config::Config;
 use crate::config::raw::Layers;
 use crate::shutdown::Shutdown;
-use crate::task::Tasks;
 use crate::telemetry::{http, logs};
-use crate::worker::context::WorkerContext;
 use crate::worker::supervisor::Exit;
-use crate::worker::{self, Node, StartError, supervisor};
+use crate::worker::{self, Node, StartError, Worker, supervisor};
 
 use super::{Failure, SettingsArgs, runtime};
 
@@ -53,8 +49,8 @@ pub(super) async fn worker(
         // Stopped before there was anything to drain.
         () = shutdown.drain.cancelled() => return Ok(Exit::Drained),
     };
-    let shared = prepared.map_err(|e| Failure::new(start_code(&e), e))?;
-    Ok(serve(&node.tasks, shared, listener, shutdown).await)
+    let worker = prepared.map_err(|e| Failure::new(start_code(&e), e))?;
+    Ok(serve(worker, listener, shutdown).await)
 }
 
 /// 1 for what a later start may find healed, so that an init system tries again; 2 for a person.
@@ -64,18 +60,18 @@ fn start_code(error: &StartError) -> u8 {
 
 /// Runs a prepared worker, and its endpoint if it has one, to the end.
 pub(super) async fn serve(
-    tasks: &Tasks,
-    shared: Arc<WorkerContext>,
+    worker: Worker,
     listener: Option<tokio::net::TcpListener>,
     shutdown: Shutdown,
 ) -> Exit {
     let stop = tokio_util::sync::CancellationToken::new();
     let endpoint = listener.map(|listener| {
-        tasks.spawn("http", http::serve(listener, Arc::clone(&shared), stop.clone()))
+        let serving = http::serve(listener, worker.observed(), stop.clone());
+        worker.ctx.tasks.spawn("http", serving)
     });
-    let (stream, worker) = (&shared.stream.name, &shared.me);
-    tracing::info!(%stream, %worker, table = shared.table.name(), "worker started");
-    let exit = supervisor::run(Arc::clone(&shared), shutdown).await;
+    let (stream, me) = (&worker.sync.stream.name, &worker.leases.me);
+    tracing::info!(%stream, worker = %me, table = worker.leases.table.name(), "worker started");
+    let exit = Box::pin(supervisor::run(worker, shutdown)).await;
     // The endpoint lives as long as the worker, so that the last figures can be scraped; open
     // connections must not keep the process.
     stop.cancel();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::table as metric;
 use crate::telemetry::page::{self, Hub};
-use crate::worker::context::WorkerContext;
+use crate::worker::context::Observed;
 use crate::worker::health::STUCK;
 use crate::worker::view::View;
 
@@ -34,13 +34,14 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// Serves until told to stop.
-pub async fn serve(listener: TcpListener, shared: Arc<WorkerContext>, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, observed: Observed, stop: CancellationToken) {
     let hub = Arc::new(Hub::default());
-    let telling = shared
+    let telling = observed
+        .ctx
         .tasks
-        .spawn("status", page::tell(Arc::clone(&shared), Arc::clone(&hub), stop.clone()));
-    let events = get(move |State(shared): State<Arc<WorkerContext>>| async move {
-        page::events(&hub, &shared)
+        .spawn("status", page::tell(observed.ctx.clone(), Arc::clone(&hub), stop.clone()));
+    let events = get(move |State(observed): State<Observed>| async move {
+        page::events(&hub, &observed.ctx)
     });
     let app = Router::new()
         .route("/", get(page::page))
@@ -52,7 +53,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<WorkerContext>, stop: Canc
         .route("/readyz", get(readyz))
         .route("/ready", get(readyz))
         .route("/status", get(status))
-        .with_state(shared);
+        .with_state(observed);
     let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the HTTP endpoint ended");
@@ -60,19 +61,19 @@ pub async fn serve(listener: TcpListener, shared: Arc<WorkerContext>, stop: Canc
     let _ = telling.await;
 }
 
-async fn metrics(State(shared): State<Arc<WorkerContext>>) -> Response {
-    let (limit, used, waiting) = shared.budget.usage();
-    shared.metrics.set(metric::BUDGET_BYTES, &[], limit);
-    shared.metrics.set(metric::BUFFER_BYTES, &[], used);
-    shared.metrics.set(metric::BUDGET_WAITING, &[], waiting);
-    let now = shared.clock.now();
-    shared.metrics.shards(now, &shared.status.gauges(now));
-    let text = shared.metrics.render();
+async fn metrics(State(observed): State<Observed>) -> Response {
+    let (limit, used, waiting) = observed.budget.usage();
+    observed.ctx.metrics.set(metric::BUDGET_BYTES, &[], limit);
+    observed.ctx.metrics.set(metric::BUFFER_BYTES, &[], used);
+    observed.ctx.metrics.set(metric::BUDGET_WAITING, &[], waiting);
+    let now = observed.ctx.clock.now();
+    observed.ctx.metrics.shards(now, &observed.ctx.status.gauges(now));
+    let text = observed.ctx.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn livez(State(shared): State<Arc<WorkerContext>>) -> Response {
-    let stuck = shared.status.stuck(shared.clock.now(), STUCK);
+async fn livez(State(observed): State<Observed>) -> Response {
+    let stuck = observed.ctx.status.stuck(observed.ctx.clock.now(), STUCK);
     if stuck.is_empty() {
         return "ok\n".into_response();
     }
@@ -80,8 +81,8 @@ async fn livez(State(shared): State<Arc<WorkerContext>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-async fn readyz(State(shared): State<Arc<WorkerContext>>) -> Response {
-    let state = shared.status.snapshot();
+async fn readyz(State(observed): State<Observed>) -> Response {
+    let state = observed.ctx.status.snapshot();
     if state.ready && !state.draining {
         return "ok\n".into_response();
     }
@@ -89,7 +90,7 @@ async fn readyz(State(shared): State<Arc<WorkerContext>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn status(State(shared): State<Arc<WorkerContext>>) -> impl IntoResponse {
-    let view: View = shared.status.view(shared.clock.now(), shared.clock.wall());
+async fn status(State(observed): State<Observed>) -> impl IntoResponse {
+    let view: View = observed.ctx.status.view(observed.ctx.clock.now(), observed.ctx.clock.wall());
     ([(header::CACHE_CONTROL, "no-store")], Json(view))
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::context::WorkerContext;
+use crate::worker::context::TaskContext;
 use crate::worker::status::SAMPLE;
 
 const PAGE: &str = include_str!("page.html");
@@ -97,35 +97,35 @@ impl Hub {
 }
 
 /// What is known now, as one event.
-fn event(shared: &WorkerContext) -> Bytes {
-    let view = shared.status.view(shared.clock.now(), shared.clock.wall());
+fn event(ctx: &TaskContext) -> Bytes {
+    let view = ctx.status.view(ctx.clock.now(), ctx.clock.wall());
     // There is no line break in it: `serde_json` escapes those of texts.
     let data = serde_json::to_string(&view).unwrap_or_default();
     format!("data: {data}\n\n").into()
 }
 
 /// Samples the board, and tells whoever listens, until told to stop.
-pub(super) async fn tell(shared: Arc<WorkerContext>, hub: Arc<Hub>, stop: CancellationToken) {
-    let mut due = shared.clock.now();
+pub(super) async fn tell(ctx: TaskContext, hub: Arc<Hub>, stop: CancellationToken) {
+    let mut due = ctx.clock.now();
     loop {
-        shared.status.sample(shared.clock.now());
+        ctx.status.sample(ctx.clock.now());
         if !hub.is_idle() {
-            hub.publish(&event(&shared));
+            hub.publish(&event(&ctx));
         }
         due += SAMPLE;
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = shared.clock.sleep_until(due) => {}
+            () = ctx.clock.sleep_until(due) => {}
         }
     }
-    hub.close(&event(&shared));
+    hub.close(&event(&ctx));
 }
 
 /// Server-sent events: the whole view now, and every [`SAMPLE`].
-pub(super) fn events(hub: &Hub, shared: &WorkerContext) -> Response {
+pub(super) fn events(hub: &Hub, ctx: &TaskContext) -> Response {
     // Browsers ask again after this many milliseconds.
-    let first = [&b"retry: 3000\n"[..], &event(shared)].concat().into();
+    let first = [&b"retry: 3000\n"[..], &event(ctx)].concat().into();
     let Some(queue) = hub.subscribe(first) else {
         let told =
             format!("at most {SUBSCRIBERS} browsers are told at once; /status still answers\n");

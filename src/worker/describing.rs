@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::worker::context::WorkerContext;
+use crate::aws::kinesis::Kinesis;
+use crate::worker::context::TaskContext;
+use crate::worker::spreading::Spreading;
 
 /// How often it is asked for.
 const EVERY: Duration = Duration::from_secs(60);
@@ -11,16 +13,17 @@ const EVERY: Duration = Duration::from_secs(60);
 const AT_MOST_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until dropped. An answer that fails changes nothing.
-pub async fn run(shared: Arc<WorkerContext>) {
+pub async fn run(ctx: TaskContext, kinesis: Kinesis, arn: String, spreading: Arc<Spreading>) {
+    let TaskContext { clock, jitter, .. } = ctx;
     loop {
-        shared.clock.sleep(AT_MOST_EVERY).await;
+        clock.sleep(AT_MOST_EVERY).await;
         tokio::select! {
             biased;
-            () = shared.spreading.doubted() => {}
-            () = shared.clock.sleep(shared.jitter.spread(EVERY, 0.2)) => {}
+            () = spreading.doubted() => {}
+            () = clock.sleep(jitter.spread(EVERY, 0.2)) => {}
         }
-        match shared.kinesis.describe(&shared.stream.arn).await {
-            Ok(stream) if shared.spreading.found(stream.spreads) => {
+        match kinesis.describe(&arn).await {
+            Ok(stream) if spreading.found(stream.spreads) => {
                 let strategy = if stream.spreads { "AUTO" } else { "USER_PARTITION_KEY" };
                 tracing::info!(
                     strategy,

@@ -15,4 +15,4 @@ pub mod supervisor;
 pub mod view;
 
 pub use node::Node;
-pub use start::{StartError, prepare, prepare_for};
+pub use start::{StartError, Worker, prepare, prepare_for};

@@ -13,17 +13,20 @@ use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::metrics::table as metric;
 use crate::shutdown::Shutdown;
-use crate::stream::{ShardInfo, StreamInfo};
+use crate::stream::ShardInfo;
 use crate::task::{Handle, TaskDied};
-use crate::worker::context::WorkerContext;
+use crate::worker::context::TaskContext;
 use crate::worker::describing;
 use crate::worker::leases::change_publisher;
+use crate::worker::leases::context::{LeaseDeps, SyncDeps};
 use crate::worker::leases::hand_back;
 use crate::worker::leases::heartbeat::{Registry, heartbeat};
 use crate::worker::leases::held::HeldLease;
-use crate::worker::leases::shard_sync::Synced;
+use crate::worker::leases::shard_sync::{self, Seen, Synced};
 use crate::worker::leases::taker::LeaseTaker;
+use crate::worker::shard::context::ShardDeps;
 use crate::worker::shard::{self, Ended};
+use crate::worker::start::Worker;
 
 /// Time for the last writes to the lease table.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -54,10 +57,6 @@ enum StopCause {
 
 type Joined = (ShardId, Result<Ended, TaskDied>);
 
-/// The stream and its shards as the control plane tells them; no shards in a replay, whose leases
-/// are fixed when it is planned.
-type Seen = Result<(StreamInfo, Option<Vec<ShardInfo>>), CallError>;
-
 /// What is done with the lease table.
 enum Duty {
     Look,
@@ -65,12 +64,18 @@ enum Duty {
 }
 
 struct Supervisor {
-    shared: Arc<WorkerContext>,
-    keeper: LeaseTaker,
+    ctx: TaskContext,
+    leases: LeaseDeps,
+    sync: SyncDeps,
+    shard: Arc<ShardDeps>,
+    /// How often shards are compared with leases.
+    shard_sync: Duration,
+    shutdown_deadline: Duration,
+    taker: LeaseTaker,
     registry: Registry,
     drain: CancellationToken,
     running: FuturesUnordered<futures::future::BoxFuture<'static, Joined>>,
-    leases: BTreeMap<ShardId, Arc<HeldLease>>,
+    held: BTreeMap<ShardId, Arc<HeldLease>>,
     /// What the control plane is being asked: it may take its time, nothing waits for it.
     asking: Option<futures::future::BoxFuture<'static, Seen>>,
     /// When the table was last looked at.
@@ -80,36 +85,39 @@ struct Supervisor {
 }
 
 /// Runs a prepared worker until it is told to stop.
-pub async fn run(shared: Arc<WorkerContext>, shutdown: Shutdown) -> Exit {
+pub async fn run(worker: Worker, shutdown: Shutdown) -> Exit {
+    let Worker { ctx, leases, sync, shard, shard_sync, shutdown_deadline } = worker;
     let registry = Registry::default();
-    let beating = shared.tasks.spawn("heartbeat", heartbeat(Arc::clone(&shared), registry.clone()));
-    let telling = shared.tasks.spawn("news", change_publisher::run(Arc::clone(&shared)));
-    let describing = shared.tasks.spawn("describing", describing::run(Arc::clone(&shared)));
+    let beats = heartbeat(ctx.clone(), leases.pace.failover, registry.clone());
+    let beating = ctx.tasks.spawn("heartbeat", beats);
+    let telling = ctx.tasks.spawn("news", change_publisher::run(leases.clone()));
+    let describes = describing::run(
+        ctx.clone(),
+        sync.kinesis.clone(),
+        sync.stream.arn.clone(),
+        Arc::clone(&shard.spreading),
+    );
+    let describing = ctx.tasks.spawn("describing", describes);
     // A fleet that starts together does not look together, but all look once before any looks twice.
-    let begin = shared.clock.now() + shared.jitter.up_to(shared.config.lease.scan / 2);
+    let begin = ctx.clock.now() + ctx.jitter.up_to(leases.pace.look / 2);
     let supervisor = Supervisor {
-        keeper: LeaseTaker::new(Arc::clone(&shared), registry.clone()),
+        taker: LeaseTaker::new(leases.clone(), registry.clone()),
         registry,
         drain: CancellationToken::new(),
         running: FuturesUnordered::new(),
-        leases: BTreeMap::new(),
+        held: BTreeMap::new(),
         asking: None,
         looked: begin,
         next_look: begin,
         next_sync: begin,
-        shared,
+        ctx,
+        leases,
+        sync,
+        shard,
+        shard_sync,
+        shutdown_deadline,
     };
     supervisor.run(shutdown, [beating, telling, describing]).await
-}
-
-/// Describes the stream and lists its shards.
-async fn ask(shared: Arc<WorkerContext>) -> Seen {
-    let stream = shared.kinesis.describe(&shared.stream.arn).await?;
-    if shared.replay.is_some() || stream.identity() != shared.stream.identity() {
-        return Ok((stream, None));
-    }
-    let shards = shared.kinesis.list_shards(&shared.stream.arn).await?;
-    Ok((stream, Some(shards)))
 }
 
 /// What is being asked, or nothing ever.
@@ -121,18 +129,18 @@ async fn answer(asking: &mut Option<futures::future::BoxFuture<'static, Seen>>) 
 }
 
 /// Says so, once.
-fn begin_draining(shared: &WorkerContext, drain: &CancellationToken, shards: usize) {
+fn begin_draining(ctx: &TaskContext, drain: &CancellationToken, shards: usize) {
     if drain.is_cancelled() {
         return;
     }
     drain.cancel();
-    shared.status.update(|b| b.draining = true);
+    ctx.status.update(|b| b.draining = true);
     tracing::info!(shards, "draining");
 }
 
 impl Supervisor {
     async fn run(mut self, shutdown: Shutdown, helpers: [Handle<()>; 3]) -> Exit {
-        let clock = self.shared.clock.clone();
+        let clock = self.ctx.clock.clone();
         let mut told = Duration::MAX;
         let stopped = loop {
             tokio::select! {
@@ -153,7 +161,7 @@ impl Supervisor {
                 seen = answer(&mut self.asking), if self.asking.is_some() => {
                     self.asking = None;
                     match seen {
-                        Ok((stream, _)) if stream.identity() != self.shared.stream.identity() => {
+                        Ok((stream, _)) if stream.identity() != self.sync.stream.identity() => {
                             break Some(StopCause::OtherStream(stream.identity()));
                         }
                         seen => {
@@ -166,7 +174,7 @@ impl Supervisor {
                     }
                 }
                 () = clock.sleep_until(self.next_sync), if self.asking.is_none() => {
-                    self.asking = Some(ask(Arc::clone(&self.shared)).boxed());
+                    self.asking = Some(shard_sync::ask(self.sync.clone()).boxed());
                 }
             }
         };
@@ -181,7 +189,7 @@ impl Supervisor {
     /// that moment on and lets what was begun come to its end, for a moment: a lease whose row says
     /// that it is ours should be given back, not left to expire. Returns when it was told.
     async fn until_told(&mut self, shutdown: &Shutdown, duty: Duty) -> Option<Duration> {
-        let (shared, drain) = (Arc::clone(&self.shared), self.drain.clone());
+        let (ctx, drain) = (self.ctx.clone(), self.drain.clone());
         let shards = self.running.len();
         let work = async {
             match duty {
@@ -195,13 +203,13 @@ impl Supervisor {
             () = shutdown.drain.cancelled() => {}
             () = &mut work => return None,
         }
-        let told = shared.clock.now();
-        begin_draining(&shared, &drain, shards);
+        let told = ctx.clock.now();
+        begin_draining(&ctx, &drain, shards);
         tokio::select! {
             biased;
             () = shutdown.abort.cancelled() => {}
             () = work => {}
-            () = shared.clock.sleep(LEAVING) => {}
+            () = ctx.clock.sleep(LEAVING) => {}
         }
         Some(told)
     }
@@ -209,10 +217,10 @@ impl Supervisor {
     /// A look at the leases.
     async fn look(&mut self) {
         let mut won = Vec::new();
-        let looked = self.keeper.look(&mut won).await;
-        self.looked = self.shared.clock.now();
-        let pause = self.shared.config.lease.scan;
-        self.next_look = self.looked + self.shared.jitter.spread(pause, 0.2);
+        let looked = self.taker.look(&mut won).await;
+        self.looked = self.ctx.clock.now();
+        let pause = self.leases.pace.look;
+        self.next_look = self.looked + self.ctx.jitter.spread(pause, 0.2);
         self.told(looked, "reading the lease table failed");
         for lease in won {
             self.start(lease);
@@ -221,17 +229,18 @@ impl Supervisor {
 
     /// Compares what the control plane said with the leases.
     async fn sync(&mut self, shards: Result<Option<Vec<ShardInfo>>, CallError>) {
-        let (look, sync) = (self.shared.config.lease.scan, self.shared.config.lease.shard_sync);
+        let (look, sync) = (self.leases.pace.look, self.shard_sync);
         let done = match shards {
-            Ok(Some(shards)) => self.keeper.sync(&shards).await,
+            Ok(Some(shards)) => shard_sync::sync(&self.sync, self.taker.scanner(), &shards).await,
             Ok(None) => Ok(Synced::Same),
             Err(error) => Err(error),
         };
-        let now = self.shared.clock.now();
+        let now = self.ctx.clock.now();
         let again = matches!(done, Ok(Synced::Again) | Err(_));
         let pause = if again { look } else { sync };
-        self.next_sync = now + self.shared.jitter.spread(pause, 0.2);
+        self.next_sync = now + self.ctx.jitter.spread(pause, 0.2);
         if matches!(done, Ok(Synced::Changed | Synced::Again)) {
+            self.taker.hurry();
             self.next_look = now;
         }
         self.told(done, "comparing shards with leases failed");
@@ -241,9 +250,7 @@ impl Supervisor {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                let labels = [error.operation, error.fault.as_str()];
-                self.shared.metrics.add(metric::CALL_FAILURES_TOTAL, &labels, 1);
-                self.shared.status.error(self.shared.clock.wall(), &error.to_string());
+                self.ctx.call_failed(&error, &error.to_string());
                 tracing::warn!(%error, "{what}");
                 None
             }
@@ -252,9 +259,9 @@ impl Supervisor {
 
     fn start(&mut self, lease: Arc<HeldLease>) {
         let id = lease.shard.clone();
-        let work = shard::run(Arc::clone(&self.shared), Arc::clone(&lease), self.drain.clone());
-        let handle = self.shared.tasks.spawn("shard", work);
-        self.leases.insert(id.clone(), lease);
+        let work = shard::run(Arc::clone(&self.shard), Arc::clone(&lease), self.drain.clone());
+        let handle = self.ctx.tasks.spawn("shard", work);
+        self.held.insert(id.clone(), lease);
         self.running.push(async move { (id, handle.await) }.boxed());
         self.count();
     }
@@ -262,54 +269,54 @@ impl Supervisor {
     /// A shard task ended; says so if the worker has to stop for it.
     fn ended(&mut self, (id, ended): Joined) -> Option<(ShardId, Gap)> {
         self.registry.remove(&id);
-        self.leases.remove(&id);
-        self.shared.status.update(|b| {
+        self.held.remove(&id);
+        self.ctx.status.update(|b| {
             b.shards.remove(&id);
         });
         self.count();
         match ended {
             // Children may start now, here or elsewhere.
             Ok(Ended::Finished) => {
-                self.shared.changes.raise();
-                self.keeper.hurry();
-                self.next_look = self.looked + self.shared.config.lease.scan / 4;
+                self.leases.changes.raise();
+                self.taker.hurry();
+                self.next_look = self.looked + self.leases.pace.look / 4;
             }
             Ok(Ended::Released) => {}
             // Perhaps only for a moment.
-            Ok(Ended::Lost) => self.keeper.hurry(),
-            Ok(Ended::Failed(_)) => self.keeper.cool(&id),
+            Ok(Ended::Lost) => self.taker.hurry(),
+            Ok(Ended::Failed(_)) => self.taker.cool(&id),
             // Another stream may stand under the name: look before anything is taken again.
             Ok(Ended::Vanished(_)) => {
-                self.keeper.cool(&id);
+                self.taker.cool(&id);
                 self.asking = None;
                 self.next_sync = Duration::ZERO;
-                let soon = self.shared.clock.now() + self.shared.config.lease.scan;
+                let soon = self.ctx.clock.now() + self.leases.pace.look;
                 self.next_look = self.next_look.max(soon);
             }
             Ok(Ended::Gap(gap)) => return Some((id, gap)),
             Err(error) => {
                 tracing::error!(shard = %id, %error, "the task of a shard died");
-                self.shared.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
-                self.keeper.cool(&id);
+                self.ctx.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
+                self.taker.cool(&id);
             }
         }
         None
     }
 
     fn count(&self) {
-        self.shared.metrics.set(metric::LEASES_OWNED, &[], self.leases.len());
+        self.ctx.metrics.set(metric::LEASES_OWNED, &[], self.held.len());
     }
 
     /// Drains every shard within the deadline, which counts from when the worker was `told`.
     async fn stop(mut self, shutdown: &Shutdown, cause: Option<StopCause>, told: Duration) -> Exit {
-        begin_draining(&self.shared, &self.drain, self.running.len());
-        let deadline = told + self.shared.config.shutdown_deadline;
-        let clock = self.shared.clock.clone();
-        let held = self.leases.keys().cloned().collect();
+        begin_draining(&self.ctx, &self.drain, self.running.len());
+        let deadline = told + self.shutdown_deadline;
+        let clock = self.ctx.clock.clone();
+        let held = self.held.keys().cloned().collect();
         tokio::select! {
             biased;
             () = shutdown.abort.cancelled() => {}
-            () = hand_back::give_back(&self.shared, held) => {}
+            () = hand_back::give_back(&self.leases, held) => {}
             () = clock.sleep(LEAVING) => {}
         }
         let mut found = cause;
@@ -327,10 +334,10 @@ impl Supervisor {
         // What is still running is cut off here. Its announced batches stand in the table: whoever
         // takes the leases finishes them.
         self.running.clear();
-        let late: Vec<Arc<HeldLease>> = std::mem::take(&mut self.leases).into_values().collect();
+        let late: Vec<Arc<HeldLease>> = std::mem::take(&mut self.held).into_values().collect();
         let last = async {
             futures::future::join_all(late.iter().map(|lease| lease.release())).await;
-            self.shared.changes.publish(&self.shared.table, &self.shared.metrics).await
+            self.leases.changes.publish(&self.leases.table, &self.ctx.metrics).await
         };
         tokio::select! {
             biased;
@@ -340,7 +347,7 @@ impl Supervisor {
         match (found, late.is_empty()) {
             (Some(StopCause::Gap(shard, gap)), _) => Exit::Gap(shard, gap),
             (Some(StopCause::OtherStream(is)), _) => {
-                Exit::OtherStream { was: self.shared.stream.identity(), is }
+                Exit::OtherStream { was: self.sync.stream.identity(), is }
             }
             (None, true) => Exit::Drained,
             (None, false) => Exit::Late(late.iter().map(|l| l.shard.clone()).collect()),

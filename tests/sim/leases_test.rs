@@ -81,11 +81,11 @@ impl Fleet {
                     tasks: live.tasks.clone(),
                 };
                 let prepared = Box::pin(worker::prepare(&means, config(&live.name), clients)).await;
-                let shared = prepared.unwrap_or_else(|e| panic!("does not start: {e}"));
-                metrics.lock().unwrap().push(Arc::clone(&shared.metrics));
-                let board = Arc::clone(&shared.status);
+                let worker = prepared.unwrap_or_else(|e| panic!("does not start: {e}"));
+                metrics.lock().unwrap().push(Arc::clone(&worker.ctx.metrics));
+                let board = Arc::clone(&worker.ctx.status);
                 boards.lock().unwrap().insert(live.name.to_string(), board);
-                Box::pin(supervisor::run(shared, live.shutdown.clone())).await;
+                Box::pin(supervisor::run(worker, live.shutdown.clone())).await;
             });
             self.nodes.push(node);
         }

@@ -1,7 +1,5 @@
 //! The real worker as a simulated process.
 
-use std::sync::Arc;
-
 use catchment::aws::clients::Clients;
 use catchment::config::raw::{Layers, Source};
 use catchment::config::{Config, OnGap};
@@ -90,13 +88,14 @@ async fn live(node: Node, config: Config, older: bool) {
         dynamodb: node.dynamodb.clone(),
         s3: node.s3.clone(),
     };
+    let on_gap = config.delivery.on_gap;
     let prepared = tokio::select! {
         biased;
         () = node.shutdown.drain.cancelled() => return,
         prepared = Box::pin(worker::prepare(&means, config, clients)) => prepared,
     };
-    let shared = match prepared {
-        Ok(shared) => shared,
+    let worker = match prepared {
+        Ok(worker) => worker,
         Err(error) => {
             node.note(&format!("does not start: {error}"));
             match &error {
@@ -107,19 +106,20 @@ async fn live(node: Node, config: Config, older: bool) {
             return;
         }
     };
-    let exit = Box::pin(supervisor::run(Arc::clone(&shared), node.shutdown.clone())).await;
+    let observed = worker.observed();
+    let exit = Box::pin(supervisor::run(worker, node.shutdown.clone())).await;
     match exit {
         Exit::Drained => {
             // Ended tasks give back what they hold when they are next looked at.
             node.clock.sleep(std::time::Duration::from_millis(50)).await;
-            let (_, used, waiting) = shared.budget.usage();
+            let (_, used, waiting) = observed.budget.usage();
             if (used, waiting) != (0, 0) {
                 node.violation(&format!("[10] drained, and {used} B, {waiting} requests left"));
             }
             node.note("drained");
         }
         Exit::Late(_) => node.note("stopped late"),
-        Exit::Gap(shard, _) if shared.config.delivery.on_gap == OnGap::Continue => {
+        Exit::Gap(shard, _) if on_gap == OnGap::Continue => {
             node.violation(&format!("stops for a gap in {shard}"));
         }
         Exit::Gap(..) => node.note("stopped for a gap"),

@@ -225,14 +225,14 @@ async fn start(
         Some(address) => Some(http::listen(address).await.map_err(|e| Failure::new(2, e))?),
         None => None,
     };
-    let shared = worker::prepare(node, config.clone(), clients.clone())
+    let worker = worker::prepare(node, config.clone(), clients.clone())
         .await
         .map_err(|e| Failure::new(2, e))?;
-    let (tasks, stop) = (node.tasks.clone(), stop.clone());
+    let stop = stop.clone();
     Ok(node.tasks.spawn("worker", async move {
         match listener {
-            Some(listener) => super::run::serve(&tasks, shared, Some(listener), stop).await,
-            None => supervisor::run(shared, stop).await,
+            Some(listener) => super::run::serve(worker, Some(listener), stop).await,
+            None => supervisor::run(worker, stop).await,
         }
     }))
 }

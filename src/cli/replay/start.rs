@@ -201,7 +201,7 @@ impl Session<'_> {
             None => None,
         };
         let plan = Arc::new(plan);
-        let prepared = tokio::select! {
+        let worker = tokio::select! {
             biased;
             prepared = worker::prepare_for(
                 &self.node,
@@ -211,20 +211,20 @@ impl Session<'_> {
             ) => prepared.map_err(|e| Failure::new(2, e))?,
             () = shutdown.drain.cancelled() => return Err(interrupted(&plan.id)),
         };
-        let shared = prepared;
         let begun = self.node.clock.now();
-        let every = Duration::from_secs(if self.tty { 1 } else { 5 });
+        let tell = Duration::from_secs(if self.tty { 1 } else { 5 });
+        let pace = replay::WatchPace { look: tell.min(worker.leases.pace.look), tell };
         let mut teller = show::Teller::new(&plan, self.tty);
         let watching = replay::watch(
-            Arc::clone(&shared),
+            worker.ctx.clone(),
             Arc::clone(&plan),
             store,
-            every,
+            pace,
             shutdown.drain.clone(),
             move |progress, ratio| teller.tell(progress, ratio),
         );
         let watching = self.node.tasks.spawn("watch", watching);
-        let exit = serve(&self.node.tasks, shared, listener, shutdown.clone()).await;
+        let exit = serve(worker, listener, shutdown.clone()).await;
         shutdown.drain.cancel();
         let progress: ReplayProgress = watching.await.map_err(|e| Failure::new(1, e))?;
         judge(&exit)?;

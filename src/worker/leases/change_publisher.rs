@@ -1,21 +1,21 @@
 //! Publishes changes of leases to the fleet, once for a batch of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::worker::context::WorkerContext;
+use crate::worker::leases::context::LeaseDeps;
 
 /// Attempts to tell, before `lease.full_scan` has to do.
 const ATTEMPTS: u32 = 3;
 
 /// Tells, until dropped: what is marked within a moment is told together.
-pub async fn run(shared: Arc<WorkerContext>) {
-    let moment: Duration = shared.config.lease.scan / 4;
+pub async fn run(deps: LeaseDeps) {
+    let LeaseDeps { ctx, changes, table, .. } = deps;
+    let moment: Duration = deps.pace.look / 4;
     loop {
-        shared.changes.marked().await;
+        changes.marked().await;
         for _ in 0..ATTEMPTS {
-            shared.clock.sleep(shared.jitter.spread(moment, 0.5)).await;
-            if shared.changes.publish(&shared.table, &shared.metrics).await {
+            ctx.clock.sleep(ctx.jitter.spread(moment, 0.5)).await;
+            if changes.publish(&table, &ctx.metrics).await {
                 break;
             }
         }

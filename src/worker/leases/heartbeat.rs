@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use crate::ids::ShardId;
-use crate::worker::context::WorkerContext;
+use crate::worker::context::TaskContext;
 use crate::worker::leases::held::HeldLease;
 
 /// Heartbeats in flight at once.
@@ -48,13 +49,14 @@ impl Registry {
 /// Beats for every lease, until dropped: three times per failover time, counted from the last write
 /// of the lease, so that a progress write saves a heartbeat. A failed beat is repeated soon. No beat
 /// waits for another, but for one of [`PARALLEL`] places: a write that hangs is one lease's trouble.
-pub async fn heartbeat(shared: Arc<WorkerContext>, registry: Registry) {
-    let period = shared.config.lease.failover / 3;
+pub async fn heartbeat(ctx: TaskContext, failover: Duration, registry: Registry) {
+    let TaskContext { clock, jitter, .. } = ctx;
+    let period = failover / 3;
     let mut beating = FuturesUnordered::new();
     let mut busy = BTreeSet::new();
     loop {
-        let pause = shared.jitter.spread(period / LOOKS, 0.1);
-        let again = shared.clock.now() + pause;
+        let pause = jitter.spread(period / LOOKS, 0.1);
+        let again = clock.now() + pause;
         let mut due: Vec<_> =
             registry.all().into_iter().filter(|l| !l.expire() && l.is_due(period)).collect();
         // Popped from the end: those longest without a beat go first.
@@ -76,7 +78,7 @@ pub async fn heartbeat(shared: Arc<WorkerContext>, registry: Registry) {
                 Some(shard) = beating.next(), if !beating.is_empty() => {
                     busy.remove(&shard);
                 }
-                () = shared.clock.sleep_until(again) => break,
+                () = clock.sleep_until(again) => break,
             }
         }
     }

@@ -4,8 +4,10 @@
 
 pub mod change_publisher;
 pub mod change_signal;
+pub mod context;
 pub mod hand_back;
 pub mod heartbeat;
 pub mod held;
+pub mod scanner;
 pub mod shard_sync;
 pub mod taker;

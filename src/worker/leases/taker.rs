@@ -1,6 +1,6 @@
 //! Looks at the table and takes what is ours to take.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,88 +13,63 @@ use crate::lease::assign::{self, Bounds, Round};
 use crate::lease::change_marker::{self, ChangeMarker};
 use crate::lease::expiry::{HANDOFF, Watch};
 use crate::lease::row::{Item, Lease};
-use crate::lease::scan_schedule::{ScanPace, ScanSchedule, ScanScope};
+use crate::lease::scan_schedule::{ScanSchedule, ScanScope};
 use crate::lease::write::{self, Notes};
 use crate::metrics::table as metric;
 use crate::stream::position::pin;
-use crate::worker::context::WorkerContext;
 use crate::worker::fleet::Fleet;
+use crate::worker::leases::context::{LeaseDeps, PARALLEL};
 use crate::worker::leases::heartbeat::Registry;
 use crate::worker::leases::held::HeldLease;
+use crate::worker::leases::scanner::LeaseScanner;
 
-/// Writes in flight at once.
-pub(super) const PARALLEL: usize = 32;
 /// A shard that failed here is left to others for this long.
 const COOL_DOWN: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// Reads the table, decides with [`assign::decide`], and takes or asks for leases.
 pub struct LeaseTaker {
-    pub(super) shared: Arc<WorkerContext>,
-    pub(super) registry: Registry,
-    pub(super) watch: Watch,
-    pub(super) pace: ScanPace,
-    pub(super) patrol: ScanSchedule,
-    pub(super) cooling: BTreeMap<ShardId, Duration>,
+    deps: LeaseDeps,
+    registry: Registry,
+    scanner: LeaseScanner,
+    watch: Watch,
+    patrol: ScanSchedule,
+    cooling: BTreeMap<ShardId, Duration>,
     /// Leases asked for, and since when: their rows are read until they are ours.
-    pub(super) coming: BTreeMap<ShardId, Duration>,
+    coming: BTreeMap<ShardId, Duration>,
     /// Rounds in which there was something to take.
-    pub(super) rounds: u32,
-    /// The table as last read.
-    pub(super) known: Option<Vec<Lease>>,
-    pub(super) unreadable: BTreeSet<String>,
+    rounds: u32,
 }
 
 impl LeaseTaker {
     /// Nothing seen yet.
-    pub fn new(shared: Arc<WorkerContext>, registry: Registry) -> Self {
-        let config = &shared.config.lease;
-        let pace =
-            ScanPace { look: config.scan, full: config.full_scan, failover: config.failover };
+    pub fn new(deps: LeaseDeps, registry: Registry) -> Self {
         Self {
-            watch: Watch::new(config.failover),
-            patrol: ScanSchedule::new(pace),
-            pace,
-            shared,
+            scanner: LeaseScanner::new(deps.table.clone(), Arc::clone(&deps.ctx.metrics)),
+            watch: Watch::new(deps.pace.failover),
+            patrol: ScanSchedule::new(deps.pace),
+            deps,
             registry,
             cooling: BTreeMap::new(),
             coming: BTreeMap::new(),
             rounds: 0,
-            known: None,
-            unreadable: BTreeSet::new(),
         }
+    }
+
+    /// What reads the table, for shard sync.
+    pub fn scanner(&mut self) -> &mut LeaseScanner {
+        &mut self.scanner
     }
 
     /// A shard failed here: let others try first.
     pub fn cool(&mut self, shard: &ShardId) {
-        let until = self.shared.clock.now() + COOL_DOWN;
+        let until = self.deps.ctx.clock.now() + COOL_DOWN;
         self.cooling.insert(shard.clone(), until);
         self.patrol.wish(until);
     }
 
     /// Something changed that may be for us: look at the whole table next time.
     pub fn hurry(&mut self) {
-        self.patrol.wish(self.shared.clock.now());
-    }
-
-    /// The readable leases of the table. What cannot be read is told once, counted, and left alone.
-    pub(super) async fn leases(&mut self, consistent: bool) -> Result<Vec<Lease>, CallError> {
-        let items = self.shared.table.scan(consistent).await?;
-        let mut unreadable = BTreeSet::new();
-        let mut leases = Vec::with_capacity(items.len());
-        for item in &items {
-            match Lease::parse(item) {
-                Ok(lease) => leases.extend(lease),
-                Err(error) => {
-                    unreadable.insert(error.to_string());
-                }
-            }
-        }
-        for error in unreadable.difference(&self.unreadable) {
-            tracing::error!(%error, "an item of the lease table cannot be read; it is left alone");
-        }
-        self.shared.metrics.set(metric::LEASES_UNREADABLE, &[], unreadable.len());
-        self.unreadable = unreadable;
-        Ok(leases)
+        self.patrol.wish(self.deps.ctx.clock.now());
     }
 
     /// One look: at the rows we wait for, and at the board or the whole table, whichever is due.
@@ -105,13 +80,13 @@ impl LeaseTaker {
     pub async fn look(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
         self.arrivals(won).await?;
         let sweeper = self.patrol.board().is_some_and(|board| self.registry.holds(board));
-        let everywhere = match self.patrol.next(self.shared.clock.now(), sweeper) {
+        let everywhere = match self.patrol.next(self.deps.ctx.clock.now(), sweeper) {
             ScanScope::Everywhere => true,
             ScanScope::Rest => false,
             ScanScope::At(shard) => {
-                let item = self.shared.table.peek(&shard).await?;
+                let item = self.deps.table.peek(&shard).await?;
                 let board = item.as_ref().and_then(ChangeMarker::read);
-                let now = self.shared.clock.now();
+                let now = self.deps.ctx.clock.now();
                 if let Some(board) = &board {
                     self.watch.observe_row(now, &board.lease);
                 }
@@ -123,14 +98,14 @@ impl LeaseTaker {
 
     /// Leases we asked for: are they handed over?
     async fn arrivals(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
-        let patience = self.shared.config.lease.failover + HANDOFF;
+        let patience = self.deps.pace.failover + HANDOFF;
         for (shard, asked) in self.coming.clone() {
-            let row = match self.shared.table.get(&shard).await? {
+            let row = match self.deps.table.get(&shard).await? {
                 Some(item) => Lease::parse(&item).ok().flatten(),
                 None => None,
             };
-            let now = self.shared.clock.now();
-            let ours = row.filter(|row| row.owner.as_ref() == Some(&self.shared.me));
+            let now = self.deps.ctx.clock.now();
+            let ours = row.filter(|row| row.owner.as_ref() == Some(&self.deps.me));
             if let Some(row) = &ours
                 && row.checkpoint_owner.is_some()
                 && now.saturating_sub(asked) < patience
@@ -151,25 +126,24 @@ impl LeaseTaker {
 
     /// Reads the table, decides, takes.
     async fn round(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
-        let begun = self.shared.clock.now();
+        let begun = self.deps.ctx.clock.now();
         // Rows may be seconds old, each of another age: all that follows is conditional on them.
-        let leases = self.leases(false).await?;
-        let now = self.shared.clock.now();
-        self.shared.metrics.add(metric::LEASE_SCANS_TOTAL, &[], 1);
+        let leases = self.scanner.scan(false).await?;
+        let now = self.deps.ctx.clock.now();
+        self.deps.ctx.metrics.add(metric::LEASE_SCANS_TOTAL, &[], 1);
         self.watch.observe(now, &leases);
         self.cooling.retain(|_, until| *until > now);
         let active = leases.iter().filter(|l| !l.is_finished()).count();
-        let bounds =
-            Bounds { hold: self.shared.config.lease.max, take: assign::ramp(self.rounds, active) };
-        let round = assign::decide(&leases, &self.watch, &self.shared.me, bounds, begun);
+        let bounds = Bounds { hold: self.deps.max, take: assign::ramp(self.rounds, active) };
+        let round = assign::decide(&leases, &self.watch, &self.deps.me, bounds, begun);
         let Round { take, ask, ours, coming, free, more, workers, active, waiting } = round;
         self.show(workers, active, waiting, &leases);
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
         let board = change_marker::place(&leases);
-        let rest = self.shared.jitter.spread(self.pace.rest(workers), 0.2);
+        let rest = self.deps.ctx.jitter.spread(self.deps.pace.rest(workers), 0.2);
         let board_row = board.as_ref().and_then(|board| rows.get(board)).copied();
         self.patrol.scanned(begun, now, board_row, rest);
-        self.shared.changes.marker_at(board.as_ref());
+        self.deps.changes.marker_at(board.as_ref());
         for owned in self.registry.all() {
             if let Some(row) = rows.get(&owned.shard) {
                 owned.see_requests(row);
@@ -205,7 +179,7 @@ impl LeaseTaker {
         if more || missed {
             self.patrol.wish(now);
         }
-        self.known = Some(leases);
+        self.scanner.remember(leases);
         Ok(())
     }
 
@@ -213,12 +187,12 @@ impl LeaseTaker {
     async fn free(&self, dead: Vec<&Lease>) {
         for some in dead.chunks(PARALLEL) {
             let writes = some.iter().map(|lease| async {
-                match self.shared.table.update(&lease.shard, write::free(lease)).await {
+                match self.deps.table.update(&lease.shard, write::free(lease)).await {
                     Ok(Written::Done(_)) => {
                         tracing::info!(shard = %lease.shard, from = ?lease.effective_owner(),
                             "lease of a dead worker freed");
-                        self.shared.metrics.add(metric::LEASES_FREED_TOTAL, &[], 1);
-                        self.shared.changes.raise();
+                        self.deps.ctx.metrics.add(metric::LEASES_FREED_TOTAL, &[], 1);
+                        self.deps.changes.raise();
                     }
                     // It lives, or somebody was faster.
                     Ok(Written::Refused(_)) => {}
@@ -233,10 +207,10 @@ impl LeaseTaker {
 
     /// Asks the owner of a lease to hand it over; names the lease if it may do so.
     async fn ask(&self, lease: &Lease) -> Option<ShardId> {
-        let update = write::request_handoff(lease, &self.shared.me)?;
-        match self.shared.table.update(&lease.shard, update).await {
+        let update = write::request_handoff(lease, &self.deps.me)?;
+        match self.deps.table.update(&lease.shard, update).await {
             Ok(Written::Done(_)) => {
-                self.shared.metrics.add(metric::LEASE_HANDOFFS_TOTAL, &["asked"], 1);
+                self.deps.ctx.metrics.add(metric::LEASE_HANDOFFS_TOTAL, &["asked"], 1);
                 tracing::info!(shard = %lease.shard, from = ?lease.owner, "asked for a lease");
             }
             // Somebody else asked first, or it moved on.
@@ -250,9 +224,9 @@ impl LeaseTaker {
 
     /// Starts a lease that was handed over to us; the first heartbeat makes sure it still is.
     async fn adopt(&self, lease: &Lease) -> Option<Arc<HeldLease>> {
-        let asked = self.shared.clock.now();
-        let update = write::renew(lease, &self.shared.me, &Notes::default());
-        let item = match self.shared.table.update(&lease.shard, update).await {
+        let asked = self.deps.ctx.clock.now();
+        let update = write::renew(lease, &self.deps.me, &Notes::default());
+        let item = match self.deps.table.update(&lease.shard, update).await {
             Ok(Written::Done(item)) => item,
             Ok(Written::Refused(_)) => return None,
             Err(error) => {
@@ -260,17 +234,17 @@ impl LeaseTaker {
                 return None;
             }
         };
-        self.shared.metrics.add(metric::LEASE_HANDOFFS_TOTAL, &["received"], 1);
+        self.deps.ctx.metrics.add(metric::LEASE_HANDOFFS_TOTAL, &["received"], 1);
         self.own(&item, asked)
     }
 
     /// A row that names us becomes a lease we work on.
     fn own(&self, item: &Item, asked: Duration) -> Option<Arc<HeldLease>> {
         let row = Lease::parse(item).ok().flatten()?;
-        if row.owner.as_ref() != Some(&self.shared.me) || row.checkpoint_owner.is_some() {
+        if row.owner.as_ref() != Some(&self.deps.me) || row.checkpoint_owner.is_some() {
             return None;
         }
-        let owned = Arc::new(HeldLease::new(self.shared.lease_means(), row, asked));
+        let owned = Arc::new(HeldLease::new(self.deps.held(), row, asked));
         self.registry.insert(&owned);
         Some(owned)
     }
@@ -282,7 +256,7 @@ impl LeaseTaker {
     ) -> Option<Arc<HeldLease>> {
         // A parent the scan does not show may be gone, or younger than what the scan read.
         for parent in change_marker::unseen_parents(lease, rows) {
-            match self.shared.table.get(parent).await {
+            match self.deps.table.get(parent).await {
                 Ok(None) => {}
                 Ok(Some(item)) => {
                     let parent = Lease::parse(&item).ok().flatten();
@@ -296,12 +270,11 @@ impl LeaseTaker {
                 }
             }
         }
-        let asked = self.shared.clock.now();
-        let identity = self.shared.stream.identity();
-        let start = self.shared.config.stream.start;
-        let pin = pin(&lease.progress.checkpoint, start, self.shared.clock.wall());
-        let update = write::take(lease, &self.shared.me, &identity, pin);
-        let item = match self.shared.table.update(&lease.shard, update).await {
+        let asked = self.deps.ctx.clock.now();
+        let wall = self.deps.ctx.clock.wall();
+        let pin = pin(&lease.progress.checkpoint, self.deps.start, wall);
+        let update = write::take(lease, &self.deps.me, &self.deps.identity, pin);
+        let item = match self.deps.table.update(&lease.shard, update).await {
             // Also after a refusal the row decides: an earlier attempt of ours may have won.
             Ok(Written::Done(item) | Written::Refused(Some(item))) => item,
             Ok(Written::Refused(None)) => return None,
@@ -311,18 +284,18 @@ impl LeaseTaker {
             }
         };
         let owned = self.own(&item, asked)?;
-        self.shared.metrics.add(metric::LEASES_TAKEN_TOTAL, &[], 1);
+        self.deps.ctx.metrics.add(metric::LEASES_TAKEN_TOTAL, &[], 1);
         Some(owned)
     }
 
     fn show(&self, workers: usize, active: usize, waiting: usize, leases: &[Lease]) {
-        let metrics = &self.shared.metrics;
+        let metrics = &self.deps.ctx.metrics;
         metrics.set(metric::WORKERS, &[], workers);
         metrics.set(metric::LEASES, &["active"], active - waiting);
         metrics.set(metric::LEASES, &["waiting"], waiting);
         metrics.set(metric::LEASES, &["finished"], leases.len() - active);
-        let wall = self.shared.clock.wall();
-        self.shared.status.update(|b| {
+        let wall = self.deps.ctx.clock.wall();
+        self.deps.ctx.status.update(|b| {
             b.ready = true;
             b.workers = workers;
             b.active_leases = active;

@@ -26,12 +26,12 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 impl Pipeline {
     /// May another batch begin?
     pub(super) fn has_room(&self) -> bool {
-        self.ledger.undelivered() <= self.shared.config.delivery.inflight_batches
+        self.ledger.undelivered() <= self.deps.inflight_batches
     }
 
     /// Encodes a page into the open batch, cutting where it is full.
     pub(super) async fn take(&mut self, records: Records, permit: Permit) -> Result<(), Stop> {
-        let now = self.shared.clock.now();
+        let now = self.deps.ctx.clock.now();
         self.lease.carried(records.payload() as u64);
         if let Some(last) = records.last() {
             self.oldest.push_back((last.position(), now));
@@ -45,31 +45,31 @@ impl Pipeline {
     /// another one.
     pub(super) async fn take_rest(&mut self) -> Result<(), Stop> {
         let Some(Rest { mut records, permit }) = self.rest.take() else { return Ok(()) };
-        let limits = BatchLimits { step: STEP, ..self.shared.config.delivery.limits };
-        let now = self.shared.clock.now();
+        let limits = BatchLimits { step: STEP, ..self.deps.limits };
+        let now = self.deps.ctx.clock.now();
         while let Some(first) = records.first() {
             let (mut open, mut held, at) = match self.open.take() {
                 Some(open) => open,
                 None => {
                     let gap = self.start_gap(&first.position())?;
-                    let stamp = self.shared.clock.wall();
-                    let recipe = Arc::clone(self.shared.recipe_of(self.judged));
+                    let stamp = self.deps.ctx.clock.wall();
+                    let recipe = Arc::clone(self.deps.recipe_of(self.judged));
                     let open = OpenBatch::new(recipe, self.lease.shard.clone(), stamp, gap)
                         .following(&self.ledger.reached());
-                    (open, self.shared.budget.force_acquire(0), now)
+                    (open, self.deps.budget.force_acquire(0), now)
                 }
             };
             let work = move || {
                 let cause = open.fill(&mut records, &limits)?;
                 Ok::<_, EncodeError>((open, records, cause))
             };
-            let (open, rest, cause) = self.shared.tasks.compute(work).await??;
+            let (open, rest, cause) = self.deps.ctx.tasks.compute(work).await??;
             records = rest;
             held.resize(open.memory());
-            self.shared.budget.opened(&self.lease.shard, at, &self.cut);
+            self.deps.budget.opened(&self.lease.shard, at, &self.cut);
             self.open = Some((open, held, at));
             // More than fits has come of this page, and it is not through.
-            let crowded = !records.is_empty() && self.shared.budget.is_over();
+            let crowded = !records.is_empty() && self.deps.budget.is_over();
             if let Some(cause) = cause.or_else(|| crowded.then_some(FlushReason::Pressure)) {
                 self.cut(cause).await?;
                 if !records.is_empty() && !self.has_room() {
@@ -94,10 +94,10 @@ impl Pipeline {
 
     /// Tells of lost records; stops if the policy says so.
     pub(super) fn gap(&self, gap: &Gap) -> Result<(), Stop> {
-        self.shared.metrics.add(metric::GAPS_TOTAL, &[], 1);
+        self.deps.ctx.metrics.add(metric::GAPS_TOTAL, &[], 1);
         tracing::error!(shard = %self.lease.shard, %gap,
             "records left the stream's retention before they were delivered");
-        match self.shared.config.delivery.on_gap {
+        match self.deps.on_gap {
             OnGap::Stop => Err(Stop::Gap(gap.clone())),
             OnGap::Continue => Ok(()),
         }
@@ -105,9 +105,9 @@ impl Pipeline {
 
     /// Tells of foreign records, not more often than somebody can read it.
     fn foreign(&mut self, count: u64) {
-        self.shared.spreading.doubt();
-        let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
-        self.shared.status.update(|b| {
+        self.deps.spreading.doubt();
+        let (now, wall) = (self.deps.ctx.clock.now(), self.deps.ctx.clock.wall());
+        self.deps.ctx.status.update(|b| {
             b.foreign_records += count;
             b.foreign_ms = Some(wall);
         });
@@ -126,26 +126,26 @@ impl Pipeline {
         let Some((open, mut permit, _)) = self.open.take() else {
             return Ok(());
         };
-        self.shared.budget.closed(&self.lease.shard);
-        let sealed = self.shared.tasks.compute(move || open.seal()).await??;
+        self.deps.budget.closed(&self.lease.shard);
+        let sealed = self.deps.ctx.tasks.compute(move || open.seal()).await??;
         let Some(SealedBatch { intent, objects, dead, misplaced }) = sealed else {
             return Ok(());
         };
         permit.resize(objects.iter().map(Object::memory).sum());
-        self.shared.metrics.add(metric::BATCHES_TOTAL, &[cause.as_str()], 1);
+        self.deps.ctx.metrics.add(metric::BATCHES_TOTAL, &[cause.as_str()], 1);
         for (kind, count) in dead {
-            self.shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count);
+            self.deps.ctx.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count);
             if kind == route::FOREIGN {
                 self.foreign(count);
             }
         }
         for (reason, count) in misplaced {
-            self.shared.metrics.add(metric::RECORDS_FALLBACK_PARTITION_TOTAL, &[reason], count);
+            self.deps.ctx.metrics.add(metric::RECORDS_FALLBACK_PARTITION_TOTAL, &[reason], count);
         }
         if mutant::is(Mutant::PutBeforeIntent) {
-            let twice = self.shared.budget.force_acquire(0);
+            let twice = self.deps.budget.force_acquire(0);
             let turns = self.files.enter(&objects);
-            Box::pin(upload(&self.shared, &self.lease, objects.clone(), turns, twice)).await?;
+            Box::pin(upload(&self.deps.upload, &self.lease, objects.clone(), turns, twice)).await?;
         }
         self.batches.insert(intent.last.clone(), CutBatch { objects, permit });
         self.ledger.cut(intent);

@@ -11,7 +11,7 @@ use crate::lease::row::{Lease, NewLease};
 use crate::metrics::table as metric;
 use crate::stream::ShardInfo;
 use crate::stream::position::Checkpoint;
-use crate::worker::context::WorkerContext;
+use crate::worker::leases::context::SyncDeps;
 use crate::worker::shard::uploader::upload;
 
 impl Pipeline {
@@ -32,7 +32,7 @@ impl Pipeline {
             return Ok(());
         }
         let id = &self.lease.shard;
-        let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+        let shards = self.deps.sync.list_shards().await?;
         let has_children = shards.iter().any(|s| s.parents.contains(id));
         let is_open = shards.iter().any(|s| s.id == *id && !s.closed);
         if is_open && !has_children { Err(Stop::StillOpen) } else { Ok(()) }
@@ -45,24 +45,24 @@ impl Pipeline {
         let id = &self.lease.shard;
         let mut children = named;
         if children.is_empty() {
-            let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+            let shards = self.deps.sync.list_shards().await?;
             children = shards.into_iter().filter(|s| s.parents.contains(id)).collect();
         }
-        let (identity, now) = (self.shared.stream.identity(), self.shared.clock.wall());
-        let leases = match &self.shared.replay {
+        let (identity, now) = (self.deps.sync.stream.identity(), self.deps.ctx.clock.wall());
+        let leases = match &self.deps.sync.replay {
             Some(replay) => replay.children(&children),
             None => {
-                let first = unleased_parents(&self.shared, id, &children).await?;
+                let first = unleased_parents(&self.deps.sync, id, &children).await?;
                 [first, graph::children(&children)].concat()
             }
         };
         for lease in leases {
-            let item = match &self.shared.replay {
+            let item = match &self.deps.sync.replay {
                 Some(replay) => replay.item(&lease, &identity, now),
                 None => lease.item(&identity, now),
             };
-            if self.shared.table.create(item).await? {
-                self.shared.metrics.add(metric::LEASES_CREATED_TOTAL, &[], 1);
+            if self.deps.sync.table.create(item).await? {
+                self.deps.ctx.metrics.add(metric::LEASES_CREATED_TOTAL, &[], 1);
                 tracing::info!(parent = %id, child = %lease.shard, "lease of a child created");
             }
         }
@@ -76,8 +76,8 @@ impl Pipeline {
 
     /// The shard is not there. If the stream still is, it left retention as a whole.
     pub(super) async fn gone(&mut self, error: CallError) -> Result<(), Stop> {
-        let same = match self.shared.kinesis.describe(&self.shared.stream.arn).await {
-            Ok(stream) => stream.identity() == self.shared.stream.identity(),
+        let same = match self.deps.sync.describe().await {
+            Ok(stream) => stream.identity() == self.deps.sync.stream.identity(),
             Err(gone) if gone.fault == Fault::NotFound => false,
             Err(other) => return Err(other.into()),
         };
@@ -86,7 +86,7 @@ impl Pipeline {
             self.vanished = Some(error);
             return self.drain().await;
         }
-        let shards = self.shared.kinesis.list_shards(&self.shared.stream.arn).await?;
+        let shards = self.deps.sync.list_shards().await?;
         if shards.iter().any(|s| s.id == self.lease.shard) {
             return Err(error.into());
         }
@@ -107,13 +107,13 @@ impl Pipeline {
         let last = self.ledger.progress().checkpoint.to_string();
         let gap = Gap::to_end(&self.ledger.progress().checkpoint);
         self.gap(&gap)?;
-        let recipe = &self.shared.recipe;
+        let recipe = &self.deps.recipe;
         let range = format!("{last}-{}", Checkpoint::ShardEnd);
-        let stamp = self.shared.stream.created_ms;
+        let stamp = self.deps.sync.stream.created_ms;
         let report =
             gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
-        let permit = self.shared.budget.force_acquire(report.memory());
-        upload(&self.shared, &self.lease, vec![report], Vec::new(), permit).await?;
+        let permit = self.deps.budget.force_acquire(report.memory());
+        upload(&self.deps.upload, &self.lease, vec![report], Vec::new(), permit).await?;
         self.suspect = false;
         Ok(())
     }
@@ -122,22 +122,22 @@ impl Pipeline {
 /// The leases that merged children wait for, if nobody has created them yet: a parent without a
 /// lease passes for one that is over, and its records would come after those of the child.
 async fn unleased_parents(
-    shared: &WorkerContext,
+    sync: &SyncDeps,
     ended: &ShardId,
     children: &[ShardInfo],
 ) -> Result<Vec<NewLease>, CallError> {
     let others = children.iter().flat_map(|c| &c.parents).filter(|p| *p != ended);
     let mut unleased = false;
     for parent in others {
-        unleased |= shared.table.get(parent).await?.is_none();
+        unleased |= sync.table.get(parent).await?.is_none();
     }
     if !unleased {
         return Ok(Vec::new());
     }
-    let shards = shared.kinesis.list_shards(&shared.stream.arn).await?;
-    let items = shared.table.scan(true).await?;
+    let shards = sync.list_shards().await?;
+    let items = sync.table.scan(true).await?;
     let leases: Vec<Lease> =
         items.iter().filter_map(|item| Lease::parse(item).ok().flatten()).collect();
-    let missing = graph::missing(&shards, &leases, shared.config.stream.start);
+    let missing = graph::missing(&shards, &leases, sync.start);
     Ok(missing.into_iter().filter(|l| children.iter().all(|c| c.id != l.shard)).collect())
 }

@@ -22,6 +22,7 @@
 //! for whichever of these comes first: a write, an upload, a page, a timer, a request to hand over.
 
 mod batching;
+pub mod context;
 mod end;
 pub mod recovery;
 mod report;
@@ -53,39 +54,36 @@ use crate::stream::deaggregate::HashRange;
 use crate::stream::position::{Checkpoint, Position, StartAt, may_have_lost};
 use crate::stream::reading::{ReadRange, StartCheck};
 use crate::task::Handle;
-use crate::worker::context::WorkerContext;
+use crate::worker::context::TaskContext;
 use crate::worker::leases::held::{HeldLease, Lost};
 use crate::worker::reader::poll::{self, Fetched};
+use crate::worker::shard::context::ShardDeps;
 use crate::worker::shard::recovery::Recovered;
 use crate::worker::shard::uploader::upload;
 pub use stop::Ended;
 use stop::Stop;
 
 /// Works on one shard until it ends. `drain` asks to finish what is in hand and release the lease.
-pub async fn run(
-    shared: Arc<WorkerContext>,
-    lease: Arc<HeldLease>,
-    drain: CancellationToken,
-) -> Ended {
+pub async fn run(deps: Arc<ShardDeps>, lease: Arc<HeldLease>, drain: CancellationToken) -> Ended {
     let shard = lease.shard.clone();
     tracing::info!(%shard, "shard taken");
     // What is rare is boxed: an owned shard holds the memory of the largest state of this future.
-    let begun = Box::pin(Pipeline::new(Arc::clone(&shared), Arc::clone(&lease))).await;
+    let begun = Box::pin(Pipeline::new(Arc::clone(&deps), Arc::clone(&lease))).await;
     let mut pipeline = match begun {
         Ok(pipeline) => pipeline,
-        Err(stop) => return Box::pin(end(&shared, &lease, stop)).await,
+        Err(stop) => return Box::pin(end(&deps.ctx, &lease, stop)).await,
     };
     let wanted = lease.handoff_requested.clone();
-    let patience = shared.clock.clone();
+    let patience = deps.ctx.clock.clone();
     let result = tokio::select! {
         biased;
         result = pipeline.run(&drain) => result,
         // The worker that asked has waited long enough. Announced batches are finished by it.
         () = async { wanted.cancelled().await; patience.sleep(HANDOFF).await } => Ok(Ended::Released),
     };
-    shared.budget.closed(&shard);
+    deps.budget.closed(&shard);
     drop(pipeline);
-    shared.metrics.leave(shared.clock.now(), &shard);
+    deps.ctx.metrics.leave(deps.ctx.clock.now(), &shard);
     match result {
         Ok(ended) => {
             // Of a finished shard too: a dead name in the table misleads people and the KCL.
@@ -98,18 +96,18 @@ pub async fn run(
             tracing::info!(%shard, ?ended, "shard done");
             ended
         }
-        Err(stop) => Box::pin(end(&shared, &lease, stop)).await,
+        Err(stop) => Box::pin(end(&deps.ctx, &lease, stop)).await,
     }
 }
 
-async fn end(shared: &WorkerContext, lease: &HeldLease, stop: Stop) -> Ended {
+async fn end(ctx: &TaskContext, lease: &HeldLease, stop: Stop) -> Ended {
     let ended = match stop {
         Stop::Lost => return Ended::Lost,
         Stop::Gap(gap) => Ended::Gap(gap),
         error => {
             tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
-            shared.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
-            shared.status.error(shared.clock.wall(), &format!("{}: {error}", lease.shard));
+            ctx.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
+            ctx.status.error(ctx.clock.wall(), &format!("{}: {error}", lease.shard));
             match error {
                 Stop::Vanished(error) => Ended::Vanished(error.to_string()),
                 error => Ended::Failed(error.to_string()),
@@ -137,7 +135,7 @@ type Write = Pin<Box<dyn Future<Output = Result<Change, Lost>> + Send>>;
 type PendingUpload = Pin<Box<dyn Future<Output = Result<Position, Stop>> + Send>>;
 
 struct Pipeline {
-    shared: Arc<WorkerContext>,
+    deps: Arc<ShardDeps>,
     lease: Arc<HeldLease>,
     ledger: Ledger,
     /// Batches that wait to be announced, by the end of their range; then their upload has them.
@@ -170,10 +168,10 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    async fn new(shared: Arc<WorkerContext>, lease: Arc<HeldLease>) -> Result<Self, Stop> {
+    async fn new(deps: Arc<ShardDeps>, lease: Arc<HeldLease>) -> Result<Self, Stop> {
         let row = lease.row().await;
-        let now = shared.clock.now();
-        shared.status.update(|b| {
+        let now = deps.ctx.clock.now();
+        deps.ctx.status.update(|b| {
             let entry = b.shards.entry(lease.shard.clone()).or_default();
             entry.state = "recovering";
             entry.checkpoint = row.progress.checkpoint.to_string();
@@ -181,7 +179,7 @@ impl Pipeline {
         });
         let (_, pages) = mpsc::channel(1);
         let mut this = Self {
-            ledger: Ledger::new(row.progress, shared.config.delivery.inflight_batches),
+            ledger: Ledger::new(row.progress, deps.inflight_batches),
             batches: BTreeMap::new(),
             uploads: FuturesUnordered::new(),
             files: turns::Queue::default(),
@@ -199,7 +197,7 @@ impl Pipeline {
             ending: false,
             draining: false,
             vanished: None,
-            shared,
+            deps,
             lease,
         };
         this.recover().await?;
@@ -214,10 +212,10 @@ impl Pipeline {
             if mutant::is(Mutant::IgnorePending) {
                 let none = Progress { checkpoint: after, pending: Pending::None };
                 self.lease.progress(self.ledger.progress(), &none).await?;
-                self.ledger = Ledger::new(none, self.shared.config.delivery.inflight_batches);
+                self.ledger = Ledger::new(none, self.deps.inflight_batches);
                 break;
             }
-            let configured = &self.shared.recipe.settings.bucket;
+            let configured = &self.deps.recipe.settings.bucket;
             if intent.settings.bucket != *configured {
                 // Instructions of a table to write elsewhere are not obeyed.
                 return Err(Stop::OtherBucket {
@@ -227,7 +225,7 @@ impl Pipeline {
             }
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
-            let Some(start) = row.start(&after, self.shared.config.stream.start) else {
+            let Some(start) = row.start(&after, self.deps.sync.start) else {
                 break;
             };
             let lost = self.lease.lost.clone();
@@ -235,20 +233,20 @@ impl Pipeline {
                 biased;
                 () = lost.cancelled() => return Err(Stop::Lost),
                 recovered =
-                    recovery::recover(&self.shared, &row, &after, start, &intent) =>
+                    recovery::recover(&self.deps, &row, &after, start, &intent) =>
                     recovered?,
             };
             if let Some(gap) = gap {
                 self.gap(&gap)?;
             }
             let turns = self.files.enter(&objects);
-            upload(&self.shared, &self.lease, objects, turns, permit).await?;
+            upload(&self.deps.upload, &self.lease, objects, turns, permit).await?;
             self.ledger.durable(&intent.last);
             if let Some(change) = self.ledger.next() {
                 self.lease.progress(&change.from, &change.to).await?;
                 self.written(change);
             }
-            self.shared.metrics.add(metric::INTENTS_RECOVERED_TOTAL, &[], 1);
+            self.deps.ctx.metrics.add(metric::INTENTS_RECOVERED_TOTAL, &[], 1);
         }
         Ok(())
     }
@@ -260,15 +258,15 @@ impl Pipeline {
             // Everything announced is delivered, nothing is read: the lease can go back now.
             return Ok(Ended::Released);
         }
-        let Some(start) = row.start(&checkpoint, self.shared.config.stream.start) else {
+        let Some(start) = row.start(&checkpoint, self.deps.sync.start) else {
             return Ok(Ended::Finished);
         };
         // What is known of the beginning: may records after the checkpoint have expired?
-        let (now, retention) = (self.shared.clock.wall(), self.shared.stream.retention_ms);
+        let (now, retention) = (self.deps.ctx.clock.wall(), self.deps.sync.stream.retention_ms);
         let exact = matches!(start, StartAt::At(_));
         self.suspect = exact && may_have_lost(row.read_through_ms, now, retention);
-        if let Some(replay) = &self.shared.replay
-            && replay.begins_too_late(&row, &self.shared.stream, now)
+        if let Some(replay) = &self.deps.sync.replay
+            && replay.begins_too_late(&row, &self.deps.sync.stream, now)
         {
             (self.suspect, self.start_gone) = (true, true);
         }
@@ -281,15 +279,15 @@ impl Pipeline {
             start,
             after: checkpoint.position().cloned(),
             until: None,
-            bound: self.shared.replay.as_ref().and_then(|replay| replay.bound(&row.shard)),
-            deaggregate: self.shared.recipe.settings.deaggregate,
+            bound: self.deps.sync.replay.as_ref().and_then(|replay| replay.bound(&row.shard)),
+            deaggregate: self.deps.recipe.settings.deaggregate,
             hash_range,
         };
         // The reader works one page ahead.
         let (send, pages) = mpsc::channel(1);
         self.pages = pages;
-        let read = poll::read(self.shared.reader(), self.lease.shard.clone(), range, send);
-        self.reader = Some(self.shared.tasks.spawn("reader", read));
+        let read = poll::read(self.deps.reader.clone(), self.lease.shard.clone(), range, send);
+        self.reader = Some(self.deps.ctx.tasks.spawn("reader", read));
         self.state("reading");
         loop {
             // One write at a time: what the ledger allows next, commits and intents together.
@@ -301,7 +299,7 @@ impl Pipeline {
             // Nothing in hand: is there a reason to end?
             if self.write.is_none() && self.ledger.is_idle() && self.open.is_none() {
                 if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
-                    self.shared.metrics.add(metric::SHARDS_FINISHED_TOTAL, &[], 1);
+                    self.deps.ctx.metrics.add(metric::SHARDS_FINISHED_TOTAL, &[], 1);
                     return Ok(Ended::Finished);
                 }
                 if let Some(error) = self.vanished.take() {
@@ -317,8 +315,8 @@ impl Pipeline {
 
     /// Waits for the next thing to happen, and does it.
     async fn step(&mut self, drain: &CancellationToken) -> Result<(), Stop> {
-        let clock = self.shared.clock.clone();
-        let due = self.open.as_ref().map(|(_, _, at)| *at + self.shared.config.delivery.limits.age);
+        let clock = self.deps.ctx.clock.clone();
+        let due = self.open.as_ref().map(|(_, _, at)| *at + self.deps.limits.age);
         // Backpressure: one batch open, a bounded number cut. Reading goes on when one is durable.
         let room = self.has_room();
         let rest = room && self.rest.is_some();
@@ -372,8 +370,8 @@ impl Pipeline {
         match fetched {
             Fetched::Page { records, permit, behind_ms, beginning } => {
                 self.began(beginning);
-                let (now, count) = (self.shared.clock.now(), records.len() as u64);
-                self.shared.status.update(|b| {
+                let (now, count) = (self.deps.ctx.clock.now(), records.len() as u64);
+                self.deps.ctx.status.update(|b| {
                     b.records_read += count;
                     if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
                         (entry.behind_ms, entry.read_at) = (behind_ms, now);
@@ -382,7 +380,7 @@ impl Pipeline {
                 self.moved();
                 if records.is_empty() {
                     if self.open.is_none() && self.ledger.is_idle() && !self.suspect {
-                        self.lease.caught_up(self.shared.clock.wall());
+                        self.lease.caught_up(self.deps.ctx.clock.wall());
                     }
                     return Ok(());
                 }
@@ -415,11 +413,11 @@ impl Pipeline {
     }
 
     fn upload(&self, CutBatch { objects, permit }: CutBatch, last: Position) -> PendingUpload {
-        let (shared, lease) = (Arc::clone(&self.shared), Arc::clone(&self.lease));
-        let tasks = self.shared.tasks.clone();
+        let (deps, lease) = (Arc::clone(&self.deps), Arc::clone(&self.lease));
+        let tasks = self.deps.ctx.tasks.clone();
         let turns = self.files.enter(&objects);
         Box::pin(async move {
-            let work = async move { upload(&shared, &lease, objects, turns, permit).await };
+            let work = async move { upload(&deps.upload, &lease, objects, turns, permit).await };
             tasks.spawn("upload", work).await??;
             Ok(last)
         })

@@ -32,8 +32,8 @@ use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, StartAt};
 use crate::stream::reading::ReadRange;
 use crate::task::TaskDied;
-use crate::worker::context::WorkerContext;
 use crate::worker::reader::poll::{self, Fetched};
+use crate::worker::shard::context::{ShardDeps, UploadDeps};
 
 /// Replies at the tip of the shard, without the end of the range, after which it counts as gone.
 const TIPS: u32 = 3;
@@ -85,7 +85,7 @@ pub enum RecoveryError {
 /// # Errors
 /// [`RecoveryError`]
 pub async fn recover(
-    shared: &WorkerContext,
+    deps: &ShardDeps,
     lease: &Lease,
     after: &Checkpoint,
     start: StartAt,
@@ -93,18 +93,19 @@ pub async fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let shard = &lease.shard;
     let recipe = if mutant::is(Mutant::OwnSettings) {
-        Arc::clone(&shared.recipe)
+        Arc::clone(&deps.recipe)
     } else {
         Arc::new(Recipe::new(Arc::clone(&intent.settings))?)
     };
-    let stamp_ms = if mutant::is(Mutant::OwnClock) { shared.clock.wall() } else { intent.stamp_ms };
+    let stamp_ms =
+        if mutant::is(Mutant::OwnClock) { deps.ctx.clock.wall() } else { intent.stamp_ms };
     let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
     let mut open =
         OpenBatch::new(Arc::clone(&recipe), shard.clone(), stamp_ms, recorded_gap).following(after);
     // Room for the whole batch, before the first record of it is held: what is read here can be
     // given back only when all of it is, so waiting for more half-way could be waiting for itself.
     let room = usize::try_from(intent.bytes).unwrap_or(usize::MAX);
-    let mut permit = shared.budget.acquire(room).await;
+    let mut permit = deps.budget.acquire(room).await;
     let (send, mut receive) = mpsc::channel(1);
     let range = ReadRange {
         start,
@@ -114,8 +115,10 @@ pub async fn recover(
         deaggregate: recipe.settings.deaggregate,
         hash_range: lease.hash_keys_of(&recipe.settings),
     };
-    let reading =
-        shared.tasks.spawn("recovery", poll::read(shared.reader(), shard.clone(), range, send));
+    let reading = deps
+        .ctx
+        .tasks
+        .spawn("recovery", poll::read(deps.reader.clone(), shard.clone(), range, send));
     let mut tips = 0;
     let mut remains: Option<Remains> = None;
     while let Some(fetched) = receive.recv().await {
@@ -137,7 +140,7 @@ pub async fn recover(
                     None => {
                         let work =
                             move || open.fill(&mut records, &BatchLimits::NONE).map(|_| open);
-                        open = shared.tasks.compute(work).await??;
+                        open = deps.ctx.tasks.compute(work).await??;
                         permit.resize(open.memory().max(room));
                     }
                 }
@@ -154,7 +157,7 @@ pub async fn recover(
     drop(reading);
     if remains.is_none() && !open.is_empty() {
         let (first, last) = (intent.first.clone(), intent.last.clone());
-        let sealed = shared.tasks.compute(move || open.seal_as(first, last)).await??;
+        let sealed = deps.ctx.tasks.compute(move || open.seal_as(first, last)).await??;
         let (read, bytes) = (sealed.intent.records, sealed.intent.bytes);
         if (read, bytes) != (intent.records, intent.bytes) && !mutant::is(Mutant::PartIsWhole) {
             // The next attempt finds that the beginning has gone meanwhile, or all of it.
@@ -170,7 +173,7 @@ pub async fn recover(
         _ => Gap::through(after, &intent.last),
     };
     let mut objects = match remains {
-        Some(remains) => keep(shared, &recipe, remains).await?,
+        Some(remains) => keep(&deps.upload, &recipe, remains).await?,
         None => Vec::new(),
     };
     let name = format!("{}-{}", intent.first, intent.last);
@@ -181,18 +184,18 @@ pub async fn recover(
 
 /// Looks which objects of the batch exist, and makes dead letters of what is in none of them.
 async fn keep(
-    shared: &WorkerContext,
+    deps: &UploadDeps,
     recipe: &Recipe,
     remains: Remains,
 ) -> Result<Vec<Object>, RecoveryError> {
-    let (keys, remains) = shared.tasks.compute(move || (remains.keys(), remains)).await?;
+    let (keys, remains) = deps.ctx.tasks.compute(move || (remains.keys(), remains)).await?;
     let bucket = &recipe.settings.bucket;
     let looks = keys.into_iter().map(|key| async move {
-        let exists = shared.store.exists(bucket, &key).await?;
+        let exists = deps.store.exists(bucket, &key).await?;
         Ok::<_, CallError>(exists.then_some(key))
     });
     let exist = futures::stream::iter(looks).buffer_unordered(LOOKS);
     let exist: BTreeSet<String> =
         exist.try_filter_map(|key| async { Ok(key) }).try_collect().await?;
-    Ok(shared.tasks.compute(move || remains.seal(&exist)).await??)
+    Ok(deps.ctx.tasks.compute(move || remains.seal(&exist)).await??)
 }

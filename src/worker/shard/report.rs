@@ -10,16 +10,16 @@ impl Pipeline {
         let committed = &change.from.pending.intents()[..change.commits];
         let (records, bytes) =
             committed.iter().fold((0, 0), |(r, b), intent| (r + intent.records, b + intent.bytes));
-        let label = self.shared.metrics.shard(&self.lease.shard);
-        self.shared.metrics.add(metric::RECORDS_DELIVERED_TOTAL, &[label], records);
-        self.shared.metrics.add(metric::BYTES_DELIVERED_TOTAL, &[label], bytes);
+        let label = self.deps.ctx.metrics.shard(&self.lease.shard);
+        self.deps.ctx.metrics.add(metric::RECORDS_DELIVERED_TOTAL, &[label], records);
+        self.deps.ctx.metrics.add(metric::BYTES_DELIVERED_TOTAL, &[label], bytes);
         if let Some(last) = committed.last() {
             while self.oldest.front().is_some_and(|(p, _)| *p <= last.last) {
                 self.oldest.pop_front();
             }
         }
         let checkpoint = change.to.checkpoint.to_string();
-        self.shared.status.update(|b| {
+        self.deps.ctx.status.update(|b| {
             b.records += records;
             b.bytes += bytes;
             if let Some(entry) = b.shards.get_mut(&self.lease.shard) {
@@ -39,18 +39,18 @@ impl Pipeline {
     }
 
     pub(super) fn state(&self, state: &'static str) {
-        self.shared.status.shard(&self.lease.shard, |s| s.state = state);
+        self.deps.ctx.status.shard(&self.lease.shard, |s| s.state = state);
     }
 
     pub(super) fn moved(&self) {
-        let now = self.shared.clock.now();
-        self.shared.status.shard(&self.lease.shard, |s| s.moved_at = now);
+        let now = self.deps.ctx.clock.now();
+        self.deps.ctx.status.shard(&self.lease.shard, |s| s.moved_at = now);
     }
 
     pub(super) fn undelivered(&self) {
         let undelivered = self.ledger.undelivered();
         let oldest_at = self.oldest.front().map(|(_, at)| *at);
-        self.shared.status.shard(&self.lease.shard, |s| {
+        self.deps.ctx.status.shard(&self.lease.shard, |s| {
             (s.undelivered, s.oldest_at) = (undelivered, oldest_at);
         });
     }

@@ -18,8 +18,9 @@ use crate::fault::{CallError, Fault};
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::upload::event;
-use crate::worker::context::WorkerContext;
+use crate::worker::context::TaskContext;
 use crate::worker::leases::held::HeldLease;
+use crate::worker::shard::context::UploadDeps;
 use crate::worker::shard::turns::{Turn, Turns};
 
 /// Why a batch is not durable.
@@ -97,7 +98,7 @@ impl HeldBytes {
 /// # Errors
 /// [`UploadError`]; some of the objects may be in place then.
 pub async fn upload(
-    shared: &WorkerContext,
+    deps: &UploadDeps,
     lease: &Arc<HeldLease>,
     objects: Vec<Object>,
     turns: Turns,
@@ -118,7 +119,7 @@ pub async fn upload(
             letters.extend(result?);
         }
         let turn = if object.kind == ObjectKind::Upload { turns.next() } else { None };
-        let put = put(shared, lease, &held, object, turn);
+        let put = put(deps, lease, &held, object, turn);
         running.push(async move { Ok(put.await?.map(|letter| (nth, letter))) });
     }
     while let Some(result) = running.next().await {
@@ -127,24 +128,20 @@ pub async fn upload(
             return Ok(());
         }
     }
-    for object in last.into_iter().chain(aside(shared, lease, letters)) {
-        put(shared, lease, &held, object, None).await?;
+    for object in last.into_iter().chain(aside(&deps.ctx, lease, letters)) {
+        put(deps, lease, &held, object, None).await?;
     }
     Ok(())
 }
 
 /// The dead letters of files that cannot be under their keys, and a word about them.
-fn aside(
-    shared: &WorkerContext,
-    lease: &HeldLease,
-    mut letters: Vec<(usize, Letter)>,
-) -> Vec<Object> {
+fn aside(ctx: &TaskContext, lease: &HeldLease, mut letters: Vec<(usize, Letter)>) -> Vec<Object> {
     letters.sort_by_key(|(nth, _)| *nth);
     for kind in [CONFLICT, REFUSED] {
         let count = letters.iter().filter(|(_, letter)| letter.kind == kind).count();
         if count > 0 {
             tracing::warn!(shard = %lease.shard, kind, count, "files were put aside");
-            shared.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count as u64);
+            ctx.metrics.add(metric::DEAD_LETTERS_TOTAL, &[kind], count as u64);
         }
     }
     put_aside(letters.into_iter().map(|(_, letter)| letter).collect())
@@ -152,7 +149,7 @@ fn aside(
 
 /// Puts one object; or says what becomes of it if it cannot be under its key.
 async fn put(
-    shared: &WorkerContext,
+    deps: &UploadDeps,
     lease: &Arc<HeldLease>,
     held: &HeldBytes,
     object: Object,
@@ -166,14 +163,14 @@ async fn put(
             () = turn.comes() => {}
         }
     }
-    let mut sending = Sending::new(shared, held, object);
+    let mut sending = Sending::new(deps, held, object);
     let mut again = true;
     let (result, letter) = loop {
         let result = sending.until_durable(lease).await;
         let object = &sending.object;
         let letter = match &result {
             Ok(Put::Existed) if object.kind == ObjectKind::Upload => {
-                match taken(shared, lease, object).await? {
+                match taken(deps, lease, object).await? {
                     // What was there may have been another file. Once more, then it was ours in
                     // between.
                     KeyHolder::Vanished if again => {
@@ -203,7 +200,7 @@ async fn put(
 
 /// An object on its way.
 struct Sending<'a> {
-    shared: &'a WorkerContext,
+    deps: &'a UploadDeps,
     held: &'a HeldBytes,
     /// Without its bytes if it goes up in parts.
     object: Object,
@@ -222,23 +219,23 @@ enum AttemptFailure {
 }
 
 impl<'a> Sending<'a> {
-    fn new(shared: &'a WorkerContext, held: &'a HeldBytes, mut object: Object) -> Self {
-        let (size, part) = (object.body.len(), shared.config.delivery.multipart_bytes);
+    fn new(deps: &'a UploadDeps, held: &'a HeldBytes, mut object: Object) -> Self {
+        let (size, part) = (object.body.len(), deps.multipart_bytes);
         // A file, 10 MiB at most, stays whole: if its key is taken, it is needed once more.
         let parts = (size > part && object.kind != ObjectKind::Upload)
             .then(|| Parts::new(std::mem::take(&mut object.body), part));
-        Self { shared, held, object, parts, size, begun: shared.clock.now() }
+        Self { deps, held, object, parts, size, begun: deps.ctx.clock.now() }
     }
 
     /// Attempt after attempt, each from where the last one came to.
     async fn until_durable(&mut self, lease: &Arc<HeldLease>) -> Result<Put, UploadError> {
-        let shared = self.shared;
+        let deps = self.deps;
         let (mut since, mut done) = (self.begun, 0);
         let mut pauses = pauses();
         loop {
-            fence(shared, lease).await?;
+            fence(&deps.ctx, lease).await?;
             let attempt = {
-                let _turn = shared.uploads.acquire().await;
+                let _turn = deps.slots.acquire().await;
                 tokio::select! {
                     biased;
                     () = lease.lost.cancelled() => return Err(UploadError::Lost),
@@ -262,14 +259,14 @@ impl<'a> Sending<'a> {
                 }
             };
             self.failed(&error);
-            let now = shared.clock.now();
+            let now = deps.ctx.clock.now();
             // Further than ever: the store can be reached. A number of times, at most.
             let parts = self.parts.as_ref().map_or(0, Parts::done);
             if parts > done {
                 (since, done, pauses) = (now, parts, self::pauses());
             }
             let waited = now - since;
-            if waited > shared.config.delivery.upload_deadline {
+            if waited > deps.deadline {
                 let key = self.object.key.clone();
                 return Err(UploadError::Deadline { key, waited, last: Box::new(error) });
             }
@@ -277,7 +274,7 @@ impl<'a> Sending<'a> {
             tokio::select! {
                 biased;
                 () = lease.lost.cancelled() => return Err(UploadError::Lost),
-                () = shared.clock.sleep(shared.jitter.spread(pause, 0.5)) => {}
+                () = deps.ctx.clock.sleep(deps.ctx.jitter.spread(pause, 0.5)) => {}
             }
         }
     }
@@ -285,15 +282,15 @@ impl<'a> Sending<'a> {
     /// Will this file never be under its key? If the store takes nothing at all, its dead letter will
     /// not do better, and nothing is decided.
     fn is_refused(&self, error: &CallError) -> bool {
-        let waited = self.shared.clock.now() - self.begun;
-        let lasting = waited > self.shared.config.delivery.upload_deadline;
+        let waited = self.deps.ctx.clock.now() - self.begun;
+        let lasting = waited > self.deps.deadline;
         self.object.kind == ObjectKind::Upload
             && error.fault == Fault::Invalid
             && (refuses_key(error) || lasting)
     }
 
     async fn attempt(&mut self) -> Result<Put, AttemptFailure> {
-        let (store, object) = (&self.shared.store, &self.object);
+        let (store, object) = (&self.deps.store, &self.object);
         let Some(parts) = &mut self.parts else {
             return store.put(object).await.map_err(AttemptFailure::Passing);
         };
@@ -340,7 +337,7 @@ impl<'a> Sending<'a> {
                 tokio::select! {
                     biased;
                     () = store.abort_multipart(object, id) => {}
-                    () = self.shared.clock.sleep(ABORT) => {}
+                    () = self.deps.ctx.clock.sleep(ABORT) => {}
                 }
             }
             let again = parts.restart();
@@ -367,21 +364,21 @@ impl<'a> Sending<'a> {
             tokio::select! {
                 biased;
                 () = lease.lost.cancelled() => {}
-                () = self.shared.store.abort_multipart(&self.object, &id) => {}
-                () = self.shared.clock.sleep(ABORT) => {}
+                () = self.deps.store.abort_multipart(&self.object, &id) => {}
+                () = self.deps.ctx.clock.sleep(ABORT) => {}
             }
         }
     }
 
     fn failed(&self, error: &CallError) {
         let class = error.fault.as_str();
-        self.shared.metrics.add(metric::PUT_RETRIES_TOTAL, &[class], 1);
+        self.deps.ctx.metrics.add(metric::PUT_RETRIES_TOTAL, &[class], 1);
         let what = "storing an object failed; trying again";
-        note_failure(self.shared, &self.object.key, error, what);
+        note_failure(&self.deps.ctx, &self.object.key, error, what);
     }
 
     fn note(&self, put: Put) {
-        let (shared, object) = (self.shared, &self.object);
+        let (deps, object) = (self.deps, &self.object);
         match put {
             Put::Created => {
                 let kind = match object.kind {
@@ -389,21 +386,26 @@ impl<'a> Sending<'a> {
                     ObjectKind::Upload => "upload",
                     ObjectKind::DeadLetter => "dead_letter",
                 };
-                let took = shared.clock.now() - self.begun;
-                shared.metrics.add(metric::OBJECTS_WRITTEN_TOTAL, &[kind], 1);
-                shared.metrics.observe_bytes(metric::OBJECT_BYTES, self.size);
-                shared.metrics.observe(metric::PUT_SECONDS, took);
+                let took = deps.ctx.clock.now() - self.begun;
+                deps.ctx.metrics.add(metric::OBJECTS_WRITTEN_TOTAL, &[kind], 1);
+                deps.ctx.metrics.observe_bytes(metric::OBJECT_BYTES, self.size);
+                deps.ctx.metrics.observe(metric::PUT_SECONDS, took);
                 if let Some(accepted) = object.accepted_ms {
                     // The time is the producer's: no more than a day of it is believed.
-                    let ms = shared.clock.wall().saturating_sub(accepted).clamp(0, DAY_MS);
+                    let ms = deps.ctx.clock.wall().saturating_sub(accepted).clamp(0, DAY_MS);
                     let took = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-                    shared.metrics.observe(metric::UPLOAD_SECONDS, took);
+                    deps.ctx.metrics.observe(metric::UPLOAD_SECONDS, took);
                 }
-                shared.status.object(shared.clock.wall(), &object.key, object.records, self.size);
+                deps.ctx.status.object(
+                    deps.ctx.clock.wall(),
+                    &object.key,
+                    object.records,
+                    self.size,
+                );
                 tracing::debug!(key = object.key, records = object.records, "object stored");
             }
             Put::Existed => {
-                shared.metrics.add(metric::OBJECTS_EXISTED_TOTAL, &[], 1);
+                deps.ctx.metrics.add(metric::OBJECTS_EXISTED_TOTAL, &[], 1);
                 tracing::debug!(key = object.key, "object was there already; left alone");
             }
         }
@@ -430,22 +432,22 @@ enum KeyHolder {
 
 /// Looks at what is under the key of an upload, for as long as storing an object may take.
 async fn taken(
-    shared: &WorkerContext,
+    deps: &UploadDeps,
     lease: &Arc<HeldLease>,
     object: &Object,
 ) -> Result<KeyHolder, UploadError> {
-    let begun = shared.clock.now();
-    let deadline = shared.config.delivery.upload_deadline;
+    let begun = deps.ctx.clock.now();
+    let deadline = deps.deadline;
     let there = loop {
-        fence(shared, lease).await?;
-        let error = match shared.store.metadata(&object.bucket, &object.key).await {
+        fence(&deps.ctx, lease).await?;
+        let error = match deps.store.metadata(&object.bucket, &object.key).await {
             Ok(Some(there)) => break there,
             Ok(None) => return Ok(KeyHolder::Vanished),
             Err(error) => error,
         };
         let what = "looking at the object under a taken key failed";
-        note_failure(shared, &object.key, &error, what);
-        let waited = shared.clock.now() - begun;
+        note_failure(&deps.ctx, &object.key, &error, what);
+        let waited = deps.ctx.clock.now() - begun;
         if !error.fault.is_transient() && waited >= deadline.min(LOOK) {
             return Ok(KeyHolder::ByAnother(letter(object, Aside::Unknown(&error.code))));
         }
@@ -453,11 +455,11 @@ async fn taken(
             let key = object.key.clone();
             return Err(UploadError::Deadline { key, waited, last: Box::new(error) });
         }
-        let pause = shared.jitter.spread(Duration::from_secs(1), 0.5);
+        let pause = deps.ctx.jitter.spread(Duration::from_secs(1), 0.5);
         tokio::select! {
             biased;
             () = lease.lost.cancelled() => return Err(UploadError::Lost),
-            () = shared.clock.sleep(pause) => {}
+            () = deps.ctx.clock.sleep(pause) => {}
         }
     };
     let same = |name: &str| there.get(name).map(String::as_str) == object.meta(name);
@@ -467,15 +469,13 @@ async fn taken(
     Ok(KeyHolder::ByAnother(letter(object, Aside::Conflict)))
 }
 
-fn note_failure(shared: &WorkerContext, key: &str, error: &CallError, what: &str) {
-    let class = error.fault.as_str();
-    shared.metrics.add(metric::CALL_FAILURES_TOTAL, &[error.operation, class], 1);
+fn note_failure(ctx: &TaskContext, key: &str, error: &CallError, what: &str) {
     tracing::warn!(key, %error, "{what}");
-    shared.status.error(shared.clock.wall(), &format!("{key}: {error}"));
+    ctx.call_failed(error, &format!("{key}: {error}"));
 }
 
 /// Waits while the lease is too long without a heartbeat to start anything.
-async fn fence(shared: &WorkerContext, lease: &Arc<HeldLease>) -> Result<(), UploadError> {
+async fn fence(ctx: &TaskContext, lease: &Arc<HeldLease>) -> Result<(), UploadError> {
     while !lease.may_deliver() {
         if lease.expire() {
             return Err(UploadError::Lost);
@@ -483,7 +483,7 @@ async fn fence(shared: &WorkerContext, lease: &Arc<HeldLease>) -> Result<(), Upl
         tokio::select! {
             biased;
             () = lease.lost.cancelled() => return Err(UploadError::Lost),
-            () = shared.clock.sleep(Duration::from_millis(200)) => {}
+            () = ctx.clock.sleep(Duration::from_millis(200)) => {}
         }
     }
     Ok(())

@@ -4,7 +4,6 @@ use crate::aws::clients::Clients;
 use crate::aws::dynamodb::LeaseTable;
 use crate::aws::kinesis::Kinesis;
 use crate::aws::s3::ObjectStore;
-use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fault::Fault;
@@ -15,26 +14,20 @@ use crate::metrics::registry::Metrics;
 use crate::metrics::table as metric;
 use crate::replay::plan::Plan;
 use crate::stream::StreamInfo;
-use crate::worker::context::WorkerContext;
-use crate::worker::leases::change_signal::ChangeSignal;
+use crate::worker::context::TaskContext;
 use crate::worker::node::Node;
-use crate::worker::spreading::Spreading;
+use crate::worker::start::assemble::{Checked, Worker, assemble};
 use crate::worker::start::error::{PATIENCE, StartError, retry_transient};
 use crate::worker::start::{fan_out_consumer, lease_table};
 use crate::worker::status::StatusStore;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// Checks everything a worker needs and assembles it.
 ///
 /// # Errors
 /// [`StartError`]
-pub async fn prepare(
-    node: &Node,
-    config: Config,
-    clients: Clients,
-) -> Result<Arc<WorkerContext>, StartError> {
+pub async fn prepare(node: &Node, config: Config, clients: Clients) -> Result<Worker, StartError> {
     prepare_for(node, config, clients, None).await
 }
 
@@ -47,7 +40,7 @@ pub async fn prepare_for(
     config: Config,
     clients: Clients,
     replay: Option<Arc<Plan>>,
-) -> Result<Arc<WorkerContext>, StartError> {
+) -> Result<Worker, StartError> {
     let Node { clock, jitter, tasks } = node.clone();
     let store = ObjectStore::new(clients.s3);
     // The name of a stream given by its ARN is the last part of it.
@@ -81,38 +74,19 @@ pub async fn prepare_for(
     metrics.set(metric::BUILD_INFO, &labels, 1);
     metrics.set(metric::BUDGET_BYTES, &[], config.budget);
     metrics.set(metric::RETENTION_SECONDS, &[], stream.retention_ms / 1000);
-    let board = StatusStore::new(&stream.name, me.as_str());
+    let status = StatusStore::new(&stream.name, me.as_str());
     let overruled = overruled(&leases, &config, table.name());
     metrics.set(metric::START_IGNORED, &[], overruled);
-    board.update(|b| {
+    status.update(|b| {
         b.start_ignored = overruled;
         b.table = table.name().to_owned();
         b.bucket.clone_from(&config.delivery.settings.bucket);
         b.retention_ms = stream.retention_ms;
         b.started_ms = clock.wall();
     });
-    let recipe = config.delivery.recipe(&stream.name)?;
-    Ok(Arc::new(WorkerContext {
-        budget: Budget::new(config.budget),
-        uploads: Arc::new(Semaphore::new(config.delivery.concurrent_puts)),
-        keeping: Arc::new(recipe.keeping()?),
-        recipe: Arc::new(recipe),
-        spreading: Spreading::new(stream.spreads),
-        status: Arc::new(board),
-        config,
-        clock,
-        jitter,
-        tasks,
-        kinesis,
-        stream,
-        consumer,
-        table,
-        store,
-        replay,
-        me,
-        metrics,
-        changes: ChangeSignal::default(),
-    }))
+    let ctx = TaskContext { clock, jitter, tasks, metrics, status: Arc::new(status) };
+    let checked = Checked { kinesis, stream, consumer, table, store, replay, me };
+    Ok(assemble(ctx, &config, checked)?)
 }
 
 /// The stream, once it can be read: deployed together with its workers, it may be CREATING yet.
