@@ -124,6 +124,11 @@ impl SequenceNumber {
     }
 }
 
+/// Sequence numbers in digits, by value.
+pub(crate) fn cmp_numbers(a: &[u8], b: &[u8]) -> Ordering {
+    by_value(significant(a), significant(b))
+}
+
 /// Without zeros in front.
 fn significant(digits: &[u8]) -> &[u8] {
     let zeros = digits.iter().take_while(|b| **b == b'0').count();

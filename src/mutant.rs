@@ -44,6 +44,12 @@ pub enum Mutant {
     FilesAtOnce,
     /// User records whose hash key another shard takes are left out.
     ForeignLeftOut,
+    /// A shard has ended when one answer says so.
+    EndIsBelieved,
+    /// What empty pages do not show of an announced batch is gone.
+    EmptyIsGone,
+    /// A row at a LATEST of no time begins at whatever is latest when it is taken.
+    NoPin,
 }
 
 #[cfg(feature = "mutants")]
@@ -56,7 +62,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 22] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -76,6 +82,9 @@ mod chosen {
         Mutant::OverflowFirst,
         Mutant::FilesAtOnce,
         Mutant::ForeignLeftOut,
+        Mutant::EndIsBelieved,
+        Mutant::EmptyIsGone,
+        Mutant::NoPin,
     ];
 
     /// Breaks a rule on this thread, or none.

@@ -10,7 +10,7 @@ use catchment::metrics::registry::Metrics;
 use catchment::stream::pacing::PaceLimits;
 use catchment::stream::position::StartAt;
 use catchment::stream::reading::ReadRange;
-use catchment::worker::reader::context::ReaderDeps;
+use catchment::worker::reader::context::{ReaderDeps, Retention};
 
 /// What it reads by.
 pub(crate) fn means(kinesis: Kinesis, arn: &str, metrics: Arc<Metrics>) -> ReaderDeps {
@@ -18,7 +18,7 @@ pub(crate) fn means(kinesis: Kinesis, arn: &str, metrics: Arc<Metrics>) -> Reade
         kinesis,
         arn: arn.into(),
         consumer: None,
-        retention_ms: 86_400_000,
+        retention: Retention::new(86_400_000),
         pace: PaceLimits {
             idle: Duration::ZERO,
             calls_per_second: 1e9,
@@ -41,5 +41,7 @@ pub(crate) fn whole() -> ReadRange {
         bound: None,
         deaggregate: true,
         hash_range: None,
+        through_ms: None,
+        at_horizon: true,
     }
 }

@@ -8,6 +8,7 @@ mod compress;
 pub mod dead_letter;
 pub mod decode;
 pub mod encode;
+pub mod evidence;
 pub mod field;
 pub mod gap;
 pub mod intent;

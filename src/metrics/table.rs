@@ -82,6 +82,12 @@ metrics! {
         "KPL aggregates taken apart.";
     FOREIGN_RECORDS_TOTAL: Counter = "catchment_foreign_records_total", [],
         "User records inside KPL aggregates whose hash key belongs to another shard than the one they are in, of shards with a parent; delivery.foreign_records says what becomes of them.";
+    REPEATED_RECORDS_TOTAL: Counter = "catchment_repeated_records_total", [],
+        "Records that GetRecords or a subscription gave again, at or before the position or twice in a page; left out.";
+    ENDS_REFUTED_TOTAL: Counter = "catchment_ends_refuted_total", [],
+        "Answers without NextShardIterator for a shard that ListShards shows open; reading went on.";
+    STUCK_POSITIONS_TOTAL: Counter = "catchment_stuck_positions_total", [],
+        "Positions that led to nothing but empty pages (out of retention, or before a long idle stretch; MillisBehindLatest stands still); reading went on from TRIM_HORIZON or a time.";
     GET_RECORDS_TOTAL: Counter = "catchment_get_records_total", ["result"],
         "GetRecords calls by result: records, empty, or the kind of failure (throttled is ReadProvisionedThroughputExceeded).";
     SLOW_PATH_REPLIES_TOTAL: Counter = "catchment_slow_path_replies_total", [],

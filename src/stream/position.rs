@@ -237,7 +237,7 @@ pub fn may_have_lost(read_through_ms: Option<i64>, now_ms: i64, retention_ms: i6
 
 /// How far the clocks of two hosts may be apart. Too much tells of a gap where there may be none,
 /// too little passes over one.
-const CLOCKS_MS: i64 = 2 * 3_600_000;
+pub(crate) const CLOCKS_MS: i64 = 2 * 3_600_000;
 
 #[cfg(test)]
 mod tests {

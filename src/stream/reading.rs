@@ -2,10 +2,12 @@
 
 use crate::fault::{CallError, Detail, Fault};
 use crate::ids::SequenceNumber;
+use crate::mutant::{self, Mutant};
 use crate::stream::bound::Bound;
 use crate::stream::deaggregate::{HashRange, Split, may_be_aggregate, split};
 use crate::stream::pacing::Aim;
-use crate::stream::position::{Position, StartAt, may_have_lost};
+use crate::stream::patience::Patience;
+use crate::stream::position::{CLOCKS_MS, Position, StartAt, may_have_lost};
 use crate::stream::{Page, Record, Records, ShardInfo};
 
 /// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations. (The
@@ -23,6 +25,10 @@ const TIP_RECORDS: usize = 1000;
 /// to the next: the first records of a shard may be smaller than the rest.
 const FIRST: i32 = 2;
 const GROWTH: i32 = 8;
+
+/// Answers in a row without records and NextShardIterator, each to a fresh iterator, after which the
+/// shard may have ended although none names its children: one may have lost what it held.
+const ENDS: u32 = 5;
 
 /// How long a record that was seen speaks for those behind it.
 const CONFIRMED_MS: i64 = 60_000;
@@ -42,6 +48,11 @@ pub struct ReadRange {
     pub deaggregate: bool,
     /// Hash keys of the shard: user records outside it are another shard's.
     pub hash_range: Option<HashRange>,
+    /// All that arrived up to this time is known to be delivered (wall clock, ms since the epoch):
+    /// where to begin if the position leads nowhere.
+    pub through_ms: Option<i64>,
+    /// The first records may be about to leave retention: as many as can be at once.
+    pub at_horizon: bool,
 }
 
 impl ReadRange {
@@ -58,6 +69,10 @@ pub struct StartCheck {
     pub seen: bool,
     /// It is not: retention has passed it.
     pub gone: bool,
+    /// When the first record seen arrived, ms since the epoch, if it says so.
+    pub first_ms: Option<i64>,
+    /// A fresh iterator at the oldest record kept found none.
+    pub bare: bool,
 }
 
 /// How a page came.
@@ -77,6 +92,12 @@ pub(crate) struct PageStats {
     pub(crate) payload: usize,
     /// Nothing more was there when it was asked for.
     pub(crate) caught_up: bool,
+    /// Records that were read before: a page that came twice, or a record twice in a page.
+    pub(crate) repeated: usize,
+    /// Records between these and what was read before may have left retention.
+    pub(crate) lost: bool,
+    /// The position led nowhere: reading begins here instead.
+    pub(crate) detour: Option<StartAt>,
     /// How many were aggregates, and user records of them that other shards deliver.
     pub(crate) aggregates: u64,
     pub(crate) foreign: u64,
@@ -86,11 +107,9 @@ pub(crate) struct PageStats {
 /// What follows from a page.
 #[derive(Debug)]
 pub(crate) enum PageOutcome {
-    /// It says nothing: read on.
-    More,
-    /// New records; none of a shard at its tip says that everything is read.
+    /// New records, or none: that is progress too.
     Records(Records),
-    /// The closed shard has no more records. Its children, if the reply named them.
+    /// The shard has ended, it is said. Its children, if the reply named them.
     End(Vec<ShardInfo>),
     /// The end of the range was seen.
     Bound,
@@ -103,8 +122,15 @@ pub(crate) struct ReaderState {
     retention_ms: i64,
     /// Most records per call.
     most: i32,
-    /// Where a new iterator starts.
-    resume: StartAt,
+    /// The last record read.
+    last: Option<SequenceNumber>,
+    /// When it was read, less the lag (wall clock).
+    last_ms: i64,
+    /// Where a new iterator starts while the position itself leads nowhere.
+    detour: Option<StartAt>,
+    patience: Patience,
+    /// How far the subscription had come, though no record came.
+    continuation: Option<SequenceNumber>,
     iterator: Option<String>,
     /// Records to ask for.
     limit: i32,
@@ -116,10 +142,14 @@ pub(crate) struct ReaderState {
     through_ms: Option<i64>,
     /// When the last page was asked for (wall clock).
     asked_ms: Option<i64>,
-    /// What was read last, where the next page must begin with it: see [`ReaderState::look_back`].
-    overlap: Option<SequenceNumber>,
+    /// The next page must begin with what was read last: see [`ReaderState::look_back`].
+    overlap: bool,
+    /// Records behind the last one were passed by retention; not told yet.
+    lost: bool,
     /// When a page was asked for that showed that and nothing more, if it was the last one.
     confirmed_ms: Option<i64>,
+    /// Answers in a row that say the shard has ended.
+    ends: u32,
     /// The bound was seen.
     over: bool,
 }
@@ -127,26 +157,44 @@ pub(crate) struct ReaderState {
 impl ReaderState {
     /// Nothing read yet. `most`: records per call.
     pub(crate) fn new(range: ReadRange, retention_ms: i64, most: i32) -> Self {
+        let at_once = range.at_horizon || range.start == StartAt::TrimHorizon;
         Self {
             retention_ms,
             most,
-            resume: range.start.clone(),
-            range,
+            last: None,
+            last_ms: 0,
+            detour: None,
+            patience: Patience::default(),
+            continuation: None,
             iterator: None,
-            limit: FIRST.min(most),
+            limit: if at_once { most } else { FIRST.min(most) },
             aim: Aim::default(),
             expected: LARGEST_REPLY,
             beginning: StartCheck::default(),
             through_ms: None,
             asked_ms: None,
-            overlap: None,
+            overlap: false,
+            lost: false,
             confirmed_ms: None,
+            ends: 0,
             over: false,
+            range,
         }
+    }
+
+    /// The stream keeps records for another time than before, milliseconds.
+    pub(crate) fn keeps(&mut self, retention_ms: i64) {
+        self.retention_ms = retention_ms;
     }
 
     pub(crate) fn beginning(&self) -> StartCheck {
         self.beginning
+    }
+
+    /// ReaderState ends here: records behind the last one may have left retention, and no other record
+    /// will show it.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.lost || self.overlap
     }
 
     /// The end of the range was seen, nothing behind it is wanted.
@@ -162,15 +210,20 @@ impl ReaderState {
 
     /// Everything of such a range was read.
     pub(crate) fn is_done(&self) -> bool {
-        match (&self.range.until, &self.resume) {
-            (Some(until), StartAt::After(last)) => *last >= until.sequence,
+        match (&self.range.until, &self.last) {
+            (Some(until), Some(last)) => *last >= until.sequence,
             _ => false,
         }
     }
 
     /// Where a subscription begins; `None` while the shard has to be polled.
-    pub(crate) fn subscribes(&self, now_ms: i64) -> Option<&StartAt> {
-        (self.overlap.is_none() && !self.is_near(now_ms)).then_some(&self.resume)
+    pub(crate) fn subscribes(&self, now_ms: i64) -> Option<StartAt> {
+        if self.overlap || self.is_near(now_ms) {
+            return None;
+        }
+        let continued = self.continuation.as_ref().filter(|_| self.detour.is_none());
+        let further = continued.filter(|c| self.last.as_ref().is_none_or(|last| *c > last));
+        Some(further.map_or_else(|| self.start(), |c| StartAt::After(c.clone())))
     }
 
     /// Memory the next reply may need, bytes.
@@ -180,7 +233,12 @@ impl ReaderState {
 
     /// Where a new iterator starts.
     pub(crate) fn start(&self) -> StartAt {
-        self.overlap.clone().map_or_else(|| self.resume.clone(), StartAt::At)
+        match (&self.detour, &self.last) {
+            (Some(detour), _) => detour.clone(),
+            (None, Some(last)) if self.overlap => StartAt::At(last.clone()),
+            (None, Some(last)) => StartAt::After(last.clone()),
+            (None, None) => self.range.start.clone(),
+        }
     }
 
     /// The iterator to read by; it stays, for a failed call does not use it up. `None`: ask for one
@@ -217,8 +275,11 @@ impl ReaderState {
             return Err(passed("no record was read for as long as the stream keeps one".into()));
         }
         self.look_back(now_ms);
+        if self.iterator.is_none() && self.is_idle(now_ms) {
+            self.detour = Some(self.refuge(now_ms));
+        }
         // What was read last, and one more.
-        let least = if self.overlap.is_some() { 2 } else { 1 };
+        let least = if self.overlap { 2 } else { 1 };
         Ok(self.limit.max(least))
     }
 
@@ -230,13 +291,37 @@ impl ReaderState {
     fn look_back(&mut self, now_ms: i64) {
         let near = self.is_near(now_ms);
         let confirmed_ms = self.confirmed_ms.take();
-        if let StartAt::After(last) = &self.resume
+        if self.last.is_some()
             && near
-            && self.overlap.is_none()
+            && !self.overlap
+            && self.detour.is_none()
             && confirmed_ms.is_none_or(|at| now_ms.saturating_sub(at) > CONFIRMED_MS)
         {
-            self.overlap = Some(last.clone());
+            self.overlap = true;
+            self.patience.renew();
             self.iterator = None;
+        }
+    }
+
+    /// The shard was read to its tip lately, and its last record is so old that it need not be
+    /// there any more: a time is the better position.
+    fn is_idle(&self, now_ms: i64) -> bool {
+        self.last.is_some()
+            && !self.overlap
+            && self.detour.is_none()
+            && !self.is_near(now_ms)
+            && may_have_lost(Some(self.last_ms), now_ms, self.retention_ms)
+    }
+
+    /// Where to begin when the position leads nowhere: nothing before it is missing, or it is the
+    /// oldest record kept, and the first record shows what is.
+    fn refuge(&self, now_ms: i64) -> StartAt {
+        let through = self.through_ms.filter(|_| self.last.is_some()).or(self.range.through_ms);
+        match through.filter(|at| !may_have_lost(Some(*at), now_ms, self.retention_ms)) {
+            Some(at) if !self.overlap && !self.is_bounded() => {
+                StartAt::Timestamp(at.saturating_sub(CLOCKS_MS))
+            }
+            _ => StartAt::TrimHorizon,
         }
     }
 
@@ -246,23 +331,16 @@ impl ReaderState {
     }
 
     /// A page came.
-    ///
-    /// # Errors
-    /// [`CallError`] when what was read last is not there any more: the shard must begin again at
-    /// its checkpoint, where what is missing is found and told.
-    pub(crate) fn take(
-        &mut self,
-        mut page: Page,
-        arrival: Arrival,
-    ) -> Result<PageStats, CallError> {
+    pub(crate) fn take(&mut self, mut page: Page, arrival: Arrival) -> PageStats {
         let Arrival { asked_ms, pushed } = arrival;
         self.asked_ms = Some(asked_ms);
-        self.join(&mut page)?;
+        // What was pushed leaves no iterator behind, and says nothing of the end.
+        let ended = !pushed && page.next.is_none();
         let (records, payload) = (page.records.len(), page.records.payload());
         let short = records < TIP_RECORDS.min(usize::try_from(self.limit).unwrap_or(1));
-        let caught_up =
-            page.behind_ms.map_or(payload < TIP_BYTES, |ms| ms == 0) && (short || pushed);
-        self.through_ms = match page.behind_ms {
+        let tip = page.behind_ms.map_or(payload < TIP_BYTES && !ended, |ms| ms == 0);
+        let caught_up = tip && (short || pushed);
+        let through_ms = match page.behind_ms {
             Some(behind) => Some(asked_ms.saturating_sub(behind)),
             None if caught_up => Some(asked_ms),
             None => page.records.last().and_then(|r| r.arrival_ms).or(self.through_ms),
@@ -273,61 +351,127 @@ impl ReaderState {
             let fitting = i32::try_from(self.aim.bytes() / size.max(1)).unwrap_or(i32::MAX);
             self.limit = fitting.clamp(1, self.most.min(self.limit.saturating_mul(GROWTH)));
         }
-        // Remembered: the page that shows it may hold nothing to hand over (an aggregate whose
-        // user records are all another shard's).
-        self.beginning.gone |= self.is_start_gone(&page);
+        self.judge(&page, asked_ms);
+        let reached = page.records.last().map(|r| (r.position().sequence, r.arrival_ms));
+        let known = self.overlap || self.detour.is_some();
+        let again = self.drop_read(&mut page.records);
+        let repeated = if known { 0 } else { again };
+        // Where the position leads nowhere, the lag is not that of what was read.
+        self.through_ms =
+            if records > 0 || tip { through_ms } else { self.through_ms.or(through_ms) };
+        let detour = match records {
+            0 => self.blank(page.behind_ms, asked_ms, pushed),
+            _ => None,
+        };
         if let Some(bound) = &self.range.bound {
-            let tip = caught_up && page.records.is_empty() && bound.is_settled(asked_ms);
+            let tip = caught_up && records == 0 && bound.is_settled(asked_ms);
             if let Some(inside) = bound.cut(&page.records) {
                 page.records.truncate(inside);
                 self.over = true;
             }
             self.over |= tip;
         }
-        if let Some(last) = page.records.last() {
-            self.resume = StartAt::After(last.position().sequence);
-            self.beginning.seen = true;
+        if records > 0 {
+            self.patience.renew();
+            self.overlap = false;
+            if let Some(last) = page.records.last() {
+                self.last = Some(last.position().sequence);
+                let arrival_ms = reached.and_then(|(_, at)| at).unwrap_or(i64::MAX);
+                self.last_ms = through_ms.unwrap_or(asked_ms).min(arrival_ms);
+                self.detour = None;
+            } else if let Some((sequence, _)) = reached.filter(|_| self.detour.is_some()) {
+                // On the way back to the position: a new iterator need not begin the way anew.
+                self.detour = Some(StartAt::After(sequence));
+            }
         }
-        // What was pushed leaves no iterator behind, and says nothing of the end.
-        let ended = !pushed && page.next.is_none();
-        self.iterator = page.next.filter(|_| !pushed);
+        if pushed {
+            let continued = page.next.as_deref().and_then(|c| SequenceNumber::parse(c).ok());
+            self.continuation = continued.or(self.continuation.take());
+        }
+        self.iterator = page.next.filter(|_| !pushed && detour.is_none());
         let Split { records: found, foreign, aggregates } = self.user_records(page.records);
+        self.ends = if ended && records == 0 { self.ends.saturating_add(1) } else { 0 };
+        let told =
+            !page.children.is_empty() || self.ends >= ENDS || mutant::is(Mutant::EndIsBelieved);
         let next = if self.over && found.is_empty() {
             PageOutcome::Bound
-        } else if ended && found.is_empty() {
+        } else if ended && found.is_empty() && told {
             PageOutcome::End(page.children)
-        } else if !found.is_empty() || caught_up || self.is_done() {
+        } else {
             // An end that comes with records is found again by a read behind the last of them.
             PageOutcome::Records(found)
-        } else {
-            PageOutcome::More
         };
-        Ok(PageStats { records, payload, caught_up, aggregates, foreign, next })
+        let shown = matches!(&next, PageOutcome::Records(found) if !found.is_empty());
+        let lost = shown && std::mem::take(&mut self.lost);
+        let records = records - again;
+        PageStats { records, payload, caught_up, repeated, lost, detour, aggregates, foreign, next }
     }
 
-    /// Takes the record that was read twice out of the page.
-    fn join(&mut self, page: &mut Page) -> Result<(), CallError> {
-        let Some(last) = &self.overlap else { return Ok(()) };
-        match page.records.first() {
-            Some(first) if first.cmp_sequence(last).is_eq() => {
-                page.records.skip(1);
-                self.confirmed_ms = self.asked_ms.filter(|_| page.records.is_empty());
-                self.overlap = None;
-                Ok(())
-            }
-            // On the way there.
-            None if page.behind_ms != Some(0) && page.next.is_some() => Ok(()),
-            _ => Err(passed(format!("record {last} was read and is gone: others may be too"))),
+    /// An empty page: patience may end. Returns where to begin anew.
+    fn blank(&mut self, behind_ms: Option<i64>, now_ms: i64, pushed: bool) -> Option<StartAt> {
+        self.patience.empty(behind_ms);
+        if self.detour == Some(StartAt::TrimHorizon) && self.patience.is_tip() {
+            // Nothing is kept at all, what was to be confirmed neither.
+            self.beginning.bare = true;
+            self.lost |= std::mem::take(&mut self.overlap);
+        }
+        // A number that may be older than what the stream keeps.
+        let expired = match (&self.last, &self.range.start) {
+            (Some(_), _) => may_have_lost(Some(self.last_ms), now_ms, self.retention_ms),
+            (None, start) => matches!(start, StartAt::At(_)),
+        };
+        let there = matches!(self.detour, Some(StartAt::TrimHorizon | StartAt::Timestamp(_)));
+        let awaited = self.overlap || self.is_bounded();
+        if pushed
+            || there
+            || !(expired || self.overlap)
+            || !self.patience.is_stuck(behind_ms, self.retention_ms, awaited)
+        {
+            return None;
+        }
+        self.patience.renew();
+        self.limit = self.most;
+        self.detour = Some(self.refuge(now_ms));
+        self.detour.clone()
+    }
+
+    /// Does the page show that retention has passed what it was to begin with? Remembered: it may
+    /// hold nothing to hand over (an aggregate whose user records are all another shard's).
+    fn judge(&mut self, page: &Page, asked_ms: i64) {
+        let Some(first) = page.records.first() else { return };
+        if !self.beginning.seen {
+            let asked = match &self.range.start {
+                StartAt::At(sequence) => Some(sequence),
+                _ => None,
+            };
+            self.beginning.gone |= asked.is_some_and(|asked| first.cmp_sequence(asked).is_gt());
+            self.beginning.first_ms = first.arrival_ms;
+            self.beginning.seen = true;
+        }
+        let from_horizon = self.detour == Some(StartAt::TrimHorizon);
+        if let Some(last) = self.last.as_ref().filter(|_| self.overlap || from_horizon) {
+            let gone = first.cmp_sequence(last).is_gt();
+            self.lost |= gone;
+            let alone = page.records.last().is_some_and(|r| r.cmp_sequence(last).is_le());
+            self.confirmed_ms = Some(asked_ms).filter(|_| alone);
         }
     }
 
-    /// Did reading begin behind the record it was asked to begin at?
-    fn is_start_gone(&self, page: &Page) -> bool {
-        let asked: &SequenceNumber = match &self.range.start {
-            StartAt::At(sequence) if !self.beginning.seen => sequence,
-            _ => return false,
+    /// Drops what was read before, and what is twice in the page. Returns how many.
+    fn drop_read(&self, records: &mut Records) -> usize {
+        let before = records.len();
+        let read = match (&self.last, &self.range.start) {
+            (Some(last), _) | (None, StartAt::After(last)) => {
+                records.iter().take_while(|r| r.cmp_sequence(last).is_le()).count()
+            }
+            (None, StartAt::At(first)) => {
+                records.iter().take_while(|r| r.cmp_sequence(first).is_lt()).count()
+            }
+            (None, StartAt::TrimHorizon | StartAt::Latest | StartAt::Timestamp(_)) => 0,
         };
-        page.records.first().is_some_and(|r| r.cmp_sequence(asked).is_ne())
+        records.skip(read);
+        records.retain_rising();
+        before - records.len()
     }
 
     /// The user records that are in range.
@@ -348,7 +492,7 @@ impl ReaderState {
 
     /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.
     pub(crate) fn is_ahead(&self, error: &CallError) -> bool {
-        matches!(self.resume, StartAt::Timestamp(_)) && error.detail == Detail::FutureStart
+        matches!(self.start(), StartAt::Timestamp(_)) && error.detail == Detail::FutureStart
     }
 }
 

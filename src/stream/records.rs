@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::ids::{BadSequenceNumber, SequenceNumber};
+use crate::ids::{BadSequenceNumber, SequenceNumber, cmp_numbers};
 use crate::stream::position::Position;
 
 /// A part of a buffer. None is as large as 4 GiB: replies of that size are refused.
@@ -301,6 +301,24 @@ impl Records {
     /// Drops all but the first `count`.
     pub fn truncate(&mut self, count: usize) {
         self.entries.truncate(self.first.saturating_add(count));
+    }
+
+    /// Drops those whose sequence number is not above that of the one before.
+    pub(super) fn retain_rising(&mut self) {
+        let rising = |a: &RecordEntry, b: &RecordEntry| {
+            let number = |e: &RecordEntry| self.at(e).sequence;
+            cmp_numbers(number(a), number(b)).is_lt()
+        };
+        if self.entries[self.first..].windows(2).all(|w| rising(&w[0], &w[1])) {
+            return;
+        }
+        let mut kept: Vec<RecordEntry> = Vec::with_capacity(self.entries.len() - self.first);
+        for entry in &self.entries[self.first..] {
+            if kept.last().is_none_or(|last| rising(last, entry)) {
+                kept.push(entry.clone());
+            }
+        }
+        (self.entries, self.first) = (kept, 0);
     }
 
     /// Drops those that are not wanted.

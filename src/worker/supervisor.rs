@@ -165,6 +165,9 @@ impl Supervisor {
                             break Some(StopCause::OtherStream(stream.identity()));
                         }
                         seen => {
+                            if let Ok((stream, _)) = &seen {
+                                self.keeps(stream.retention_ms);
+                            }
                             let duty = Duty::Sync(seen.map(|(_, shards)| shards));
                             if let Some(at) = self.until_told(&shutdown, duty).await {
                                 told = at;
@@ -244,6 +247,24 @@ impl Supervisor {
             self.next_look = now;
         }
         self.told(done, "comparing shards with leases failed");
+    }
+
+    /// The stream keeps records for so long now, milliseconds.
+    fn keeps(&self, ms: i64) {
+        // An answer without the field.
+        if ms <= 0 {
+            return;
+        }
+        let before = self.shard.reader.retention.set(ms);
+        if before != ms {
+            tracing::warn!(
+                before_hours = before / 3_600_000,
+                hours = ms / 3_600_000,
+                "the stream's retention has changed"
+            );
+            self.ctx.metrics.set(metric::RETENTION_SECONDS, &[], ms / 1000);
+            self.ctx.status.update(|b| b.retention_ms = ms);
+        }
     }
 
     fn told<T>(&self, result: Result<T, CallError>, what: &str) -> Option<T> {

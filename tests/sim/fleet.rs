@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catchment::task::BoxTask;
+use serde_json::json;
 
 use crate::effects::{Fnv, Observer};
 use crate::faults::{FaultMix, Outage, Scope, Script, Window};
@@ -35,6 +36,10 @@ pub struct Fleet {
     pub load: Load,
     /// All are down while batches are announced and partly put, see [`Self::goes_dark`].
     pub dark: bool,
+    /// Records that were there before, one leaving retention after the other.
+    pub backlog: usize,
+    /// The rows of the first shards are the KCL's, at a LATEST of no time.
+    pub kcl: bool,
     /// Workers begin at LATEST.
     pub latest: bool,
     /// Some incarnations stop at a gap; the next may go on.
@@ -99,6 +104,8 @@ impl Fleet {
             records,
             load: Load { pad: 20, ..Load::default() },
             dark: false,
+            backlog: 0,
+            kcl: false,
             latest: false,
             stops: false,
             survivor: None,
@@ -128,6 +135,7 @@ impl Fleet {
                 limits: rng.u32(0..4) > 0,
                 no_partition_key: if rng.u32(0..4) == 0 { 300 } else { 0 },
                 no_arrival_time: if rng.u32(0..4) == 0 { 300 } else { 0 },
+                ..KinesisOptions::default()
             },
             stale_ms: rng.u64(0..3_000),
             stale: if rng.bool() { 0 } else { rng.u32(1..500) },
@@ -193,8 +201,39 @@ impl Fleet {
         if rng.u32(0..4) == 0 {
             fleet.goes_dark(&mut rng);
         }
+        fleet.answers_oddly(&mut fastrand::Rng::with_seed(seed ^ 0x4f_4444));
         fleet.plan.sort_by_key(|(at, _)| *at);
         fleet
+    }
+
+    /// What Kinesis is reported to do beside what it documents.
+    fn answers_oddly(&mut self, rng: &mut fastrand::Rng) {
+        let share = |rng: &mut fastrand::Rng| match rng.u32(0..6) {
+            0 => rng.u32(1..50),
+            _ => 0,
+        };
+        let kinesis = &mut self.world.kinesis;
+        kinesis.lost_ends = share(rng);
+        kinesis.void_pages = share(rng);
+        kinesis.blank_tips = share(rng) * 5;
+        kinesis.repeats = share(rng);
+        kinesis.stuck = rng.u32(0..3) == 0;
+        if rng.u32(0..6) == 0 {
+            self.backlog = rng.usize(10..150);
+            kinesis.grain_ms = Some(if rng.bool() { 1 } else { rng.i64(1..20_000) });
+        }
+        self.kcl = rng.u32(0..8) == 0;
+        if self.kcl {
+            // As with LATEST of our own: an hour ahead would be an hour of waiting.
+            for skew in &mut self.skew_ms {
+                *skew = (*skew).min(2_000);
+            }
+            for (_, act) in &mut self.plan {
+                if let Act::Step(_, ms) = act {
+                    *ms = (*ms).min(2_000);
+                }
+            }
+        }
     }
 
     /// What is rare by chance: the lights go out while batches are announced and partly put, for
@@ -278,7 +317,9 @@ pub async fn drive(
     {
         let now = sim.net.now();
         let mut world = sim.net.world();
-        world.kinesis.create(STREAM, fleet.shards, now.wall_ms);
+        // A day and an hour old, where it has a backlog as old as retention.
+        let age_ms = if fleet.backlog > 0 { 25 * 3_600_000 } else { 0 };
+        world.kinesis.create(STREAM, fleet.shards, now.wall_ms - age_ms);
         world.objects.lock().unwrap().buckets.entry(BUCKET.to_owned()).or_default();
     }
     let mut driver = Driver {
@@ -292,6 +333,10 @@ pub async fn drive(
         delays: vec![0; fleet.workers],
         only: None,
     };
+    if fleet.kcl {
+        taken_over(&mut sim.net.world());
+    }
+    driver.backlog();
     for script in &fleet.scripts {
         sim.net.script(script.clone());
     }
@@ -367,6 +412,31 @@ pub async fn drive(
         format!("not done {} s after the faults stopped: {what}", fleet.settle_ms / 1000)
     })?;
     driver.finish().await
+}
+
+/// The table of a KCL application that never had a record: its rows say LATEST and no time.
+fn taken_over(world: &mut World) {
+    let World { kinesis, dynamodb, .. } = world;
+    let Some(stream) = kinesis.streams.get(STREAM) else {
+        return;
+    };
+    let table = json!({
+        "TableName": TABLE,
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [{ "AttributeName": "leaseKey", "AttributeType": "S" }],
+        "KeySchema": [{ "AttributeName": "leaseKey", "KeyType": "HASH" }],
+    });
+    dynamodb.call("CreateTable", &table);
+    for shard in &stream.shards {
+        let item = json!({
+            "leaseKey": { "S": shard.id },
+            "leaseCounter": { "N": "7" },
+            "ownerSwitchesSinceCheckpoint": { "N": "0" },
+            "checkpoint": { "S": "LATEST" },
+            "checkpointSubSequenceNumber": { "N": "0" },
+        });
+        dynamodb.call("PutItem", &json!({ "TableName": TABLE, "Item": item }));
+    }
 }
 
 impl Driver<'_> {
@@ -486,6 +556,28 @@ impl Driver<'_> {
                 self.restarts[worker] = None;
                 self.nodes[worker] = self.incarnation(worker);
             }
+        }
+    }
+
+    /// What arrived a day ago: retention takes it while the fleet is at work.
+    fn backlog(&self) {
+        let mut rng = fastrand::Rng::with_seed(self.fleet.seed ^ 0x4241_434b);
+        let now = self.sim.net.now().wall_ms;
+        let mut world = self.sim.net.world();
+        let Ok(stream) = world.kinesis.stream(STREAM) else {
+            return;
+        };
+        let day = stream.retention_hours * 3_600_000;
+        let span = i64::try_from(self.fleet.heal_ms).unwrap_or(0);
+        let one = |_| now - day + rng.i64(-2_000..span);
+        let mut arrivals: Vec<i64> = (0..self.fleet.backlog).map(one).collect();
+        arrivals.sort_unstable();
+        for (number, at) in arrivals.into_iter().enumerate() {
+            let believed = stream.shards[rng.usize(0..stream.shards.len())].range;
+            // Numbers of their own.
+            let number = number + 1_000_000;
+            let produced = self.fleet.load.next(&mut rng, number, believed);
+            stream.produce(Some(format!("key-{number}")), produced, at);
         }
     }
 

@@ -477,6 +477,13 @@ impl Book {
         if owner(before) != owner(after) {
             let new = owner(after);
             self.tell(moment, format!("{key} taken or left: owner {new:?}"));
+            let pin = |row: &Row| -> Option<i64> {
+                row.get("catchment_started_ms").and_then(Attr::as_n)?.parse().ok()
+            };
+            if let (None, Some(pin)) = (pin(before), pin(after)) {
+                self.count("row of the KCL pinned");
+                self.pins.insert(key.to_owned(), pin);
+            }
             if new.is_some() && !was.intents.is_empty() {
                 self.count("lease taken with intents pending");
             }

@@ -169,7 +169,7 @@ fn silence_ends_a_subscription() {
                 kinesis: asking(vec![silent]).0,
                 arn: "arn:aws:kinesis:eu-west-1:123456789012:stream/s".into(),
                 consumer: None,
-                retention_ms: 86_400_000,
+                retention: crate::worker::reader::context::Retention::new(86_400_000),
                 pace: PaceLimits {
                     idle: Duration::ZERO,
                     calls_per_second: 1.0,

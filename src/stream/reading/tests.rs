@@ -17,7 +17,16 @@ fn position(n: u64) -> Position {
 }
 
 fn range(start: StartAt) -> ReadRange {
-    ReadRange { start, after: None, until: None, bound: None, deaggregate: true, hash_range: None }
+    ReadRange {
+        start,
+        after: None,
+        until: None,
+        bound: None,
+        deaggregate: true,
+        hash_range: None,
+        through_ms: None,
+        at_horizon: false,
+    }
 }
 
 fn reading(range: ReadRange) -> ReaderState {
@@ -62,7 +71,12 @@ fn pushed(asked_ms: i64) -> Arrival {
 }
 
 fn take(reading: &mut ReaderState, page: Page) -> PageStats {
-    reading.take(page, polled(NOW)).unwrap()
+    reading.take(page, polled(NOW))
+}
+
+/// ReaderState goes on, and nothing is handed over.
+fn is_blank(news: &PageStats) -> bool {
+    !news.caught_up && records(news).is_empty()
 }
 
 /// What was handed over; panics where it is something else.
@@ -79,7 +93,23 @@ fn records(news: &PageStats) -> Vec<u64> {
 fn calls_ask_for_what_fits_two_mebibytes() {
     let mut one = ReaderState::new(range(StartAt::TrimHorizon), RETENTION, 1);
     assert_eq!((one.ask(NOW).unwrap(), one.expected()), (1, LARGEST_REPLY));
-    let mut reading = reading(range(StartAt::TrimHorizon));
+    // What may be about to go is asked for at once.
+    let at_horizon = ReadRange { at_horizon: true, ..range(StartAt::At(number(1))) };
+    for range in [range(StartAt::TrimHorizon), at_horizon] {
+        assert_eq!(self::reading(range).ask(NOW).unwrap(), 10_000);
+    }
+    let mut next = 0;
+    let mut page_of = |numbers: &[u64], size| {
+        let numbers: Vec<u64> = numbers
+            .iter()
+            .map(|_| {
+                next += 1;
+                next
+            })
+            .collect();
+        self::page_of(&numbers, size)
+    };
+    let mut reading = reading(range(StartAt::Latest));
     assert_eq!(reading.ask(NOW).unwrap(), 2);
     // Small records: eight times as many from call to call, until the limit of a call.
     for expected in [16, 128, 1024, 8192, 10_000] {
@@ -99,9 +129,9 @@ fn calls_ask_for_what_fits_two_mebibytes() {
 #[test]
 fn the_tip_is_told_by_what_is_there() {
     let with = |limit, page: Page, pushed| {
-        let mut reading = reading(range(StartAt::TrimHorizon));
+        let mut reading = reading(range(StartAt::Latest));
         reading.limit = limit;
-        let news = reading.take(page, Arrival { pushed, ..polled(NOW) }).unwrap();
+        let news = reading.take(page, Arrival { pushed, ..polled(NOW) });
         assert_eq!(reading.expected(), if news.caught_up { TIP_REPLY } else { LARGEST_REPLY });
         news.caught_up
     };
@@ -123,7 +153,7 @@ fn the_tip_is_told_by_what_is_there() {
 #[test]
 fn how_far_was_read_is_known_without_millis_behind_latest_too() {
     let mut reading = reading(range(StartAt::TrimHorizon));
-    assert_eq!(reading.subscribes(NOW), Some(&StartAt::TrimHorizon));
+    assert_eq!(reading.subscribes(NOW), Some(StartAt::TrimHorizon));
     let news = take(&mut reading, behind(None, page(&[1])));
     assert_eq!((news.records, news.payload, news.caught_up), (1, 10, true));
     assert!(reading.subscribes(NOW).is_some() && reading.subscribes(NOW + RETENTION).is_none());
@@ -142,7 +172,7 @@ fn how_far_was_read_is_known_without_millis_behind_latest_too() {
 #[test]
 fn an_empty_page_is_news_at_the_tip_only() {
     let mut reading = reading(range(StartAt::TrimHorizon));
-    assert!(matches!(take(&mut reading, behind(5, page(&[]))).next, PageOutcome::More));
+    assert!(is_blank(&take(&mut reading, behind(5, page(&[])))));
     assert!(records(&take(&mut reading, page(&[]))).is_empty());
 }
 
@@ -161,7 +191,7 @@ fn a_shard_ends_with_an_empty_page() {
     assert_eq!(records(&take(&mut reading, last(&[1]))), [1]);
     assert_eq!((reading.iterator(), reading.start()), (None, StartAt::After(number(1))));
     // What is pushed does not say that a shard has ended.
-    let news = reading.take(last(&[]), pushed(NOW)).unwrap();
+    let news = reading.take(last(&[]), pushed(NOW));
     assert!(records(&news).is_empty());
     let ended = take(&mut reading, last(&[])).next;
     assert!(matches!(ended, PageOutcome::End(children) if children == [child]));
@@ -180,14 +210,15 @@ fn an_iterator_is_kept_until_a_page_brings_another() {
     assert!(!reading.forget_iterator());
     // A subscription leaves none.
     take(&mut reading, page(&[3]));
-    reading.take(page(&[4]), pushed(NOW)).unwrap();
+    reading.take(page(&[4]), pushed(NOW));
     assert_eq!((reading.iterator(), reading.start()), (None, StartAt::After(number(4))));
 }
 
 #[test]
 fn a_beginning_that_is_gone_is_told_once_a_record_shows_it() {
-    let gone = |seen, gone| StartCheck { seen, gone };
+    let gone = |seen, gone| StartCheck { seen, gone, ..StartCheck::default() };
     for (first, expected) in [(7, gone(true, false)), (8, gone(true, true))] {
+        let expected = StartCheck { first_ms: Some(i64::try_from(first).unwrap()), ..expected };
         let mut reading = reading(range(StartAt::At(number(7))));
         take(&mut reading, page(&[]));
         assert_eq!(reading.beginning(), gone(false, false));
@@ -197,7 +228,7 @@ fn a_beginning_that_is_gone_is_told_once_a_record_shows_it() {
     }
     let mut reading = reading(range(StartAt::After(number(7))));
     take(&mut reading, page(&[9]));
-    assert_eq!(reading.beginning(), gone(true, false));
+    assert_eq!(reading.beginning(), StartCheck { first_ms: Some(9), ..gone(true, false) });
 }
 
 #[test]
@@ -245,11 +276,9 @@ fn aggregates_are_taken_apart_and_what_is_remembered_is_theirs() {
     // A page of nothing but others' records is over, and has shown where reading began.
     let upper = aggregate(&[("b", None, b"high")]);
     let mut passing = reading(lower);
-    assert!(matches!(
-        take(&mut passing, behind(5, page_with(&[5], &upper))).next,
-        PageOutcome::More
-    ));
-    assert_eq!(passing.beginning(), StartCheck { seen: true, gone: true });
+    assert!(is_blank(&take(&mut passing, behind(5, page_with(&[5], &upper)))));
+    let first_ms = Some(5);
+    assert_eq!(passing.beginning(), StartCheck { seen: true, gone: true, first_ms, bare: false });
     assert_eq!(passing.start(), StartAt::After(number(5)));
 }
 
@@ -266,11 +295,11 @@ fn a_bound_ends_the_range_where_it_is_seen_or_where_it_must_have_been() {
     // The tip counts once everything from before the bound is in the stream.
     let mut idle = bounded();
     let settled = 50 + GRACE_MS;
-    assert!(records(&idle.take(page(&[]), polled(settled - 1)).unwrap()).is_empty());
-    assert!(matches!(take(&mut idle, behind(5, page(&[]))).next, PageOutcome::More));
+    assert!(records(&idle.take(page(&[]), polled(settled - 1))).is_empty());
+    assert!(is_blank(&take(&mut idle, behind(5, page(&[])))));
     assert_eq!(records(&take(&mut idle, page(&[49]))), [49]);
     assert!(!idle.is_over());
-    assert!(matches!(idle.take(page(&[]), polled(settled)).unwrap().next, PageOutcome::Bound));
+    assert!(matches!(idle.take(page(&[]), polled(settled)).next, PageOutcome::Bound));
     // Of a shard that has ended as well.
     let ended = Page { next: None, ..page(&[]) };
     assert!(matches!(take(&mut bounded(), ended).next, PageOutcome::Bound));
@@ -308,18 +337,18 @@ fn who_is_far_behind_reads_the_last_record_twice() {
     assert_eq!(records(&take(&mut reading, page(&[6, 7]))), [7]);
     reading.ask(NOW).unwrap();
     assert_eq!((reading.iterator(), reading.start()), (Some("next"), StartAt::After(number(7))));
-    assert_eq!(reading.subscribes(NOW), Some(&StartAt::After(number(7))));
+    assert_eq!(reading.subscribes(NOW), Some(StartAt::After(number(7))));
 }
 
 #[test]
 fn a_record_that_comes_alone_is_read_twice_once() {
     let mut reading = far_behind();
     reading.ask(NOW).unwrap();
-    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[5]))).next, PageOutcome::More));
+    assert!(is_blank(&take(&mut reading, behind(RETENTION, page(&[5])))));
     // The page showed that nothing is lost: the next call goes on, the one after it looks again.
     reading.ask(NOW + CONFIRMED_MS).unwrap();
     assert_eq!(reading.start(), StartAt::After(number(5)));
-    assert!(matches!(take(&mut reading, behind(RETENTION, page(&[]))).next, PageOutcome::More));
+    assert!(is_blank(&take(&mut reading, behind(RETENTION, page(&[])))));
     reading.ask(NOW).unwrap();
     assert_eq!(reading.start(), StartAt::At(number(5)));
 }
@@ -343,14 +372,137 @@ fn what_was_confirmed_is_not_believed_for_long() {
 }
 
 #[test]
-fn a_record_that_was_read_and_is_gone_stops_the_reader() {
-    for page in [page(&[6]), page(&[]), Page { next: None, ..behind(1, page(&[])) }] {
-        let mut reading = far_behind();
-        reading.ask(NOW).unwrap();
-        let error = reading.take(page, polled(NOW)).unwrap_err();
-        assert_eq!((error.fault, error.code.as_str()), (Fault::Unavailable, "PassedByRetention"));
-        assert!(error.message.contains("record 5"), "{error}");
+fn a_record_that_was_read_and_is_gone_is_told_with_what_comes_behind_it() {
+    let mut passed = far_behind();
+    passed.ask(NOW).unwrap();
+    let news = take(&mut passed, behind(RETENTION, page(&[7, 8])));
+    assert_eq!((records(&news), news.lost), (vec![7, 8], true));
+    // Once.
+    passed.ask(NOW).unwrap();
+    let news = take(&mut passed, behind(RETENTION, page(&[8, 9])));
+    assert_eq!((records(&news), news.lost), (vec![9], false));
+    // A page of others' records only does not tell it; the next one does.
+    let mut foreign = far_behind();
+    foreign.range.hash_range = HashRange::parse("0", "0");
+    foreign.ask(NOW).unwrap();
+    let others = page_with(&[7], &aggregate(&[("b", None, b"high")]));
+    assert!(is_blank(&take(&mut foreign, behind(RETENTION, others))));
+    foreign.ask(NOW).unwrap();
+    let news = take(&mut foreign, behind(RETENTION, page(&[7, 8])));
+    assert_eq!((records(&news), news.lost), (vec![8], true));
+    // At an end that shows nothing more, it is not known.
+    let mut ended = far_behind();
+    assert!(!ended.has_missed());
+    ended.ask(NOW).unwrap();
+    let end = || Page { next: None, ..behind(1, page(&[])) };
+    let last = (0..ENDS).map(|_| take(&mut ended, end()).next).last();
+    assert!(matches!(last, Some(PageOutcome::End(_))) && ended.has_missed());
+}
+
+#[test]
+fn a_tip_does_not_say_that_what_was_read_is_gone() {
+    let mut reading = far_behind();
+    reading.ask(NOW).unwrap();
+    let detours: Vec<_> = (0..6).map(|_| take(&mut reading, page(&[])).detour).collect();
+    assert_eq!(detours[4], Some(StartAt::TrimHorizon), "{detours:?}");
+    assert_eq!((reading.iterator(), reading.start()), (Some("next"), StartAt::TrimHorizon));
+    // It is there after all.
+    let news = take(&mut reading, behind(RETENTION, page(&[4, 5, 6])));
+    assert_eq!((records(&news), news.lost, news.repeated), (vec![6], false, 0));
+    assert_eq!(reading.start(), StartAt::After(number(6)));
+    // Or nothing is.
+    let mut reading = far_behind();
+    reading.ask(NOW).unwrap();
+    for _ in 0..10 {
+        take(&mut reading, page(&[]));
     }
+    assert!(reading.beginning().bare && reading.has_missed());
+    assert!(take(&mut reading, page(&[9])).lost);
+}
+
+#[test]
+fn a_position_that_leads_nowhere_is_left() {
+    let stuck = |range: ReadRange, behind_ms| {
+        let mut reading = reading(range);
+        for _ in 0..4 {
+            assert_eq!(take(&mut reading, behind(behind_ms, page(&[]))).detour, None);
+        }
+        let detour = take(&mut reading, behind(behind_ms, page(&[]))).detour;
+        assert_eq!(reading.iterator().is_none(), detour.is_some());
+        (reading, detour)
+    };
+    let at = range(StartAt::At(number(5)));
+    // Nobody knows what is missing: from the oldest record kept, which shows it.
+    let (mut reading, detour) = stuck(at.clone(), RETENTION);
+    assert_eq!(detour, Some(StartAt::TrimHorizon));
+    assert_eq!(records(&take(&mut reading, page(&[7]))), [7]);
+    assert!(reading.beginning().gone);
+    let (mut reading, _) = stuck(at.clone(), HOUR);
+    assert_eq!(records(&take(&mut reading, page(&[4, 5, 6]))), [5, 6]);
+    assert!(!reading.beginning().gone);
+    // Nothing is missing up to a time.
+    let idle = ReadRange { through_ms: Some(NOW - HOUR), ..at.clone() };
+    let (_, detour) = stuck(idle, RETENTION);
+    assert_eq!(detour, Some(StartAt::Timestamp(NOW - HOUR - CLOCKS_MS)));
+    let long_ago = ReadRange { through_ms: Some(NOW - RETENTION), ..at };
+    assert_eq!(stuck(long_ago, RETENTION).1, Some(StartAt::TrimHorizon));
+    // There is no better one.
+    for start in [StartAt::TrimHorizon, StartAt::Latest, StartAt::Timestamp(1)] {
+        assert_eq!(stuck(range(start), RETENTION).1, None);
+    }
+}
+
+#[test]
+fn an_idle_shard_is_read_on_from_a_time() {
+    let mut reading = reading(range(StartAt::Latest));
+    take(&mut reading, page(&[5]));
+    let later = NOW + RETENTION;
+    reading.take(page(&[]), polled(later));
+    reading.ask(later).unwrap();
+    assert_eq!(reading.start(), StartAt::After(number(5)), "its iterator leads on");
+    reading.forget_iterator();
+    reading.ask(later).unwrap();
+    assert_eq!(reading.start(), StartAt::Timestamp(later - CLOCKS_MS));
+    let news = take(&mut reading, page(&[4, 5, 6]));
+    assert_eq!((records(&news), news.lost), (vec![6], false));
+    assert_eq!(reading.start(), StartAt::After(number(6)));
+}
+
+#[test]
+fn what_comes_twice_is_left_out() {
+    let mut reading = reading(range(StartAt::At(number(3))));
+    let news = take(&mut reading, page(&[2, 3, 3, 4]));
+    assert_eq!((records(&news), news.repeated), (vec![3, 4], 2));
+    for numbers in [&[3, 4][..], &[4, 3, 4]] {
+        let news = take(&mut reading, page(numbers));
+        assert_eq!((records(&news).len(), news.repeated), (0, numbers.len()));
+    }
+    let news = take(&mut reading, page(&[5, 4, 6, 5]));
+    assert_eq!((records(&news), news.repeated), (vec![5, 6], 2));
+}
+
+#[test]
+fn a_subscription_goes_on_where_the_last_one_had_come() {
+    let mut reading = reading(range(StartAt::At(number(5))));
+    let continued = |at: &str, numbers: &[u64]| Page { next: Some(at.into()), ..page(numbers) };
+    reading.take(continued("9", &[]), pushed(NOW));
+    assert_eq!(reading.subscribes(NOW), Some(StartAt::After(number(9))));
+    reading.take(continued("no number", &[10]), pushed(NOW));
+    assert_eq!(reading.subscribes(NOW), Some(StartAt::After(number(10))), "a record is further");
+}
+
+#[test]
+fn an_answer_without_any_field_says_nothing() {
+    let mut reading = reading(range(StartAt::After(number(5))));
+    for _ in 1..ENDS {
+        assert!(is_blank(&take(&mut reading, Page::default())));
+    }
+    assert_eq!(reading.through_ms, None);
+    assert_eq!((reading.iterator(), reading.start()), (None, StartAt::After(number(5))));
+    // Again and again: ListShards is to say what it means.
+    assert!(matches!(take(&mut reading, Page::default()).next, PageOutcome::End(_)));
+    take(&mut reading, page(&[]));
+    assert!(is_blank(&take(&mut reading, Page::default())), "not in a row");
 }
 
 #[test]
@@ -360,7 +512,7 @@ fn who_stood_still_before_the_first_record_begins_again() {
     for hour in [0, 12, 24, 36] {
         first.ask(NOW + hour * HOUR).unwrap();
     }
-    first.take(page(&[]), pushed(NOW + 48 * HOUR)).unwrap();
+    first.take(page(&[]), pushed(NOW + 48 * HOUR));
     first.ask(NOW + 60 * HOUR).unwrap();
     let error = first.ask(NOW + 60 * HOUR + RETENTION).unwrap_err();
     assert_eq!(error.code, "PassedByRetention");

@@ -16,6 +16,7 @@ use crate::lease::row::{Item, Lease};
 use crate::lease::scan_schedule::{ScanSchedule, ScanScope};
 use crate::lease::write::{self, Notes};
 use crate::metrics::table as metric;
+use crate::mutant::{self, Mutant};
 use crate::stream::position::pin;
 use crate::worker::fleet::Fleet;
 use crate::worker::leases::context::{LeaseDeps, PARALLEL};
@@ -272,7 +273,8 @@ impl LeaseTaker {
         }
         let asked = self.deps.ctx.clock.now();
         let wall = self.deps.ctx.clock.wall();
-        let pin = pin(&lease.progress.checkpoint, self.deps.start, wall);
+        let pin = pin(&lease.progress.checkpoint, self.deps.start, wall)
+            .filter(|_| !mutant::is(Mutant::NoPin));
         let update = write::take(lease, &self.deps.me, &self.deps.identity, pin);
         let item = match self.deps.table.update(&lease.shard, update).await {
             // Also after a refusal the row decides: an earlier attempt of ours may have won.

@@ -1,12 +1,34 @@
 //! What a reader of a shard needs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::aws::kinesis::Kinesis;
 use crate::budget::Budget;
 use crate::clock::{Clock, Jitter};
 use crate::metrics::registry::Metrics;
 use crate::stream::pacing::PaceLimits;
+
+/// How long the stream keeps a record: changes while we run.
+#[derive(Clone, Debug)]
+pub struct Retention(Arc<AtomicI64>);
+
+impl Retention {
+    /// So many milliseconds.
+    pub fn new(ms: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(ms)))
+    }
+
+    /// Milliseconds.
+    pub fn ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// It is so many milliseconds now. Returns what it was.
+    pub fn set(&self, ms: i64) -> i64 {
+        self.0.swap(ms, Ordering::Relaxed)
+    }
+}
 
 /// What a reader needs.
 #[derive(Clone)]
@@ -17,8 +39,8 @@ pub struct ReaderDeps {
     pub arn: String,
     /// ARN of the consumer to subscribe as; `None` to poll.
     pub consumer: Option<String>,
-    /// How long the stream keeps a record, milliseconds.
-    pub retention_ms: i64,
+    /// How long the stream keeps a record.
+    pub retention: Retention,
     /// Pace.
     pub pace: PaceLimits,
     /// Records per call.

@@ -151,6 +151,11 @@ impl FanOut {
         self.rest(&means.clock, &means.jitter, OCCUPIED);
     }
 
+    /// The shard goes on, whatever the subscription said.
+    pub fn goes_on(&mut self) {
+        self.ended = false;
+    }
+
     /// There is no room for what was pushed: read by GetRecords, which asks for memory first.
     pub fn crowded(&mut self, means: &ReaderDeps) {
         means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["memory"], 1);

@@ -8,6 +8,8 @@ use crate::budget::Permit;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::metrics::table as metric;
+use crate::mutant::{self, Mutant};
+use crate::stream::ending;
 use crate::stream::pacing::Pacing;
 use crate::stream::reading::{Arrival, PageOutcome, PageStats, ReadRange, ReaderState, StartCheck};
 use crate::stream::{Page, Records, ShardInfo};
@@ -16,7 +18,7 @@ use crate::worker::reader::fan_out::{FanOut, UNREAD};
 
 /// What a reader hands over.
 pub enum Fetched {
-    /// Records, in order, with the permit for their memory.
+    /// Records, in order, with the permit for their memory. None: reading goes on.
     Page {
         /// New records.
         records: Records,
@@ -24,6 +26,10 @@ pub enum Fetched {
         permit: Permit,
         /// MillisBehindLatest.
         behind_ms: Option<i64>,
+        /// Nothing more was there when the page was asked for: that time, ms since the epoch.
+        caught_up_ms: Option<i64>,
+        /// Records before these, and behind those handed over before, may have left retention.
+        lost: bool,
         /// What is known of the beginning.
         beginning: StartCheck,
     },
@@ -31,18 +37,25 @@ pub enum Fetched {
     End {
         /// Its children, if the reply named them.
         children: Vec<ShardInfo>,
+        /// Records behind those handed over may have left retention.
+        lost: bool,
         /// What is known of the beginning.
         beginning: StartCheck,
     },
     /// The end of the range was seen: nothing behind it is wanted.
-    Bound(StartCheck),
+    Bound {
+        /// Records behind those handed over may have left retention.
+        lost: bool,
+        /// What is known of the beginning.
+        beginning: StartCheck,
+    },
     /// Something that trying again does not mend.
     Failed(CallError),
 }
 
 /// Reads until the end, a lasting failure, or until nobody listens.
 pub async fn read(means: ReaderDeps, shard: ShardId, range: ReadRange, to: mpsc::Sender<Fetched>) {
-    let reading = ReaderState::new(range, means.retention_ms, means.page_records);
+    let reading = ReaderState::new(range, means.retention.ms(), means.page_records);
     let consumer = means.consumer.clone().filter(|_| !reading.is_bounded());
     let mut reader = ShardReader {
         push: consumer.map(FanOut::new),
@@ -50,6 +63,7 @@ pub async fn read(means: ReaderDeps, shard: ShardId, range: ReadRange, to: mpsc:
         means,
         shard,
         reading,
+        expired: 0,
     };
     // A place in the channel first, memory second: a consumer that is behind must not make this
     // reader sit on budget that others could use.
@@ -69,6 +83,8 @@ struct ShardReader {
     reading: ReaderState,
     push: Option<FanOut>,
     pacing: Pacing,
+    /// Iterators refused as expired, in a row.
+    expired: u32,
 }
 
 /// A page with memory for it.
@@ -94,11 +110,11 @@ impl ShardReader {
         to.reserve().await.ok()
     }
 
-    /// The next page with something to say, or the end.
+    /// The next page, or the end.
     async fn next(&mut self) -> Fetched {
         loop {
             if self.reading.is_over() {
-                return Fetched::Bound(self.reading.beginning());
+                return self.bound();
             }
             let ReceivedPage { page, mut permit, arrival } = match self.receive().await {
                 Ok(received) => received,
@@ -106,25 +122,77 @@ impl ShardReader {
                 Err(None) => continue,
             };
             let (behind_ms, strict, now) = (page.behind_ms, page.strict, self.means.clock.now());
-            let news = match self.reading.take(page, arrival) {
-                Ok(news) => news,
-                Err(passed) => return Fetched::Failed(passed),
-            };
+            let news = self.reading.take(page, arrival);
+            self.expired = 0;
             if !arrival.pushed {
                 self.pacing.page(now, news.payload, news.caught_up);
             }
             self.count(&news, arrival.pushed, strict);
             let beginning = self.reading.beginning();
             match news.next {
-                PageOutcome::More => {}
                 PageOutcome::Records(records) => {
                     permit.resize(records.memory());
-                    return Fetched::Page { records, permit, behind_ms, beginning };
+                    let caught_up_ms = news.caught_up.then_some(arrival.asked_ms);
+                    let lost = news.lost;
+                    return Fetched::Page {
+                        records,
+                        permit,
+                        behind_ms,
+                        caught_up_ms,
+                        lost,
+                        beginning,
+                    };
                 }
-                PageOutcome::End(children) => return Fetched::End { children, beginning },
-                PageOutcome::Bound => return Fetched::Bound(beginning),
+                PageOutcome::End(named) => {
+                    drop(permit);
+                    if let Some(children) = Box::pin(self.ended(named)).await {
+                        let lost = self.reading.has_missed();
+                        return Fetched::End { children, lost, beginning };
+                    }
+                }
+                PageOutcome::Bound => return self.bound(),
             }
         }
+    }
+
+    fn bound(&self) -> Fetched {
+        Fetched::Bound { lost: self.reading.has_missed(), beginning: self.reading.beginning() }
+    }
+
+    /// An answer says that the shard has ended. Believed only where something else says so too; its
+    /// children then. Otherwise reading goes on behind the last record.
+    async fn ended(&mut self, named: Vec<ShardInfo>) -> Option<Vec<ShardInfo>> {
+        if !named.is_empty() || mutant::is(Mutant::EndIsBelieved) {
+            return Some(named);
+        }
+        let listed = match self.means.kinesis.list_shards(&self.means.arn).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(shard = %self.shard, %error, "whether a shard has ended is unknown");
+                let labels = [error.operation, error.fault.as_str()];
+                self.means.metrics.add(metric::CALL_FAILURES_TOTAL, &labels, 1);
+                self.pause().await;
+                return None;
+            }
+        };
+        let children = ending::children(&self.shard, named, listed);
+        if children.is_none() {
+            self.means.metrics.add(metric::ENDS_REFUTED_TOTAL, &[], 1);
+            tracing::warn!(shard = %self.shard, from = ?self.reading.start(),
+                "an answer says that the shard has ended, ListShards says it is open; reading on");
+            if let Some(push) = &mut self.push {
+                push.goes_on();
+            }
+            self.pause().await;
+        }
+        children
+    }
+
+    /// Not at once again.
+    async fn pause(&mut self) {
+        self.pacing.throttled(self.means.clock.now());
+        let extra = self.means.jitter.up_to(Duration::from_millis(500));
+        self.means.clock.sleep(extra).await;
     }
 
     fn count(&self, news: &PageStats, pushed: bool, strict: bool) {
@@ -140,15 +208,22 @@ impl ShardReader {
         metrics.add(metric::SLOW_PATH_REPLIES_TOTAL, &[], u64::from(strict));
         metrics.add(metric::AGGREGATES_TOTAL, &[], news.aggregates);
         metrics.add(metric::FOREIGN_RECORDS_TOTAL, &[], news.foreign);
+        metrics.add(metric::REPEATED_RECORDS_TOTAL, &[], news.repeated as u64);
+        if let Some(from) = &news.detour {
+            metrics.add(metric::STUCK_POSITIONS_TOTAL, &[], 1);
+            tracing::warn!(shard = %self.shard, ?from,
+                "the position leads nowhere, page after page is empty; reading on from elsewhere");
+        }
     }
 
     /// The next page, pushed or asked for. `Err(None)`: try again.
     async fn receive(&mut self) -> Result<ReceivedPage, Option<CallError>> {
         let clock = self.means.clock.clone();
         let asked_ms = clock.wall();
+        self.reading.keeps(self.means.retention.ms());
         if let Some(push) = &mut self.push
             && let Some(start) = self.reading.subscribes(asked_ms)
-            && let Some(page) = Box::pin(push.next(&self.means, &self.shard, start)).await
+            && let Some(page) = Box::pin(push.next(&self.means, &self.shard, &start)).await
         {
             if let Some(permit) = self.means.budget.try_acquire(page.records.memory()) {
                 let arrival = Arrival { asked_ms, pushed: true };
@@ -198,8 +273,14 @@ impl ShardReader {
         match error.fault {
             Fault::Throttled => tracing::debug!(shard = %self.shard, %error, "throttled"),
             Fault::ExpiredIterator => {
-                tracing::debug!(shard = %self.shard, "iterator expired; asking for a new one");
                 self.reading.forget_iterator();
+                self.expired = self.expired.saturating_add(1);
+                // Once is what happens to an iterator that nobody used for five minutes.
+                match self.expired {
+                    1 => tracing::debug!(shard = %self.shard, "iterator expired"),
+                    n => tracing::warn!(shard = %self.shard, in_a_row = n, %error,
+                        "a fresh iterator is refused as expired"),
+                }
             }
             Fault::Unavailable => {
                 tracing::warn!(shard = %self.shard, %error, "reading failed");
@@ -220,9 +301,7 @@ impl ShardReader {
             }
             Fault::NotFound | Fault::Invalid => return Some(error),
         }
-        self.pacing.throttled(self.means.clock.now());
-        let extra = self.means.jitter.up_to(Duration::from_millis(500));
-        self.means.clock.sleep(extra).await;
+        self.pause().await;
         None
     }
 }

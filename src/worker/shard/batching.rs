@@ -82,14 +82,35 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The gap in front of the first batch, if there is one.
+    /// The gap in front of the next batch, if there is one.
     pub(super) fn start_gap(&mut self, first: &Position) -> Result<Option<Gap>, Stop> {
+        if std::mem::take(&mut self.lost) {
+            return Ok(Some(Gap::new(&self.ledger.reached(), first)));
+        }
         if !std::mem::take(&mut self.start_gone) || !std::mem::take(&mut self.suspect) {
             return Ok(None);
         }
-        let gap = Gap::new(&self.ledger.progress().checkpoint, first);
+        let gap = Gap::new(&self.ledger.reached(), first);
         self.gap(&gap)?;
         Ok(Some(gap))
+    }
+
+    /// Retention passed the reader: what it read before is delivered, and the gap stands before the
+    /// batch that begins with `first`. True if the worker stops for it instead.
+    pub(super) async fn passed(&mut self, first: &Position) -> Result<bool, Stop> {
+        self.cut(FlushReason::ShardEnd).await?;
+        match self.gap(&Gap::new(&self.ledger.reached(), first)) {
+            Ok(()) => {
+                self.lost = true;
+                Ok(false)
+            }
+            Err(Stop::Gap(gap)) => {
+                self.stopped = Some(gap);
+                self.drain().await?;
+                Ok(true)
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// Tells of lost records; stops if the policy says so.

@@ -25,19 +25,6 @@ impl Pipeline {
         Ok(())
     }
 
-    /// An answer without an iterator is an end only if it names children or ListShards agrees: a
-    /// shard with SHARD_END is never read again. In doubt it is read on from the checkpoint.
-    pub(super) async fn believe_end(&mut self, named: &[ShardInfo]) -> Result<(), Stop> {
-        if !named.is_empty() {
-            return Ok(());
-        }
-        let id = &self.lease.shard;
-        let shards = self.deps.sync.list_shards().await?;
-        let has_children = shards.iter().any(|s| s.parents.contains(id));
-        let is_open = shards.iter().any(|s| s.id == *id && !s.closed);
-        if is_open && !has_children { Err(Stop::StillOpen) } else { Ok(()) }
-    }
-
     /// The shard is read to its end: its children get their leases before it gets SHARD_END.
     pub(super) async fn shard_end(&mut self, named: Vec<ShardInfo>) -> Result<(), Stop> {
         self.reader = None;
@@ -104,8 +91,9 @@ impl Pipeline {
         if !self.suspect {
             return Ok(());
         }
-        let last = self.ledger.progress().checkpoint.to_string();
-        let gap = Gap::to_end(&self.ledger.progress().checkpoint);
+        self.cut(FlushReason::ShardEnd).await?;
+        let reached = self.ledger.reached();
+        let (last, gap) = (reached.to_string(), Gap::to_end(&reached));
         self.gap(&gap)?;
         let recipe = &self.deps.recipe;
         let range = format!("{last}-{}", Checkpoint::ShardEnd);

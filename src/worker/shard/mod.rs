@@ -44,6 +44,7 @@ use crate::budget::Permit;
 use crate::checkpoint::ledger::{Change, Ledger};
 use crate::checkpoint::progress::{Pending, Progress};
 use crate::delivery::batch::{FlushReason, OpenBatch};
+use crate::delivery::gap::Gap;
 use crate::delivery::object::Object;
 use crate::fault::{CallError, Fault};
 use crate::lease::expiry::HANDOFF;
@@ -153,6 +154,10 @@ struct Pipeline {
     /// Foreign records since they were last told of, and when that was.
     foreign: (u64, Option<Duration>),
     reader: Option<Handle<()>>,
+    /// Records behind those in hand left retention before they were read.
+    lost: bool,
+    /// A gap that the worker stops for, once what is in hand is delivered.
+    stopped: Option<Gap>,
     /// A checkpoint whose record was not found where reading began.
     start_gone: bool,
     /// When reading began, the shard had not been read to its tip for as long as retention reaches:
@@ -191,6 +196,8 @@ impl Pipeline {
             judged: false,
             foreign: (0, None),
             reader: None,
+            lost: false,
+            stopped: None,
             start_gone: false,
             suspect: false,
             oldest: VecDeque::new(),
@@ -225,15 +232,15 @@ impl Pipeline {
             }
             tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
                 "finishing an announced batch");
-            let Some(start) = row.start(&after, self.deps.sync.start) else {
+            if after == Checkpoint::ShardEnd {
                 break;
-            };
+            }
             let lost = self.lease.lost.clone();
             let Recovered { objects, permit, gap } = tokio::select! {
                 biased;
                 () = lost.cancelled() => return Err(Stop::Lost),
                 recovered =
-                    recovery::recover(&self.deps, &row, &after, start, &intent) =>
+                    recovery::recover(&self.deps, &row, &after, &intent) =>
                     recovered?,
             };
             if let Some(gap) = gap {
@@ -262,7 +269,7 @@ impl Pipeline {
             return Ok(Ended::Finished);
         };
         // What is known of the beginning: may records after the checkpoint have expired?
-        let (now, retention) = (self.deps.ctx.clock.wall(), self.deps.sync.stream.retention_ms);
+        let (now, retention) = (self.deps.ctx.clock.wall(), self.deps.reader.retention.ms());
         let exact = matches!(start, StartAt::At(_));
         self.suspect = exact && may_have_lost(row.read_through_ms, now, retention);
         if let Some(replay) = &self.deps.sync.replay
@@ -282,6 +289,8 @@ impl Pipeline {
             bound: self.deps.sync.replay.as_ref().and_then(|replay| replay.bound(&row.shard)),
             deaggregate: self.deps.recipe.settings.deaggregate,
             hash_range,
+            through_ms: row.read_through_ms.filter(|_| exact && !self.suspect),
+            at_horizon: self.suspect,
         };
         // The reader works one page ahead.
         let (send, pages) = mpsc::channel(1);
@@ -301,6 +310,9 @@ impl Pipeline {
                 if self.ledger.progress().checkpoint == Checkpoint::ShardEnd {
                     self.deps.ctx.metrics.add(metric::SHARDS_FINISHED_TOTAL, &[], 1);
                     return Ok(Ended::Finished);
+                }
+                if let Some(gap) = self.stopped.take() {
+                    return Err(Stop::Gap(gap));
                 }
                 if let Some(error) = self.vanished.take() {
                     return Err(Stop::Vanished(error));
@@ -368,7 +380,7 @@ impl Pipeline {
 
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
         match fetched {
-            Fetched::Page { records, permit, behind_ms, beginning } => {
+            Fetched::Page { records, permit, behind_ms, caught_up_ms, lost, beginning } => {
                 self.began(beginning);
                 let (now, count) = (self.deps.ctx.clock.now(), records.len() as u64);
                 self.deps.ctx.status.update(|b| {
@@ -378,22 +390,30 @@ impl Pipeline {
                     }
                 });
                 self.moved();
-                if records.is_empty() {
-                    if self.open.is_none() && self.ledger.is_idle() && !self.suspect {
-                        self.lease.caught_up(self.deps.ctx.clock.wall());
+                let Some(first) = records.first().map(|first| first.position()) else {
+                    if let Some(at) = caught_up_ms
+                        && self.open.is_none()
+                        && self.ledger.is_idle()
+                        && !self.suspect
+                    {
+                        self.lease.caught_up(at);
                     }
+                    return Ok(());
+                };
+                if lost && self.passed(&first).await? {
                     return Ok(());
                 }
                 self.take(records, permit).await
             }
-            Fetched::End { children, beginning } => {
-                Box::pin(self.believe_end(&children)).await?;
+            Fetched::End { children, lost, beginning } => {
                 self.began(beginning);
+                self.suspect |= lost;
                 Box::pin(self.lost_tail()).await?;
                 Box::pin(self.shard_end(children)).await
             }
-            Fetched::Bound(beginning) => {
+            Fetched::Bound { lost, beginning } => {
                 self.began(beginning);
+                self.suspect |= lost;
                 Box::pin(self.lost_tail()).await?;
                 Box::pin(self.over()).await
             }

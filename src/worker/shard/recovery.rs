@@ -5,6 +5,9 @@
 //! and to its last record, encoded with the *recorded* settings, and put create-only: whatever is
 //! there already is left alone.
 //!
+//! It counts as gone only where that is proved: see [`crate::delivery::evidence`]. Otherwise the
+//! lease is given back, and the range read again.
+//!
 //! If part of the range has left retention, no object can be completed under its full key any
 //! more. Objects that exist are whole and stay; records that can still be read and whose object
 //! does not exist are kept in the dead letters; what is gone is named there, in the log and in the
@@ -20,6 +23,7 @@ use crate::budget::Permit;
 use crate::delivery::batch::{BatchLimits, OpenBatch};
 use crate::delivery::dead_letter::gap_report;
 use crate::delivery::encode::EncodeError;
+use crate::delivery::evidence::{Evidence, is_gone};
 use crate::delivery::gap::Gap;
 use crate::delivery::intent::Intent;
 use crate::delivery::object::Object;
@@ -29,14 +33,14 @@ use crate::delivery::remains::{Remains, RemainsError};
 use crate::fault::{CallError, Fault};
 use crate::lease::row::Lease;
 use crate::mutant::{self, Mutant};
-use crate::stream::position::{Checkpoint, StartAt};
+use crate::stream::position::{Checkpoint, Position, StartAt};
 use crate::stream::reading::ReadRange;
 use crate::task::TaskDied;
 use crate::worker::reader::poll::{self, Fetched};
 use crate::worker::shard::context::{ShardDeps, UploadDeps};
 
-/// Replies at the tip of the shard, without the end of the range, after which it counts as gone.
-const TIPS: u32 = 3;
+/// Empty pages in a row after which this attempt is given up.
+const PAGES: u32 = 1_000;
 /// Objects looked for at the same time.
 const LOOKS: usize = 16;
 
@@ -72,6 +76,15 @@ pub enum RecoveryError {
         /// Records announced.
         announced: u64,
     },
+    /// Records of the range were not found, and nothing proves that they are gone.
+    #[error(
+        "records from {first} on, of an announced batch, were not found, and nothing proves that \
+         they have left retention; they will be read again"
+    )]
+    Unproven {
+        /// Where the range begins.
+        first: Position,
+    },
     /// The recorded template cannot be parsed: written by another version.
     #[error("the settings of an announced batch cannot be used: {0}")]
     Settings(#[from] BadTemplate),
@@ -88,7 +101,6 @@ pub async fn recover(
     deps: &ShardDeps,
     lease: &Lease,
     after: &Checkpoint,
-    start: StartAt,
     intent: &Intent,
 ) -> Result<Recovered, RecoveryError> {
     let shard = &lease.shard;
@@ -108,23 +120,33 @@ pub async fn recover(
     let mut permit = deps.budget.acquire(room).await;
     let (send, mut receive) = mpsc::channel(1);
     let range = ReadRange {
-        start,
+        // Not at the checkpoint: it may be a sentinel, and the time that it stood for is over.
+        start: StartAt::At(intent.first.sequence.clone()),
         after: after.position().cloned(),
         until: Some(intent.last.clone()),
         bound: None,
         deaggregate: recipe.settings.deaggregate,
         hash_range: lease.hash_keys_of(&recipe.settings),
+        through_ms: None,
+        at_horizon: true,
     };
     let reading = deps
         .ctx
         .tasks
         .spawn("recovery", poll::read(deps.reader.clone(), shard.clone(), range, send));
-    let mut tips = 0;
+    let (mut blank, mut evidence) = (0, Evidence::Nothing);
     let mut remains: Option<Remains> = None;
     while let Some(fetched) = receive.recv().await {
         match fetched {
-            Fetched::Page { mut records, behind_ms, .. } => {
-                tips = if records.is_empty() && behind_ms == Some(0) { tips + 1 } else { 0 };
+            Fetched::Page { mut records, beginning, .. } => {
+                let now = deps.ctx.clock.now();
+                deps.ctx.status.shard(shard, |s| s.moved_at = now);
+                blank = if records.is_empty() { blank + 1 } else { 0 };
+                if beginning.gone {
+                    evidence = Evidence::Behind(beginning.first_ms);
+                } else if beginning.bare && !beginning.seen {
+                    evidence = Evidence::Empty;
+                }
                 let cut = open.is_empty()
                     && records.first().is_some_and(|first| first.position() != intent.first)
                     && !mutant::is(Mutant::PartIsWhole);
@@ -144,13 +166,24 @@ pub async fn recover(
                         permit.resize(open.memory().max(room));
                     }
                 }
-                if tips >= TIPS || mutant::is(Mutant::OnePage) {
+                let over = beginning.bare || blank >= PAGES;
+                let hasty = mutant::is(Mutant::EmptyIsGone) && blank >= 3;
+                if over || hasty || mutant::is(Mutant::OnePage) {
                     break;
                 }
             }
-            Fetched::End { .. } | Fetched::Bound(_) => break,
+            Fetched::End { beginning, .. } => {
+                if !beginning.seen {
+                    evidence = Evidence::Ended;
+                }
+                break;
+            }
+            Fetched::Bound { .. } => break,
             // The whole shard is gone, and with it the range.
-            Fetched::Failed(error) if error.fault == Fault::NotFound => break,
+            Fetched::Failed(error) if error.fault == Fault::NotFound => {
+                evidence = Evidence::Ended;
+                break;
+            }
             Fetched::Failed(error) => return Err(error.into()),
         }
     }
@@ -165,6 +198,16 @@ pub async fn recover(
         }
         permit.resize(sealed.objects.iter().map(Object::memory).sum());
         return Ok(Recovered { objects: sealed.objects, permit, gap: None });
+    }
+    let (now_ms, retention_ms) = (deps.ctx.clock.wall(), deps.reader.retention.ms());
+    if !is_gone(evidence, intent.stamp_ms, now_ms, retention_ms) {
+        return Err(RecoveryError::Unproven { first: intent.first.clone() });
+    }
+    if let Some(remains) = &remains
+        && remains.last().as_ref() != Some(&intent.last)
+    {
+        // Its beginning is gone, and its end was not read.
+        return Err(RecoveryError::Unproven { first: intent.first.clone() });
     }
     // Retention takes the oldest first: what was not read at the end of the range is gone with all
     // before it.

@@ -33,11 +33,6 @@ pub(super) enum Stop {
     Gap(Gap),
     #[error("the reader of the shard ended unexpectedly")]
     ReaderStopped,
-    #[error(
-        "Kinesis answered as if the shard had ended, and ListShards shows it open; it is read on from \
-         its checkpoint"
-    )]
-    StillOpen,
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("the stream was deleted, or deleted and created again: {0}")]

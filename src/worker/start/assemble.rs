@@ -18,7 +18,7 @@ use crate::stream::StreamInfo;
 use crate::worker::context::{Observed, TaskContext};
 use crate::worker::leases::change_signal::ChangeSignal;
 use crate::worker::leases::context::{LeaseDeps, SyncDeps};
-use crate::worker::reader::context::ReaderDeps;
+use crate::worker::reader::context::{ReaderDeps, Retention};
 use crate::worker::shard::context::{ShardDeps, UploadDeps};
 use crate::worker::spreading::Spreading;
 
@@ -85,7 +85,7 @@ pub(super) fn assemble(
         kinesis: kinesis.clone(),
         arn: stream.arn.clone(),
         consumer,
-        retention_ms: stream.retention_ms,
+        retention: Retention::new(stream.retention_ms),
         pace: reading.pace,
         page_records: reading.page_records,
         budget: budget.clone(),

@@ -29,6 +29,18 @@ pub struct KinesisOptions {
     pub no_partition_key: u32,
     /// Records come without an arrival time, in a thousand.
     pub no_arrival_time: u32,
+    /// Pages of open shards without NextShardIterator, in a thousand.
+    pub lost_ends: u32,
+    /// Answers without any field, in a thousand.
+    pub void_pages: u32,
+    /// Empty pages that say there is nothing more, in a thousand.
+    pub blank_tips: u32,
+    /// Pages that come twice, or hold every record twice, in a thousand.
+    pub repeats: u32,
+    /// Positions that left retention give empty pages, and nothing else.
+    pub stuck: bool,
+    /// Retention takes records all the time, those of so many milliseconds at once.
+    pub grain_ms: Option<i64>,
 }
 
 impl Default for KinesisOptions {
@@ -41,6 +53,12 @@ impl Default for KinesisOptions {
             limits: true,
             no_partition_key: 0,
             no_arrival_time: 0,
+            lost_ends: 0,
+            void_pages: 0,
+            blank_tips: 0,
+            repeats: 0,
+            stuck: false,
+            grain_ms: None,
         }
     }
 }
@@ -101,6 +119,11 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// Has retention taken a record at or behind this position?
+    pub fn is_expired(&self, position: u128) -> bool {
+        position > 0 && self.records[..self.trimmed].last().is_some_and(|r| r.sequence >= position)
+    }
+
     /// The records a reader can still get.
     pub fn visible(&self) -> &[Record] {
         &self.records[self.trimmed..]
@@ -139,9 +162,9 @@ impl Stream {
     }
 
     /// Shards that were closed longer ago than retention are gone, for lists and readers alike.
-    pub fn expire(&mut self, now_ms: i64) {
+    pub fn expire(&mut self, now_ms: i64, grain_ms: Option<i64>) {
         let horizon = now_ms - self.retention_hours * 3_600_000;
-        self.trim(i64::MIN, horizon);
+        self.trim(grain_ms.map_or(i64::MIN, |grain| horizon - horizon.rem_euclid(grain)), horizon);
     }
 
     fn open(&mut self, parents: Vec<String>, range: (u128, u128), now_ms: i64) -> usize {

@@ -101,7 +101,7 @@ impl Kinesis {
     ) -> (Response, Option<Served>) {
         let mut served = None;
         for stream in self.streams.values_mut() {
-            stream.expire(now_ms);
+            stream.expire(now_ms, self.options.grain_ms);
         }
         let answer = match operation {
             "CreateStream" => self.create_stream(body, now_ms),
@@ -304,6 +304,11 @@ impl Kinesis {
         }
         let empty = self.chance(self.options.empty_pages);
         let late = self.chance(self.options.late_ends);
+        let lost_end = self.chance(self.options.lost_ends);
+        let void = self.chance(self.options.void_pages);
+        let blank = self.chance(self.options.blank_tips);
+        let repeats = self.chance(self.options.repeats);
+        let twice = repeats && self.chance(500);
         let options = self.options.clone();
         let stream = self.stream(name)?;
         if stream.created_ms.to_string() != **created {
@@ -312,6 +317,7 @@ impl Kinesis {
         let index = stream.index(shard).ok_or_else(|| {
             Refusal::new(400, "ResourceNotFoundException", format!("Could not find shard {shard}"))
         })?;
+        let retention_ms = stream.retention_hours * 3_600_000;
         let held = &mut stream.shards[index];
         if options.limits {
             held.calls.retain(|at| now_ms - at < 1000);
@@ -327,6 +333,9 @@ impl Kinesis {
             held.calls.push(now_ms);
         }
         let from: u128 = position.parse().map_err(|_| invalid("Invalid ShardIterator."))?;
+        // As users report it: nothing, for as long as one asks.
+        let stuck = options.stuck && held.is_expired(from);
+        let empty = empty || blank || stuck;
         let visible = held.visible();
         let first = visible.partition_point(|r| r.sequence < from);
         let (mut taken, mut bytes) = (0, 0);
@@ -338,15 +347,23 @@ impl Kinesis {
             }
             taken += 1;
         }
-        let records = visible[first..first + taken].to_vec();
+        let mut records = visible[first..first + taken].to_vec();
         let behind = visible.get(first + taken).map_or(0, |r| now_ms - r.arrival_ms + 1);
+        let behind = match (stuck, blank) {
+            (true, _) => retention_ms,
+            (false, true) => 0,
+            (false, false) => behind,
+        };
         let drained = first + taken == visible.len();
-        let ended = drained && held.closed.is_some() && !(late && taken > 0);
+        let ended = drained && held.closed.is_some() && !(late && taken > 0) && !stuck;
         if options.limits {
             // 2 MB a second: a large page silences the shard until its share has passed.
             held.busy_until = now_ms + i64::try_from(bytes).unwrap_or(0) / 2_000;
         }
-        let next = records.last().map_or(from, |r| r.sequence + 1);
+        let next = records.last().filter(|_| !repeats || twice).map_or(from, |r| r.sequence + 1);
+        if twice {
+            records = records.into_iter().flat_map(|r| [r.clone(), r]).collect();
+        }
         let mut answer = json!({
             "Records": records.iter().map(|r| record_json(r, &options)).collect::<Vec<_>>(),
             "MillisBehindLatest": behind,
@@ -354,6 +371,13 @@ impl Kinesis {
         });
         if ended {
             answer["ChildShards"] = json!(children(stream, shard));
+        }
+        if lost_end && let Some(fields) = answer.as_object_mut() {
+            fields.remove("NextShardIterator");
+            fields.remove("ChildShards");
+        }
+        if void {
+            (answer, records) = (json!({}), Vec::new());
         }
         let served =
             Served { stream: (*name).to_owned(), shard: (*shard).to_owned(), records, ended };
