@@ -111,7 +111,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "lease.attempt_timeout",
         default: "",
-        help: "Longest time for one attempt of a call to the lease table, at most a tenth of `lease.failover`; that, or `aws.attempt_timeout` if it is shorter, if empty.",
+        help: "Longest time for one attempt of a call to the lease table, at most a tenth of `lease.failover` (or 500 ms, if a third of it is more); that, or `aws.attempt_timeout` if it is shorter, if empty.",
     },
     Key {
         name: "lease.operation_timeout",

@@ -236,6 +236,9 @@ mod tests {
         };
         assert_eq!(table(""), [1_000, 3_333]);
         assert_eq!(table("[lease]\nfailover = \"60s\"\n"), [6_000, 20_000]);
+        // A new connection takes its time, however short the failover time.
+        assert_eq!(table("[lease]\nfailover = \"3s\"\n"), [500, 1_000]);
+        assert_eq!(table("[lease]\nfailover = \"1s\"\n"), [333, 333]);
         // Never longer than any other call.
         assert_eq!(table("[lease]\nfailover = \"10m\"\n"), [10_000, 25_000]);
         assert_eq!(

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What a connection may take to open, on a machine with other work.
+const CONNECTING: Duration = Duration::from_millis(500);
+
 impl Config {
     /// Validates all layers.
     ///
@@ -46,8 +49,10 @@ impl ConfigReader {
             self.problem("aws.operation_timeout", "must not be below aws.attempt_timeout");
         }
         // A write of unknown outcome is told, and repeated, before the lease it keeps runs out.
+        // Not less than what a new connection may take, while a second attempt has room.
+        let tenth = (failover / 10).max(CONNECTING.min(failover / 3));
         let table_attempt_timeout =
-            self.within("lease.attempt_timeout", attempt_timeout, failover / 10, "tenth");
+            self.within("lease.attempt_timeout", attempt_timeout, tenth, "tenth");
         let table_operation_timeout =
             self.within("lease.operation_timeout", operation_timeout, failover / 3, "third");
         if table_operation_timeout < table_attempt_timeout {

@@ -282,7 +282,12 @@ async fn delivered(
     clock: &Clock,
 ) -> Result<(), Failure> {
     loop {
-        let items = table.scan(true).await.map_err(|e| Failure::new(1, e))?;
+        let items = match table.scan(true).await {
+            Ok(items) => items,
+            // The workers get over it, and so does who watches them.
+            Err(error) if error.fault.is_transient() => Vec::new(),
+            Err(error) => return Err(Failure::new(1, error)),
+        };
         let leases: Vec<Lease> =
             items.iter().filter_map(|item| Lease::parse(item).ok().flatten()).collect();
         let reached = last.iter().all(|(shard, sequence)| {
