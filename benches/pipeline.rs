@@ -20,6 +20,7 @@ use catchment::config::raw::{Layers, Source};
 use catchment::delivery::batch::{BatchLimits, OpenBatch};
 use catchment::delivery::blocks::Blocks;
 use catchment::delivery::encode::Encoder;
+use catchment::delivery::layout;
 use catchment::delivery::recipe::Recipe;
 use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::ShardId;
@@ -203,7 +204,7 @@ fn encode(page: &Records, settings: &Settings, total: u64) -> Outcome<u64> {
     let mut encoder = Encoder::archive(settings);
     while all < total {
         for record in page.iter() {
-            Encoder::accepts(settings, record).map_err(|reject| reject.reason)?;
+            layout::accepts(settings, record).map_err(|reject| reject.reason)?;
             encoder.push(record, &settings.stream, &shard, None, &mut blocks)?;
             object += record.data.len() as u64;
         }

@@ -121,7 +121,7 @@ pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aws::dynamodb::TableError;
+    use crate::aws::dynamodb::admin::TableError;
     use crate::fault::{CallError, Detail, Fault};
 
     #[test]

@@ -1,4 +1,4 @@
-//! Records into object bytes: layout, then compression.
+//! Records into object bytes: laid out (`delivery/layout.rs`), then compressed.
 //!
 //! Records are laid out as they arrive and compressed in frames of [`FRAME`] bytes at most, each a complete
 //! gzip member or zstd frame (both formats allow a file to hold several). So an open batch holds
@@ -7,20 +7,16 @@
 //! blocks of their batch (`delivery/blocks.rs`).
 
 use bytes::Bytes;
-use serde::Serialize;
 
 use crate::delivery::blocks::{Blocks, Chain};
 use crate::delivery::body::Body;
 use crate::delivery::buffers::{self, FRAME, PooledBuffer};
 use crate::delivery::compress;
 use crate::delivery::dead_letter::Reject;
+use crate::delivery::layout::RecordLayout;
 use crate::delivery::settings::{Codec, Format, Settings};
 use crate::ids::ShardId;
 use crate::stream::Record;
-
-/// Deepest nesting of an element of a JSON array: with the array itself it is what readers take that
-/// are careful (DuckDB 128, jq 256).
-const DEEPEST: usize = 127;
 
 /// Compression failed: out of memory or a broken build, never the data's fault.
 #[derive(Debug, thiserror::Error)]
@@ -30,33 +26,16 @@ pub struct EncodeError(#[from] std::io::Error);
 /// Builds one object.
 #[derive(Debug)]
 pub struct Encoder {
-    format: Format,
+    layout: RecordLayout,
     codec: Codec,
     level: i32,
     limit: usize,
-    records: u64,
     /// The frame that takes records.
     open: Vec<u8>,
     frames: Vec<Bytes>,
     /// The same of one object of many, behind `frames`: raw, and finished.
     small: Chain,
     packed: Chain,
-}
-
-/// What is known about a record, as envelope lines and dead letters carry it; `data` in base64
-/// comes last, and is written without serde, which would go through `Display` for it.
-#[derive(Serialize)]
-struct EnvelopeLine<'a> {
-    stream: &'a str,
-    shard: &'a str,
-    sequence: &'a str,
-    sub: u64,
-    arrival_ms: Option<i64>,
-    partition_key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
 }
 
 impl Encoder {
@@ -72,11 +51,10 @@ impl Encoder {
 
     fn new(format: Format, settings: &Settings) -> Self {
         Self {
-            format,
+            layout: RecordLayout::new(format),
             codec: settings.codec,
             level: settings.level,
             limit: FRAME,
-            records: 0,
             open: Vec::new(),
             frames: Vec::new(),
             small: Chain::default(),
@@ -87,31 +65,6 @@ impl Encoder {
     /// From now on, frames end at this many raw bytes.
     pub fn limit(&mut self, raw: usize) {
         self.limit = raw;
-    }
-
-    /// Can the archive format hold this record?
-    ///
-    /// # Errors
-    /// [`Reject`] when it has to become a dead letter.
-    pub fn accepts(settings: &Settings, record: Record<'_>) -> Result<(), Reject> {
-        let reject = |reason| Err(Reject { kind: "invalid-json", reason });
-        if settings.format != Format::JsonArray {
-            return Ok(());
-        }
-        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(record.data) {
-            return reject(error.to_string());
-        }
-        if settings.is_earlier() {
-            return Ok(());
-        }
-        // One of these makes the whole array unreadable.
-        if let Err(error) = std::str::from_utf8(record.data) {
-            return reject(error.to_string());
-        }
-        if depth(record.data) > DEEPEST {
-            return reject(format!("it is nested deeper than {DEEPEST} levels"));
-        }
-        Ok(())
     }
 
     /// Appends a record; how many bytes it became, before compression. `blocks`: those of the batch,
@@ -130,22 +83,16 @@ impl Encoder {
         let length;
         if self.is_small() {
             let mut line = blocks.scratch();
-            self.lay_out(record, stream, shard, reject, &mut line)?;
+            self.layout.append(record, stream, shard, reject, &mut line)?;
             length = line.len();
             blocks.append(&mut self.small, &line);
             blocks.give_back(line);
         } else {
-            let base64 =
-                if self.format == Format::Envelope { record.data.len() / 3 + 512 } else { 2 };
-            self.reserve(record.data.len() + base64);
-            let mut open = std::mem::take(&mut self.open);
-            let before = open.len();
-            let laid_out = self.lay_out(record, stream, shard, reject, &mut open);
-            length = open.len() - before;
-            self.open = open;
-            laid_out?;
+            self.reserve(self.layout.estimate(record));
+            let before = self.open.len();
+            self.layout.append(record, stream, shard, reject, &mut self.open)?;
+            length = self.open.len() - before;
         }
-        self.records += 1;
         let full = self.open.len().max(self.small.len()) >= self.limit;
         if full {
             self.close_frame(blocks)?;
@@ -156,48 +103,6 @@ impl Encoder {
     /// Does what comes next go into blocks?
     fn is_small(&self) -> bool {
         self.limit < FRAME && self.open.is_empty()
-    }
-
-    /// One record behind what is there.
-    fn lay_out(
-        &self,
-        record: Record<'_>,
-        stream: &str,
-        shard: &ShardId,
-        reject: Option<&Reject>,
-        to: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        match self.format {
-            Format::Raw => to.extend_from_slice(record.data),
-            Format::Ndjson => {
-                to.extend_from_slice(record.data);
-                if !record.data.ends_with(b"\n") {
-                    to.push(b'\n');
-                }
-            }
-            Format::JsonArray => {
-                to.push(if self.records == 0 { b'[' } else { b',' });
-                to.extend_from_slice(record.data);
-            }
-            Format::Envelope => {
-                let line = EnvelopeLine {
-                    stream,
-                    shard: shard.as_str(),
-                    sequence: record.sequence(),
-                    sub: record.sub,
-                    arrival_ms: record.arrival_ms,
-                    partition_key: record.partition_key(),
-                    kind: reject.map(|r| r.kind),
-                    reason: reject.map(|r| r.reason.as_str()),
-                };
-                serde_json::to_writer(&mut *to, &line).map_err(std::io::Error::from)?;
-                to.pop();
-                to.extend_from_slice(b",\"data\":\"");
-                base64_simd::STANDARD.encode_append(record.data, to);
-                to.extend_from_slice(b"\"}\n");
-            }
-        }
-        Ok(())
     }
 
     /// Memory held besides the blocks, bytes: that of finishing what stands in them included, for
@@ -214,8 +119,8 @@ impl Encoder {
     /// # Errors
     /// [`EncodeError`]
     pub fn finish(mut self, blocks: &mut Blocks) -> Result<Body, EncodeError> {
-        if self.format == Format::JsonArray {
-            let end: &[u8] = if self.records == 0 { b"[]" } else { b"]" };
+        let end = self.layout.end();
+        if !end.is_empty() {
             if self.is_small() {
                 blocks.append(&mut self.small, end);
             } else {
@@ -294,28 +199,6 @@ impl Encoder {
     }
 }
 
-/// Levels of nesting of a JSON text.
-fn depth(json: &[u8]) -> usize {
-    if memchr::memchr2_iter(b'[', b'{', json).nth(DEEPEST).is_none() {
-        return 0;
-    }
-    let (mut depth, mut deepest, mut text, mut escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if text => escaped = true,
-            b'"' => text = !text,
-            b'[' | b'{' if !text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 impl Drop for Encoder {
     fn drop(&mut self) {
         buffers::give(std::mem::take(&mut self.open));
@@ -329,7 +212,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::delivery::settings::ForeignRecords;
 
     fn record(data: &[u8]) -> Record<'_> {
         Record::new("12", Some(5), None, data).unwrap()
@@ -381,14 +263,6 @@ mod tests {
         assert_eq!(line["data"], "/w==");
         assert_eq!(line["partition_key"], serde_json::Value::Null);
         assert!(line.get("reason").is_none());
-    }
-
-    #[test]
-    fn json_arrays_refuse_what_is_not_json() {
-        let array = Settings { format: Format::JsonArray, ..Settings::sample() };
-        assert!(Encoder::accepts(&array, record(b"[1")).is_err());
-        assert!(Encoder::accepts(&array, record(b" {} ")).is_ok());
-        assert!(Encoder::accepts(&Settings::sample(), record(b"[1")).is_ok());
     }
 
     #[test]
@@ -492,30 +366,5 @@ mod tests {
                 prop_assert_eq!(encode(Format::Raw, codec, &all), all.concat());
             }
         }
-    }
-
-    #[test]
-    fn an_array_takes_what_its_readers_can_read() {
-        let new = Settings { format: Format::JsonArray, ..Settings::sample() };
-        let deep = |n: usize| [b"[".repeat(n), b"]".repeat(n)].concat();
-        let text = [b"\"", b"[".repeat(500).as_slice(), b"\\\"", &b"[".repeat(500), b"\""].concat();
-        let wide = format!("[{}0]", "{},".repeat(500)).into_bytes();
-        for (data, fits) in [
-            (b"{\"a\":\"\xc3\xa9\"}".to_vec(), true),
-            (b"{\"a\":\"\xff\"}".to_vec(), false),
-            (deep(127), true),
-            (deep(128), false),
-            (text, true),
-            (wide, true),
-        ] {
-            let record = Record::new("1", None, None, &data).unwrap();
-            assert_eq!(Encoder::accepts(&new, record).is_ok(), fits, "{data:?}");
-            // As announced by builds that did not look.
-            let earlier = Settings { foreign_records: ForeignRecords::LeftOut, ..new.clone() };
-            assert!(Encoder::accepts(&earlier, record).is_ok());
-        }
-        let broken = Record::new("1", None, None, b"{").unwrap();
-        assert!(Encoder::accepts(&new, broken).is_err());
-        assert!(Encoder::accepts(&Settings::sample(), broken).is_ok());
     }
 }

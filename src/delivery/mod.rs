@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod field;
 pub mod gap;
 pub mod intent;
+pub mod layout;
 pub mod object;
 pub mod object_key;
 pub mod partition;

@@ -1,7 +1,7 @@
 //! What becomes of one record: an object of its own, a place in the archive, or a dead letter.
 
 use crate::delivery::dead_letter::Reject;
-use crate::delivery::encode::Encoder;
+use crate::delivery::layout;
 use crate::delivery::settings::{ForeignRecords, Settings};
 use crate::stream::Record;
 use crate::upload::event::{Envelope, EnvelopeError, KeyError, MAX_KEY_BYTES};
@@ -47,7 +47,7 @@ pub fn route(record: Record<'_>, settings: &Settings) -> Route {
             Err(error) => Route::Dead(Reject { kind: error.kind(), reason: error.to_string() }),
         };
     }
-    match Encoder::accepts(settings, record) {
+    match layout::accepts(settings, record) {
         Ok(()) => Route::Archive,
         Err(reject) => Route::Dead(reject),
     }

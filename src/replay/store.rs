@@ -6,7 +6,8 @@
 use futures::StreamExt;
 
 use crate::aws::clients::Clients;
-use crate::aws::dynamodb::{LeaseTable, TableError, Written};
+use crate::aws::dynamodb::admin::TableError;
+use crate::aws::dynamodb::{LeaseTable, Written};
 use crate::aws::tables::Tables;
 use crate::clock::Clock;
 use crate::fault::{CallError, Fault};

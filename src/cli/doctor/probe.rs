@@ -3,7 +3,8 @@
 use futures::StreamExt;
 
 use crate::aws::clients::Clients;
-use crate::aws::dynamodb::{LeaseTable, TableError};
+use crate::aws::dynamodb::LeaseTable;
+use crate::aws::dynamodb::admin::TableError;
 use crate::aws::kinesis::Kinesis;
 use crate::aws::preflight::{Identity, Preflight, identity};
 use crate::aws::s3::ObjectStore;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::aws::dynamodb::TableError;
+use crate::aws::dynamodb::admin::TableError;
 use crate::clock::Clock;
 use crate::delivery::object_key::BadTemplate;
 use crate::fault::{CallError, Fault};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::aws::dynamodb::{LeaseTable, TableError};
+use crate::aws::dynamodb::LeaseTable;
+use crate::aws::dynamodb::admin::TableError;
 use crate::clock::Clock;
 use crate::config;
 use crate::fault::{CallError, Fault};
