@@ -162,6 +162,7 @@ mod tests {
             records: 1,
             bytes: 1,
             stamp_ms: 0,
+            arrived_ms: None,
             gap: false,
             settings: Arc::new(Settings::sample()),
         }

@@ -101,6 +101,8 @@ pub struct OpenBatch {
     gap: Option<Gap>,
     after: Option<String>,
     first: Option<Position>,
+    /// When the first record arrived, if it says so.
+    first_ms: Option<i64>,
     last: Option<Position>,
     records: u64,
     bytes: u64,
@@ -136,6 +138,7 @@ impl OpenBatch {
             gap,
             after: None,
             first: None,
+            first_ms: None,
             last: None,
             records: 0,
             bytes: 0,
@@ -259,6 +262,7 @@ impl OpenBatch {
         self.records += 1;
         self.bytes += record.data.len() as u64;
         if self.first.is_none() {
+            self.first_ms = record.arrival_ms;
             self.first = Some(record.position());
         }
         Ok(())
@@ -363,6 +367,7 @@ impl OpenBatch {
                 records: self.records,
                 bytes: self.bytes,
                 stamp_ms: self.stamp_ms,
+                arrived_ms: Intent::arrived(self.first_ms, self.stamp_ms),
                 gap: self.gap.is_some(),
                 settings,
             },

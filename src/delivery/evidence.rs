@@ -19,16 +19,16 @@ pub enum Evidence {
     Empty,
 }
 
-/// Are the missing records of a batch opened at `stamp_ms` gone for good? Times in milliseconds
-/// since the epoch.
-pub fn is_gone(evidence: Evidence, stamp_ms: i64, now_ms: i64, retention_ms: i64) -> bool {
-    // What stands before a record arrived before it, which tells more of a backlog than the stamp.
-    let since_ms = match evidence {
-        Evidence::Behind(arrival_ms) => arrival_ms.map_or(stamp_ms, |at| at.min(stamp_ms)),
-        Evidence::Ended | Evidence::Empty => stamp_ms,
+/// Are the missing records of a batch gone for good whose first record has been in the stream since
+/// `since_ms`, about? Times in milliseconds since the epoch.
+pub fn is_gone(evidence: Evidence, since_ms: i64, now_ms: i64, retention_ms: i64) -> bool {
+    // What stands before a record arrived before it, which may tell more than the row does.
+    let oldest_ms = match evidence {
+        Evidence::Behind(arrival_ms) => arrival_ms.map_or(since_ms, |at| at.min(since_ms)),
+        Evidence::Ended | Evidence::Empty => since_ms,
         Evidence::Nothing => return mutant::is(Mutant::EmptyIsGone),
     };
-    may_have_lost(Some(since_ms), now_ms, retention_ms) || mutant::is(Mutant::EmptyIsGone)
+    may_have_lost(Some(oldest_ms), now_ms, retention_ms) || mutant::is(Mutant::EmptyIsGone)
 }
 
 #[cfg(test)]

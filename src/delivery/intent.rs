@@ -28,10 +28,29 @@ pub struct Intent {
     pub bytes: u64,
     /// When the batch was opened, ms since the epoch; used where a record has no arrival time.
     pub stamp_ms: i64,
+    /// When its first record arrived, ms since the epoch, if that was long before it was read: a
+    /// backlog leaves retention earlier than the stamp tells.
+    pub arrived_ms: Option<i64>,
     /// Records between the previous position and `first` left retention unread.
     pub gap: bool,
     /// How to encode, where to put.
     pub settings: Arc<Settings>,
+}
+
+/// A first record that arrived less than this before its batch was opened is not worth the room in
+/// the row, ms.
+const LATELY_MS: i64 = 60_000;
+
+impl Intent {
+    /// What is recorded of the arrival of the first record.
+    pub fn arrived(arrival_ms: Option<i64>, stamp_ms: i64) -> Option<i64> {
+        arrival_ms.filter(|at| stamp_ms.saturating_sub(*at) > LATELY_MS)
+    }
+
+    /// How long the first record has been in the stream, about: since this time, ms since the epoch.
+    pub fn since_ms(&self) -> i64 {
+        self.arrived_ms.unwrap_or(self.stamp_ms)
+    }
 }
 
 /// The stored form of an ordered list of intents.
@@ -56,6 +75,8 @@ struct StoredIntent {
     bytes: u64,
     #[serde(rename = "t")]
     stamp_ms: i64,
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    arrived_ms: Option<i64>,
     #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
     gap: bool,
     /// Index into `settings`: a list usually has one.
@@ -114,6 +135,7 @@ impl IntentList {
                     records: intent.records,
                     bytes: intent.bytes,
                     stamp_ms: intent.stamp_ms,
+                    arrived_ms: intent.arrived_ms,
                     gap: intent.gap,
                     settings: index,
                 }
@@ -170,6 +192,7 @@ impl IntentList {
                     records: stored.records,
                     bytes: stored.bytes,
                     stamp_ms: stored.stamp_ms,
+                    arrived_ms: stored.arrived_ms,
                     gap: stored.gap,
                     settings,
                 })
@@ -191,6 +214,7 @@ mod tests {
             records: 3,
             bytes: 300,
             stamp_ms: 1_700_000_000_000,
+            arrived_ms: None,
             gap: false,
             settings: Arc::new(Settings::sample()),
         }
@@ -198,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_list_round_trips_and_shares_its_settings() {
-        let list = [intent("1", "5"), intent("6", "9")];
+        let late = Intent { arrived_ms: Some(7), ..intent("6", "9") };
+        let list = [intent("1", "5"), late];
         let raw = IntentList::encode(&list);
         assert!(IntentList::is_ours(&raw));
         assert_eq!(IntentList::decode(&raw).unwrap(), list);

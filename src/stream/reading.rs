@@ -1,6 +1,6 @@
 //! How far the reader of a shard is, what it asks for next, and what each page means.
 
-use crate::fault::{CallError, Detail, Fault};
+use crate::fault::{CallError, Detail};
 use crate::ids::SequenceNumber;
 use crate::mutant::{self, Mutant};
 use crate::stream::bound::Bound;
@@ -30,9 +30,6 @@ const GROWTH: i32 = 8;
 /// shard may have ended although none names its children: one may have lost what it held.
 const ENDS: u32 = 5;
 
-/// How long a record that was seen speaks for those behind it.
-const CONFIRMED_MS: i64 = 60_000;
-
 /// What to read: where from, how far, and how a record is understood.
 #[derive(Clone, Debug)]
 pub struct ReadRange {
@@ -61,6 +58,12 @@ impl ReadRange {
             && self.until.as_ref().is_none_or(|until| record.cmp_position(until).is_le())
     }
 }
+
+/// Retention may have overtaken the reader before it read anything. Whoever begins at the checkpoint
+/// again finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no record was read for as long as the stream keeps one")]
+pub struct PassedByRetention;
 
 /// What a reader knows of the record it was asked to begin at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,11 +107,30 @@ pub(crate) struct PageStats {
     pub(crate) next: PageOutcome,
 }
 
+impl PageStats {
+    /// Nothing but this outcome.
+    fn of(next: PageOutcome) -> Self {
+        Self {
+            records: 0,
+            payload: 0,
+            caught_up: false,
+            repeated: 0,
+            lost: false,
+            detour: None,
+            aggregates: 0,
+            foreign: 0,
+            next,
+        }
+    }
+}
+
 /// What follows from a page.
 #[derive(Debug)]
 pub(crate) enum PageOutcome {
     /// New records, or none: that is progress too.
     Records(Records),
+    /// The page is kept, and so must its memory be: one of the next brings its records.
+    Held,
     /// The shard has ended, it is said. Its children, if the reply named them.
     End(Vec<ShardInfo>),
     /// The end of the range was seen.
@@ -146,8 +168,12 @@ pub(crate) struct ReaderState {
     overlap: bool,
     /// Records behind the last one were passed by retention; not told yet.
     lost: bool,
-    /// When a page was asked for that showed that and nothing more, if it was the last one.
-    confirmed_ms: Option<i64>,
+    /// The last page held what was read last and nothing more.
+    alone: bool,
+    /// The page asked for may stand behind a gap.
+    unproved: bool,
+    /// A page of which it is not known yet whether anything before it is gone.
+    held: Option<(Page, Arrival)>,
     /// Answers in a row that say the shard has ended.
     ends: u32,
     /// The bound was seen.
@@ -175,7 +201,9 @@ impl ReaderState {
             asked_ms: None,
             overlap: false,
             lost: false,
-            confirmed_ms: None,
+            alone: false,
+            unproved: false,
+            held: None,
             ends: 0,
             over: false,
             range,
@@ -195,6 +223,11 @@ impl ReaderState {
     /// will show it.
     pub(crate) fn has_missed(&self) -> bool {
         self.lost || self.overlap
+    }
+
+    /// A page waits to be handed over.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.held.is_some()
     }
 
     /// The end of the range was seen, nothing behind it is wanted.
@@ -226,9 +259,9 @@ impl ReaderState {
         Some(further.map_or_else(|| self.start(), |c| StartAt::After(c.clone())))
     }
 
-    /// Memory the next reply may need, bytes.
+    /// Memory the next reply may need, bytes; with the one after it, while this one is held.
     pub(crate) fn expected(&self) -> usize {
-        self.expected
+        if self.alone { LARGEST_REPLY * 2 } else { self.expected }
     }
 
     /// Where a new iterator starts.
@@ -266,13 +299,13 @@ impl ReaderState {
     /// The next page is asked for now: how many records.
     ///
     /// # Errors
-    /// [`CallError`] when records may have left retention before any was read. Whether something
-    /// was lost is decided anew by whoever begins at the checkpoint again.
-    pub(crate) fn ask(&mut self, now_ms: i64) -> Result<i32, CallError> {
+    /// [`PassedByRetention`] when records may have left retention before any was read. Whether
+    /// something was lost is decided anew by whoever begins at the checkpoint again.
+    pub(crate) fn ask(&mut self, now_ms: i64) -> Result<i32, PassedByRetention> {
         let before = self.asked_ms.replace(now_ms);
         let still = |at| may_have_lost(Some(at), now_ms, self.retention_ms);
         if !self.beginning.seen && before.is_some_and(still) {
-            return Err(passed("no record was read for as long as the stream keeps one".into()));
+            return Err(PassedByRetention);
         }
         self.look_back(now_ms);
         if self.iterator.is_none() && self.is_idle(now_ms) {
@@ -286,21 +319,26 @@ impl ReaderState {
     /// Kinesis passes over records that left retention without a word, also those behind an
     /// iterator. A reader that may be that far behind (it stood still, or is slower than time)
     /// therefore reads what it read last once more: as long as that is there, nothing after it is
-    /// gone. Where it was just seen alone, the next call has to go on: a large record comes alone
-    /// every time.
+    /// gone. Where it comes alone, as a large record does every time, the next page is held until
+    /// what stood before it is seen once more.
     fn look_back(&mut self, now_ms: i64) {
-        let near = self.is_near(now_ms);
-        let confirmed_ms = self.confirmed_ms.take();
-        if self.last.is_some()
-            && near
-            && !self.overlap
-            && self.detour.is_none()
-            && confirmed_ms.is_none_or(|at| now_ms.saturating_sub(at) > CONFIRMED_MS)
-        {
-            self.overlap = true;
-            self.patience.renew();
-            self.iterator = None;
+        let alone = std::mem::take(&mut self.alone);
+        self.unproved = false;
+        if self.last.is_none() || self.overlap || self.detour.is_some() || !self.is_near(now_ms) {
+            return;
         }
+        if alone {
+            self.unproved = true;
+        } else {
+            self.confirm();
+        }
+    }
+
+    /// The next page must begin with what was read last.
+    fn confirm(&mut self) {
+        self.overlap = true;
+        self.patience.renew();
+        self.iterator = None;
     }
 
     /// The shard was read to its tip lately, and its last record is so old that it need not be
@@ -331,9 +369,43 @@ impl ReaderState {
     }
 
     /// A page came.
-    pub(crate) fn take(&mut self, mut page: Page, arrival: Arrival) -> PageStats {
+    pub(crate) fn take(&mut self, page: Page, arrival: Arrival) -> PageStats {
+        self.asked_ms = Some(arrival.asked_ms);
+        self.judge(&page);
+        if self.unproved && !page.records.is_empty() && !arrival.pushed {
+            return self.hold(page, arrival);
+        }
+        if self.held.is_none() || !self.is_decided(&page) {
+            return self.read(page, arrival);
+        }
+        let payload = page.records.payload();
+        (self.overlap, self.detour, self.alone) = (false, None, false);
+        match self.held.take() {
+            Some((held, arrival)) => PageStats { payload, ..self.read(held, arrival) },
+            None => self.read(page, arrival),
+        }
+    }
+
+    /// Keeps a page until [`ReaderState::is_decided`].
+    fn hold(&mut self, page: Page, arrival: Arrival) -> PageStats {
+        let payload = page.records.payload();
+        self.unproved = false;
+        self.confirm();
+        self.held = Some((page, arrival));
+        PageStats { payload, ..PageStats::of(PageOutcome::Held) }
+    }
+
+    /// Does this page tell whether anything is gone before the one that is held?
+    fn is_decided(&mut self, page: &Page) -> bool {
+        let over = page.next.is_none() && (!page.children.is_empty() || self.ends + 1 >= ENDS);
+        // Nothing is there any more to tell by.
+        self.lost |= page.records.is_empty() && over;
+        !page.records.is_empty() || over || !self.overlap
+    }
+
+    /// What the records of a page are, and what follows from it.
+    fn read(&mut self, mut page: Page, arrival: Arrival) -> PageStats {
         let Arrival { asked_ms, pushed } = arrival;
-        self.asked_ms = Some(asked_ms);
         // What was pushed leaves no iterator behind, and says nothing of the end.
         let ended = !pushed && page.next.is_none();
         let (records, payload) = (page.records.len(), page.records.payload());
@@ -351,7 +423,6 @@ impl ReaderState {
             let fitting = i32::try_from(self.aim.bytes() / size.max(1)).unwrap_or(i32::MAX);
             self.limit = fitting.clamp(1, self.most.min(self.limit.saturating_mul(GROWTH)));
         }
-        self.judge(&page, asked_ms);
         let reached = page.records.last().map(|r| (r.position().sequence, r.arrival_ms));
         let known = self.overlap || self.detour.is_some();
         let again = self.drop_read(&mut page.records);
@@ -437,7 +508,7 @@ impl ReaderState {
 
     /// Does the page show that retention has passed what it was to begin with? Remembered: it may
     /// hold nothing to hand over (an aggregate whose user records are all another shard's).
-    fn judge(&mut self, page: &Page, asked_ms: i64) {
+    fn judge(&mut self, page: &Page) {
         let Some(first) = page.records.first() else { return };
         if !self.beginning.seen {
             let asked = match &self.range.start {
@@ -452,8 +523,7 @@ impl ReaderState {
         if let Some(last) = self.last.as_ref().filter(|_| self.overlap || from_horizon) {
             let gone = first.cmp_sequence(last).is_gt();
             self.lost |= gone;
-            let alone = page.records.last().is_some_and(|r| r.cmp_sequence(last).is_le());
-            self.confirmed_ms = Some(asked_ms).filter(|_| alone);
+            self.alone = page.records.last().is_some_and(|r| r.cmp_sequence(last).is_le());
         }
     }
 
@@ -493,17 +563,6 @@ impl ReaderState {
     /// GetShardIterator refuses AT_TIMESTAMP in the future as an invalid argument.
     pub(crate) fn is_ahead(&self, error: &CallError) -> bool {
         matches!(self.start(), StartAt::Timestamp(_)) && error.detail == Detail::FutureStart
-    }
-}
-
-fn passed(message: String) -> CallError {
-    CallError {
-        operation: "GetRecords",
-        fault: Fault::Unavailable,
-        detail: Detail::Plain,
-        code: "PassedByRetention".into(),
-        message,
-        request_id: None,
     }
 }
 

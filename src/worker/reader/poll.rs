@@ -11,7 +11,9 @@ use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::ending;
 use crate::stream::pacing::Pacing;
-use crate::stream::reading::{Arrival, PageOutcome, PageStats, ReadRange, ReaderState, StartCheck};
+use crate::stream::reading::{
+    Arrival, PageOutcome, PageStats, PassedByRetention, ReadRange, ReaderState, StartCheck,
+};
 use crate::stream::{Page, Records, ShardInfo};
 use crate::worker::reader::context::ReaderDeps;
 use crate::worker::reader::fan_out::{FanOut, UNREAD};
@@ -50,7 +52,18 @@ pub enum Fetched {
         beginning: StartCheck,
     },
     /// Something that trying again does not mend.
-    Failed(CallError),
+    Failed(ReadError),
+}
+
+/// Why reading cannot go on where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A call failed for good.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// No call failed; the shard must be read from its checkpoint again.
+    #[error(transparent)]
+    PassedByRetention(#[from] PassedByRetention),
 }
 
 /// Reads until the end, a lasting failure, or until nobody listens.
@@ -64,6 +77,7 @@ pub async fn read(means: ReaderDeps, shard: ShardId, range: ReadRange, to: mpsc:
         shard,
         reading,
         expired: 0,
+        held: None,
     };
     // A place in the channel first, memory second: a consumer that is behind must not make this
     // reader sit on budget that others could use.
@@ -85,6 +99,8 @@ struct ShardReader {
     pacing: Pacing,
     /// Iterators refused as expired, in a row.
     expired: u32,
+    /// Memory of a page that is held, and of the one that decides about it.
+    held: Option<Permit>,
 }
 
 /// A page with memory for it.
@@ -131,6 +147,10 @@ impl ShardReader {
             let beginning = self.reading.beginning();
             match news.next {
                 PageOutcome::Records(records) => {
+                    if self.reading.is_holding() {
+                        self.held = Some(permit);
+                        permit = self.means.budget.force_acquire(0);
+                    }
                     permit.resize(records.memory());
                     let caught_up_ms = news.caught_up.then_some(arrival.asked_ms);
                     let lost = news.lost;
@@ -143,6 +163,7 @@ impl ShardReader {
                         beginning,
                     };
                 }
+                PageOutcome::Held => self.held = Some(permit),
                 PageOutcome::End(named) => {
                     drop(permit);
                     if let Some(children) = Box::pin(self.ended(named)).await {
@@ -217,7 +238,7 @@ impl ShardReader {
     }
 
     /// The next page, pushed or asked for. `Err(None)`: try again.
-    async fn receive(&mut self) -> Result<ReceivedPage, Option<CallError>> {
+    async fn receive(&mut self) -> Result<ReceivedPage, Option<ReadError>> {
         let clock = self.means.clock.clone();
         let asked_ms = clock.wall();
         self.reading.keeps(self.means.retention.ms());
@@ -234,19 +255,20 @@ impl ShardReader {
         clock.sleep_until(self.pacing.next_call()).await;
         let expected = self.reading.expected();
         // A bounded range was given room as a whole: see `checkpoint::recovery`.
-        let permit = match self.reading.is_bounded() {
-            true => self.means.budget.force_acquire(expected),
-            false => self.means.budget.acquire(expected).await,
+        let permit = match self.held.take() {
+            Some(permit) => permit,
+            None if self.reading.is_bounded() => self.means.budget.force_acquire(expected),
+            None => self.means.budget.acquire(expected).await,
         };
         let asked_ms = clock.wall();
-        let limit = self.reading.ask(asked_ms)?;
+        let limit = self.reading.ask(asked_ms).map_err(ReadError::from)?;
         match self.fetch(limit).await {
             Ok(page) => {
                 Ok(ReceivedPage { page, permit, arrival: Arrival { asked_ms, pushed: false } })
             }
             Err(error) => {
-                drop(permit);
-                Err(self.failed(error).await)
+                self.held = Some(permit).filter(|_| self.reading.is_holding());
+                Err(self.failed(error).await.map(ReadError::Call))
             }
         }
     }

@@ -57,7 +57,7 @@ use crate::stream::reading::{ReadRange, StartCheck};
 use crate::task::Handle;
 use crate::worker::context::TaskContext;
 use crate::worker::leases::held::{HeldLease, Lost};
-use crate::worker::reader::poll::{self, Fetched};
+use crate::worker::reader::poll::{self, Fetched, ReadError};
 use crate::worker::shard::context::ShardDeps;
 use crate::worker::shard::recovery::Recovered;
 use crate::worker::shard::uploader::upload;
@@ -417,7 +417,7 @@ impl Pipeline {
                 Box::pin(self.lost_tail()).await?;
                 Box::pin(self.over()).await
             }
-            Fetched::Failed(error) if error.fault == Fault::NotFound => {
+            Fetched::Failed(ReadError::Call(error)) if error.fault == Fault::NotFound => {
                 Box::pin(self.gone(error)).await
             }
             Fetched::Failed(error) => Err(error.into()),

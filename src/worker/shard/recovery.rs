@@ -36,7 +36,7 @@ use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, Position, StartAt};
 use crate::stream::reading::ReadRange;
 use crate::task::TaskDied;
-use crate::worker::reader::poll::{self, Fetched};
+use crate::worker::reader::poll::{self, Fetched, ReadError};
 use crate::worker::shard::context::{ShardDeps, UploadDeps};
 
 /// Empty pages in a row after which this attempt is given up.
@@ -57,9 +57,12 @@ pub struct Recovered {
 /// Why an intent cannot be finished here and now.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    /// A call failed for good.
+    /// The range cannot be read.
     #[error("re-reading an announced batch failed: {0}")]
-    Call(#[from] CallError),
+    Read(#[from] ReadError),
+    /// Its objects cannot be looked for.
+    #[error("looking for the objects of an announced batch failed: {0}")]
+    Look(#[from] CallError),
     /// Encoding failed.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -180,7 +183,7 @@ pub async fn recover(
             }
             Fetched::Bound { .. } => break,
             // The whole shard is gone, and with it the range.
-            Fetched::Failed(error) if error.fault == Fault::NotFound => {
+            Fetched::Failed(ReadError::Call(error)) if error.fault == Fault::NotFound => {
                 evidence = Evidence::Ended;
                 break;
             }
@@ -200,7 +203,7 @@ pub async fn recover(
         return Ok(Recovered { objects: sealed.objects, permit, gap: None });
     }
     let (now_ms, retention_ms) = (deps.ctx.clock.wall(), deps.reader.retention.ms());
-    if !is_gone(evidence, intent.stamp_ms, now_ms, retention_ms) {
+    if !is_gone(evidence, intent.since_ms(), now_ms, retention_ms) {
         return Err(RecoveryError::Unproven { first: intent.first.clone() });
     }
     if let Some(remains) = &remains

@@ -5,6 +5,7 @@ use crate::delivery::gap::Gap;
 use crate::fault::CallError;
 use crate::task::TaskDied;
 use crate::worker::leases::held::Lost;
+use crate::worker::reader::poll::ReadError;
 use crate::worker::shard::recovery::RecoveryError;
 use crate::worker::shard::uploader::UploadError;
 
@@ -35,6 +36,8 @@ pub(super) enum Stop {
     ReaderStopped,
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("the stream was deleted, or deleted and created again: {0}")]
     Vanished(CallError),
     #[error(transparent)]
