@@ -12,14 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::batch::BatchLimits;
-use crate::delivery::field::Path;
-use crate::delivery::object_key::Template;
 use crate::delivery::recipe::Recipe;
-use crate::delivery::settings::{Codec, ForeignRecords, Format, Settings};
+use crate::delivery::settings::Settings;
 use crate::stream::pacing;
 use crate::stream::position::InitialPosition;
 use crate::stream::wire::WireFormat;
-use raw::{ConfigProblem, Layers};
+use raw::ConfigProblem;
 
 /// The validated configuration, by concern.
 #[derive(Clone, Debug)]
@@ -182,6 +180,7 @@ pub struct Invalid(pub Vec<ConfigProblem>);
 
 #[cfg(test)]
 mod tests {
+    use super::raw::Layers;
     use super::*;
 
     fn load(text: &str) -> Result<Config, Invalid> {

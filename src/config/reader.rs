@@ -1,6 +1,20 @@
 //! Reads and validates the keys of a configuration, all problems at once.
 
-use super::*;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::raw::{ConfigProblem, Layers};
+use super::{
+    AwsConfig, Config, DeliveryConfig, Invalid, LeaseConfig, Logs, OnGap, ReadBy, StreamConfig,
+    TelemetryConfig,
+};
+use crate::delivery::batch::BatchLimits;
+use crate::delivery::field::Path;
+use crate::delivery::object_key::Template;
+use crate::delivery::settings::{Codec, ForeignRecords, Format, Settings};
+use crate::stream::pacing;
+use crate::stream::position::InitialPosition;
+use crate::stream::wire::WireFormat;
 
 /// What a connection may take to open, on a machine with other work.
 const CONNECTING: Duration = Duration::from_millis(500);

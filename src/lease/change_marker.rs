@@ -1,13 +1,13 @@
-//! The notice board: one row everybody reads, so that nobody has to read them all.
+//! The change marker: one row that every worker reads, so that none has to read them all.
 //!
-//! The board is the lease with the smallest key that has work. Two things stand on it. Whoever
-//! frees leases, creates them or finishes a shard raises the number `catchment_news` afterwards;
-//! a worker that sees another number than before scans the table. And its owner is the fleet's
-//! sweeper: the counter that keeps its lease alive also tells everybody that somebody is watching,
-//! at no further write.
+//! The marker is the lease with the smallest key that has work. It says two things. Whoever frees
+//! leases, creates them or finishes a shard raises the change signal afterwards, the number
+//! `catchment_news` in this row; a worker that sees another number than before scans the table. And
+//! the owner of the row is the fleet's sweeper: the counter that keeps its lease alive also shows
+//! the others that the sweeper lives, at no further write.
 //!
-//! All of this only saves time. A bump that is lost, a board that two workers see in two places, a
-//! sweeper too many or none at all: `lease.full_scan` makes good for it, and every move is still a
+//! All of this only saves time. A signal that is lost, a marker that two workers see in two places,
+//! a sweeper too many or none at all: `lease.full_scan` makes good for it, and every move is still a
 //! compare-and-set of its row.
 
 use std::collections::BTreeMap;
@@ -17,20 +17,20 @@ use crate::lease::graph;
 use crate::lease::row::{Attr, Item, Lease, attr, number};
 use crate::lease::write::Update;
 
-/// What the board says.
+/// What the marker row says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChangeMarker {
     /// The row itself.
     pub lease: Lease,
     /// How often leases were made available; 0 while nobody said so.
-    pub news: u64,
+    pub signals: u64,
 }
 
 impl ChangeMarker {
-    /// Reads the board; `None` if the row is not readable as a lease.
+    /// Reads the row; `None` if the row is not readable as a lease.
     pub fn read(item: &Item) -> Option<Self> {
         let lease = Lease::parse(item).ok().flatten()?;
-        Some(Self { lease, news: number(item, attr::NEWS).unwrap_or(0) })
+        Some(Self { lease, signals: number(item, attr::CHANGE_SIGNALS).unwrap_or(0) })
     }
 
     /// The worker that watches over the fleet: the one that may still deliver this lease.
@@ -39,7 +39,7 @@ impl ChangeMarker {
     }
 }
 
-/// Where the board is: the smallest key among leases somebody works on or may begin with. Finished
+/// Where the marker is: the smallest key among leases somebody works on or may begin with. Finished
 /// rows have nobody who keeps them alive, and children wait for their parents.
 pub fn place(leases: &[Lease]) -> Option<ShardId> {
     let unfinished = graph::unfinished(leases);
@@ -49,11 +49,11 @@ pub fn place(leases: &[Lease]) -> Option<ShardId> {
     leases.iter().filter(usable).map(|l| &l.shard).min().cloned()
 }
 
-/// Tells the fleet to look. A number that is added to, so that two who tell at once both count; it
+/// Raises the change signal. The number is added to, so that two who raise it at once both count; it
 /// never creates an item, and touches nothing that another condition of ours or of a KCL tests.
 pub fn bump() -> Update {
     Update {
-        update: format!("ADD {} :one", attr::NEWS),
+        update: format!("ADD {} :one", attr::CHANGE_SIGNALS),
         condition: format!("attribute_exists({})", attr::KEY),
         values: vec![(":one", Attr::N("1".into()))],
     }
@@ -73,7 +73,7 @@ mod tests {
     use crate::stream::position::Checkpoint;
 
     #[test]
-    fn the_board_is_the_smallest_key_with_work() {
+    fn the_marker_is_the_smallest_key_with_work() {
         let mut finished = lease("a", Some("w"), 1);
         finished.progress.checkpoint = Checkpoint::ShardEnd;
         let mut child = lease("b", None, 0);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn news_stand_beside_the_lease_and_no_write_of_ours_touches_them() {
+    fn the_signal_stands_beside_the_lease_and_no_other_write_touches_it() {
         let new = NewLease {
             shard: ShardId::new("a"),
             checkpoint: Checkpoint::TrimHorizon,
@@ -96,9 +96,9 @@ mod tests {
         };
         let mut item = new.item("stream", 0);
         let before = ChangeMarker::read(&item).unwrap();
-        item.insert(attr::NEWS.into(), Attr::N("7".into()));
+        item.insert(attr::CHANGE_SIGNALS.into(), Attr::N("7".into()));
         let after = ChangeMarker::read(&item).unwrap();
-        assert_eq!((before.news, after.news), (0, 7));
+        assert_eq!((before.signals, after.signals), (0, 7));
         assert_eq!(before.lease, after.lease);
         let me = WorkerId::new("me");
         let held = lease("a", Some("me"), 4);
@@ -114,7 +114,7 @@ mod tests {
             write::reset(&held, &Checkpoint::Latest, None),
         ] {
             let text = format!("{} {}", write.update, write.condition);
-            assert!(!text.contains(attr::NEWS), "{text}");
+            assert!(!text.contains(attr::CHANGE_SIGNALS), "{text}");
         }
         assert!(bump().condition.contains("attribute_exists(leaseKey)"));
     }

@@ -79,8 +79,8 @@ pub mod attr {
     /// Ours: who gave the lease back, so that it goes to others; means something only while it is
     /// free.
     pub const LEFT: &str = "catchment_left";
-    /// Ours: how often the fleet was told to look; see `board`.
-    pub const NEWS: &str = "catchment_news";
+    /// Ours: how often the change signal was raised; see `change_marker`.
+    pub const CHANGE_SIGNALS: &str = "catchment_news";
     /// Ours: the first record to deliver, where TRIM_HORIZON stands in the checkpoint.
     pub const START_SEQUENCE: &str = "catchment_start_sequence";
     /// Ours: a request to go back, see `lease::rewind`.

@@ -1,8 +1,8 @@
 //! When to look at the table, and at how much of it.
 //!
-//! The owner of the board row ([`crate::lease::change_marker`]) is the sweeper: it scans often, and frees
-//! the leases of the dead. Everybody else reads that one row, and scans when its news changed, when
-//! its counter stands still (the sweeper may be dead: begin to watch now), when a move of its own
+//! The owner of the change marker ([`crate::lease::change_marker`]) is the sweeper: it scans often, and
+//! frees the leases of the dead. Every other worker reads that one row, and scans when the signal was
+//! raised, when the counter of the row stands still (the sweeper may be dead: begin to watch now), when a move of its own
 //! is due, and else rarely. Only our own monotonic clock is asked.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::lease::row::Lease;
 /// The pace of looking.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanPace {
-    /// How often the board is read (`lease.scan`).
+    /// How often the change marker is read (`lease.scan`).
     pub look: Duration,
     /// How often a worker that is not the sweeper reads the whole table (`lease.full_scan`).
     pub full: Duration,
@@ -38,7 +38,7 @@ impl ScanPace {
         self.full.max(self.full.saturating_mul(workers) / SHARING)
     }
 
-    /// The board's counter stands still for so long that its owner may be dead. Heartbeats come at
+    /// The marker's counter stands still for so long that its owner may be dead. Heartbeats come at
     /// a third of the failover time, and we see them up to a look late.
     fn suspicion(&self) -> Duration {
         (self.failover / 2).max(self.failover.mul_f64(0.4) + self.look.mul_f64(1.3))
@@ -59,9 +59,9 @@ pub enum ScanScope {
 #[derive(Debug)]
 struct SeenMarker {
     shard: ShardId,
-    /// Unknown until the row was read by itself: a scan reads rows one after the other, so news it
+    /// Unknown until the row was read by itself: a scan reads rows one after the other, so a signal it
     /// shows may be newer than rows it read before.
-    news: Option<u64>,
+    signals: Option<u64>,
     sweeper: Option<WorkerId>,
     counter: u64,
     since: Duration,
@@ -71,7 +71,7 @@ struct SeenMarker {
 #[derive(Debug)]
 pub struct ScanSchedule {
     pace: ScanPace,
-    board: Option<SeenMarker>,
+    marker: Option<SeenMarker>,
     scanned: Option<Duration>,
     /// A scan is wished for at this time.
     wish: Option<Duration>,
@@ -82,12 +82,12 @@ pub struct ScanSchedule {
 impl ScanSchedule {
     /// Nothing seen yet.
     pub fn new(pace: ScanPace) -> Self {
-        Self { pace, board: None, scanned: None, wish: None, rest: pace.full }
+        Self { pace, marker: None, scanned: None, wish: None, rest: pace.full }
     }
 
-    /// The board as last seen.
-    pub fn board(&self) -> Option<&ShardId> {
-        self.board.as_ref().map(|b| &b.shard)
+    /// The change marker as last seen.
+    pub fn marker(&self) -> Option<&ShardId> {
+        self.marker.as_ref().map(|marker| &marker.shard)
     }
 
     /// Something of ours is due at `at`: look at the whole table then.
@@ -95,9 +95,9 @@ impl ScanSchedule {
         self.wish = Some(self.wish.map_or(at, |wish| wish.min(at)));
     }
 
-    /// The next look. `sweeper`: we own the board row.
+    /// The next look. `sweeper`: we own the marker row.
     pub fn next(&self, now: Duration, sweeper: bool) -> ScanScope {
-        let (Some(board), Some(scanned)) = (&self.board, self.scanned) else {
+        let (Some(marker), Some(scanned)) = (&self.marker, self.scanned) else {
             return ScanScope::Everywhere;
         };
         let since = now.saturating_sub(scanned);
@@ -109,22 +109,22 @@ impl ScanSchedule {
         } else if sweeper {
             ScanScope::Rest
         } else {
-            ScanScope::At(board.shard.clone())
+            ScanScope::At(marker.shard.clone())
         }
     }
 
-    /// Takes in the board row, as just read; says whether to look at the whole table.
+    /// Takes in the marker row, as just read; says whether to look at the whole table.
     pub fn saw(&mut self, now: Duration, row: Option<&ChangeMarker>) -> bool {
-        let (Some(seen), Some(board)) = (&mut self.board, row) else {
+        let (Some(seen), Some(marker)) = (&mut self.marker, row) else {
             return true;
         };
-        if board.lease.shard != seen.shard || board.lease.is_finished() {
+        if marker.lease.shard != seen.shard || marker.lease.is_finished() {
             return true;
         }
-        let news = seen.news.replace(board.news) != Some(board.news);
-        let sweeper = board.sweeper();
-        if seen.counter != board.lease.counter || seen.sweeper.as_ref() != sweeper {
-            seen.counter = board.lease.counter;
+        let raised = seen.signals.replace(marker.signals) != Some(marker.signals);
+        let sweeper = marker.sweeper();
+        if seen.counter != marker.lease.counter || seen.sweeper.as_ref() != sweeper {
+            seen.counter = marker.lease.counter;
             seen.sweeper = sweeper.cloned();
             seen.since = now;
         }
@@ -133,20 +133,20 @@ impl ScanSchedule {
         // Once to begin watching the others, and again when their time may be over.
         let silent = age >= self.pace.suspicion() && watched >= self.pace.failover / 2;
         let alone = sweeper.is_none() && watched >= self.pace.sweeper();
-        news || silent || alone
+        raised || silent || alone
     }
 
-    /// Takes in a scan begun at `begun`: the board row as that scan shows it, and the pause to the
+    /// Takes in a scan begun at `begun`: the marker row as that scan shows it, and the pause to the
     /// next scan if nothing happens (about [`ScanPace::rest`]).
     pub fn scanned(&mut self, begun: Duration, now: Duration, row: Option<&Lease>, rest: Duration) {
         self.scanned = Some(begun);
         self.wish = self.wish.filter(|wish| *wish > begun);
         self.rest = rest;
-        let seen = self.board.take();
-        self.board = row.map(|row| {
+        let seen = self.marker.take();
+        self.marker = row.map(|row| {
             let new = SeenMarker {
                 shard: row.shard.clone(),
-                news: None,
+                signals: None,
                 sweeper: row.effective_owner().cloned(),
                 counter: row.counter,
                 since: now,
@@ -155,7 +155,7 @@ impl ScanSchedule {
                 Some(seen) if seen.shard == new.shard => {
                     let same = seen.counter == new.counter && seen.sweeper == new.sweeper;
                     let since = if same { seen.since } else { now };
-                    SeenMarker { news: seen.news, since, ..new }
+                    SeenMarker { signals: seen.signals, since, ..new }
                 }
                 _ => new,
             }
@@ -173,62 +173,62 @@ mod tests {
     const PACE: ScanPace =
         ScanPace { look: S, full: Duration::from_secs(30), failover: Duration::from_secs(10) };
 
-    fn board(counter: u64, news: u64) -> ChangeMarker {
-        ChangeMarker { lease: lease("a", Some("w"), counter), news }
+    fn marker(counter: u64, signals: u64) -> ChangeMarker {
+        ChangeMarker { lease: lease("a", Some("w"), counter), signals }
     }
 
     fn after_a_scan() -> ScanSchedule {
-        let mut patrol = ScanSchedule::new(PACE);
-        assert_eq!(patrol.next(Duration::ZERO, false), ScanScope::Everywhere);
-        patrol.scanned(Duration::ZERO, Duration::ZERO, Some(&board(1, 5).lease), 30 * S);
-        // What a scan shows of the news does not count; what the row itself says does.
-        assert!(patrol.saw(S, Some(&board(1, 5))));
-        patrol.scanned(S, S, Some(&board(1, 5).lease), 30 * S);
-        patrol
+        let mut schedule = ScanSchedule::new(PACE);
+        assert_eq!(schedule.next(Duration::ZERO, false), ScanScope::Everywhere);
+        schedule.scanned(Duration::ZERO, Duration::ZERO, Some(&marker(1, 5).lease), 30 * S);
+        // What a scan shows of the signal does not count; what the row itself says does.
+        assert!(schedule.saw(S, Some(&marker(1, 5))));
+        schedule.scanned(S, S, Some(&marker(1, 5).lease), 30 * S);
+        schedule
     }
 
     #[test]
     fn a_quiet_fleet_reads_one_row() {
-        let mut patrol = after_a_scan();
+        let mut schedule = after_a_scan();
         for second in 2..30_u32 {
-            assert_eq!(patrol.next(second * S, false), ScanScope::At(ShardId::new("a")));
-            assert!(!patrol.saw(second * S, Some(&board(u64::from(second) / 3, 5))), "{second}");
+            assert_eq!(schedule.next(second * S, false), ScanScope::At(ShardId::new("a")));
+            assert!(!schedule.saw(second * S, Some(&marker(u64::from(second) / 3, 5))), "{second}");
         }
-        assert_eq!(patrol.next(31 * S, false), ScanScope::Everywhere);
+        assert_eq!(schedule.next(31 * S, false), ScanScope::Everywhere);
     }
 
     #[test]
-    fn news_are_looked_into_once() {
-        let mut patrol = after_a_scan();
-        assert!(patrol.saw(2 * S, Some(&board(1, 6))));
-        patrol.scanned(2 * S, 2 * S, Some(&board(1, 6).lease), 30 * S);
-        assert!(!patrol.saw(3 * S, Some(&board(1, 6))));
+    fn a_signal_is_looked_into_once() {
+        let mut schedule = after_a_scan();
+        assert!(schedule.saw(2 * S, Some(&marker(1, 6))));
+        schedule.scanned(2 * S, 2 * S, Some(&marker(1, 6).lease), 30 * S);
+        assert!(!schedule.saw(3 * S, Some(&marker(1, 6))));
         // A stale reading may show the old number again: that costs a scan, and nothing else.
-        assert!(patrol.saw(4 * S, Some(&board(1, 5))));
+        assert!(schedule.saw(4 * S, Some(&marker(1, 5))));
     }
 
     #[test]
-    fn a_board_without_an_owner_or_gone_is_looked_into() {
-        let mut patrol = after_a_scan();
-        assert!(patrol.saw(2 * S, None));
-        let free = ChangeMarker { lease: lease("a", None, 2), news: 5 };
-        assert!(!patrol.saw(2 * S, Some(&free)), "scanned just now");
-        assert!(patrol.saw(3 * S, Some(&free)));
-        let mut finished = board(2, 5);
+    fn a_marker_without_an_owner_or_gone_is_looked_into() {
+        let mut schedule = after_a_scan();
+        assert!(schedule.saw(2 * S, None));
+        let free = ChangeMarker { lease: lease("a", None, 2), signals: 5 };
+        assert!(!schedule.saw(2 * S, Some(&free)), "scanned just now");
+        assert!(schedule.saw(3 * S, Some(&free)));
+        let mut finished = marker(2, 5);
         finished.lease.progress.checkpoint = Checkpoint::ShardEnd;
-        assert!(patrol.saw(2 * S, Some(&finished)));
-        patrol.scanned(2 * S, 2 * S, None, 30 * S);
-        assert_eq!(patrol.next(3 * S, false), ScanScope::Everywhere);
+        assert!(schedule.saw(2 * S, Some(&finished)));
+        schedule.scanned(2 * S, 2 * S, None, 30 * S);
+        assert_eq!(schedule.next(3 * S, false), ScanScope::Everywhere);
     }
 
     #[test]
-    fn a_silent_lookout_is_suspected_in_time_and_not_at_every_look() {
-        let mut patrol = after_a_scan();
+    fn a_silent_sweeper_is_suspected_in_time_and_not_at_every_look() {
+        let mut schedule = after_a_scan();
         let mut scans = Vec::new();
         for second in 2..=16_u32 {
-            if patrol.saw(second * S, Some(&board(1, 5))) {
+            if schedule.saw(second * S, Some(&marker(1, 5))) {
                 scans.push(second);
-                patrol.scanned(second * S, second * S, Some(&board(1, 5).lease), 30 * S);
+                schedule.scanned(second * S, second * S, Some(&marker(1, 5).lease), 30 * S);
             }
         }
         // The counter was first seen at 0: watching begins early, and goes on at half the failover.
@@ -236,15 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn the_lookout_scans_at_every_second_look_and_reads_no_board() {
-        let mut patrol = after_a_scan();
-        assert_eq!(patrol.next(2 * S, true), ScanScope::Rest);
-        assert_eq!(patrol.next(3 * S, true), ScanScope::Everywhere);
-        patrol.wish(5 * S);
-        patrol.wish(2 * S);
-        assert_eq!(patrol.next(2 * S, true), ScanScope::Everywhere, "a wish is heard");
-        patrol.scanned(2 * S, 2 * S, Some(&board(1, 5).lease), 30 * S);
-        assert_eq!(patrol.next(2 * S, true), ScanScope::Rest, "and done");
+    fn the_sweeper_scans_at_every_second_look_and_reads_no_marker() {
+        let mut schedule = after_a_scan();
+        assert_eq!(schedule.next(2 * S, true), ScanScope::Rest);
+        assert_eq!(schedule.next(3 * S, true), ScanScope::Everywhere);
+        schedule.wish(5 * S);
+        schedule.wish(2 * S);
+        assert_eq!(schedule.next(2 * S, true), ScanScope::Everywhere, "a wish is heard");
+        schedule.scanned(2 * S, 2 * S, Some(&marker(1, 5).lease), 30 * S);
+        assert_eq!(schedule.next(2 * S, true), ScanScope::Rest, "and done");
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn event(ctx: &TaskContext) -> Bytes {
     format!("data: {data}\n\n").into()
 }
 
-/// Samples the board, and tells whoever listens, until told to stop.
+/// Samples the status, and tells whoever listens, until told to stop.
 pub(super) async fn tell(ctx: TaskContext, hub: Arc<Hub>, stop: CancellationToken) {
     let mut due = ctx.clock.now();
     loop {

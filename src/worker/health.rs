@@ -92,9 +92,8 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
 mod tests {
     use super::*;
     use crate::ids::ShardId;
+    use crate::worker::status::tests::S;
     use crate::worker::status::{Shard, StatusStore};
-
-    const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn judged(change: impl FnOnce(&mut Snapshot)) -> (HealthState, Vec<String>) {
         let board = StatusStore::new("s", "w");

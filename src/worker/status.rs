@@ -154,7 +154,7 @@ pub struct Snapshot {
 pub struct StatusStore(Mutex<Snapshot>);
 
 impl StatusStore {
-    /// An empty board with names on it.
+    /// An empty picture with names on it.
     pub fn new(stream: &str, worker: &str) -> Self {
         Self(Mutex::new(Snapshot {
             stream: stream.to_owned(),
@@ -179,7 +179,7 @@ impl StatusStore {
         change(&mut self.lock());
     }
 
-    /// Changes one shard, if it is on the board.
+    /// Changes one shard, if it is in the picture.
     pub fn shard(&self, shard: &ShardId, change: impl FnOnce(&mut Shard)) {
         if let Some(entry) = self.lock().shards.get_mut(shard) {
             change(entry);
@@ -266,12 +266,12 @@ impl Snapshot {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const S: fn(u64) -> Duration = Duration::from_secs;
+    pub(crate) const S: fn(u64) -> Duration = Duration::from_secs;
 
-    fn id(n: usize) -> ShardId {
+    pub(crate) fn id(n: usize) -> ShardId {
         ShardId::new(format!("shardId-{n:012}"))
     }
 

@@ -90,7 +90,7 @@ pub async fn run(worker: Worker, shutdown: Shutdown) -> Exit {
     let registry = Registry::default();
     let beats = heartbeat(ctx.clone(), leases.pace.failover, registry.clone());
     let beating = ctx.tasks.spawn("heartbeat", beats);
-    let telling = ctx.tasks.spawn("news", change_publisher::run(leases.clone()));
+    let publishing = ctx.tasks.spawn("change publisher", change_publisher::run(leases.clone()));
     let describes = describing::run(
         ctx.clone(),
         sync.kinesis.clone(),
@@ -117,7 +117,7 @@ pub async fn run(worker: Worker, shutdown: Shutdown) -> Exit {
         shard_sync,
         shutdown_deadline,
     };
-    supervisor.run(shutdown, [beating, telling, describing]).await
+    supervisor.run(shutdown, [beating, publishing, describing]).await
 }
 
 /// What is being asked, or nothing ever.

@@ -60,12 +60,7 @@ impl Snapshot {
 mod tests {
     use super::*;
     use crate::worker::status::Shard;
-
-    const S: fn(u64) -> Duration = Duration::from_secs;
-
-    fn id(n: usize) -> ShardId {
-        ShardId::new(format!("shardId-{n:012}"))
-    }
+    use crate::worker::status::tests::{S, id};
 
     #[test]
     fn of_five_thousand_shards_those_furthest_behind_are_listed() {

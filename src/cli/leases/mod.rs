@@ -198,7 +198,7 @@ pub(super) async fn of_stream(
 /// Has the fleet look at once. If that fails, it looks later by itself.
 async fn tell_fleet(table: &LeaseTable) {
     let bumped = async {
-        // A table of several streams has a board for each.
+        // A table of several streams has a change marker for each.
         let mut streams: BTreeMap<String, Vec<Lease>> = BTreeMap::new();
         for lease in all(table).await? {
             let stream = keys::split(lease.shard.as_str()).map(|(stream, _)| stream.to_owned());

@@ -80,8 +80,8 @@ pub(crate) async fn watch(
 /// from now, the range may have ended earlier.
 fn lag_ms(ctx: &TaskContext, plan: &Plan) -> Option<i64> {
     let past = (ctx.clock.wall() - plan.end_ms()).max(0);
-    let board = ctx.status.snapshot();
-    board.shards.values().filter_map(|s| s.behind_ms).map(|ms| (ms - past).max(0)).max()
+    let status = ctx.status.snapshot();
+    status.shards.values().filter_map(|s| s.behind_ms).map(|ms| (ms - past).max(0)).max()
 }
 
 fn show(ctx: &TaskContext, progress: &ReplayProgress) {

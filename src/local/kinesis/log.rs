@@ -125,7 +125,7 @@ impl LogContents {
                 continue;
             };
             for key in records.keys() {
-                super::retention::count(&mut stream.shard_counters, key);
+                super::counters::count(&mut stream.shard_counters, key);
             }
             let oldest = super::retention::horizon(now_ms, stream.retention_period_hours);
             records.retain(|_, record| record.approximate_arrival_timestamp >= oldest);

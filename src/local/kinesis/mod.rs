@@ -5,6 +5,7 @@
 //! MergeShards, UpdateShardCount. Everything else is the engine's, called with `StreamName` filled
 //! in from `StreamARN`.
 
+mod counters;
 mod engine;
 mod fanout;
 mod log;

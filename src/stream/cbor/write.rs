@@ -1,6 +1,6 @@
 //! Writes requests.
 
-use super::major::*;
+use super::major::{MAP, TEXT, UNSIGNED};
 
 /// The body of a request.
 pub fn request(arn: &str, iterator: &str, limit: i32) -> Vec<u8> {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::worker::leases::context::LeaseDeps;
 
-/// Attempts to tell, before `lease.full_scan` has to do.
+/// Attempts to publish, before `lease.full_scan` has to do.
 const ATTEMPTS: u32 = 3;
 
-/// Tells, until dropped: what is marked within a moment is told together.
+/// Runs until dropped: what is raised within a moment is published together.
 pub async fn run(deps: LeaseDeps) {
     let LeaseDeps { ctx, changes, table, .. } = deps;
     let moment: Duration = deps.pace.look / 4;

@@ -1,4 +1,4 @@
-//! Tells the fleet that there is something to take, once for a batch of changes.
+//! The change signal: other workers have something to take; raised once for a batch of changes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use crate::lease::change_marker;
 use crate::metrics::registry::Metrics;
 use crate::metrics::table as metric;
 
-/// What is to be told, and where.
+/// Whether the signal is to be raised in the table, and in which row.
 #[derive(Clone, Default)]
 pub struct ChangeSignal {
     state: Arc<Mutex<SignalState>>,
@@ -19,10 +19,10 @@ pub struct ChangeSignal {
 
 #[derive(Default)]
 struct SignalState {
-    /// There is something to tell.
+    /// There is something to publish.
     marked: bool,
-    board: Option<ShardId>,
-    /// Where the board was before: others may still read there.
+    marker: Option<ShardId>,
+    /// Where the marker was before: others may still read there.
     before: Option<ShardId>,
 }
 
@@ -37,41 +37,41 @@ impl ChangeSignal {
         self.marked.notify_one();
     }
 
-    /// Waits until there may be something to tell.
+    /// Waits until there may be something to publish.
     pub(super) async fn marked(&self) {
         self.marked.notified().await;
     }
 
-    /// A scan saw the board here.
-    pub fn marker_at(&self, board: Option<&ShardId>) {
+    /// A scan saw the change marker here.
+    pub fn marker_at(&self, marker: Option<&ShardId>) {
         let mut state = self.lock();
-        if state.board.as_ref() != board {
-            let before = state.board.take();
+        if state.marker.as_ref() != marker {
+            let before = state.marker.take();
             state.before = before.or(state.before.take());
-            state.board = board.cloned();
+            state.marker = marker.cloned();
         }
-        if state.marked && state.board.is_some() {
+        if state.marked && state.marker.is_some() {
             self.marked.notify_one();
         }
     }
 
-    /// Tells what was marked; says whether nothing is left to tell.
+    /// Publishes what was raised; says whether nothing is left to publish.
     pub async fn publish(&self, table: &LeaseTable, metrics: &Metrics) -> bool {
-        let boards: Vec<ShardId> = {
+        let markers: Vec<ShardId> = {
             let mut state = self.lock();
             if !state.marked {
                 return true;
             }
-            if state.board.is_none() {
-                // Nobody reads a board, everybody scans.
+            if state.marker.is_none() {
+                // Without a marker to read, every worker scans.
                 return true;
             }
             state.marked = false;
             let before = state.before.take();
-            state.board.iter().cloned().chain(before).collect()
+            state.marker.iter().cloned().chain(before).collect()
         };
         let mut told = true;
-        for shard in boards {
+        for shard in markers {
             match table.update(&shard, change_marker::bump()).await {
                 Ok(Written::Done(_)) => {
                     metrics.add(metric::LEASE_CHANGE_SIGNALS_TOTAL, &["told"], 1)

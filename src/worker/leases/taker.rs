@@ -33,7 +33,7 @@ pub struct LeaseTaker {
     registry: Registry,
     scanner: LeaseScanner,
     watch: Watch,
-    patrol: ScanSchedule,
+    schedule: ScanSchedule,
     cooling: BTreeMap<ShardId, Duration>,
     /// Leases asked for, and since when: their rows are read until they are ours.
     coming: BTreeMap<ShardId, Duration>,
@@ -47,7 +47,7 @@ impl LeaseTaker {
         Self {
             scanner: LeaseScanner::new(deps.table.clone(), Arc::clone(&deps.ctx.metrics)),
             watch: Watch::new(deps.pace.failover),
-            patrol: ScanSchedule::new(deps.pace),
+            schedule: ScanSchedule::new(deps.pace),
             deps,
             registry,
             cooling: BTreeMap::new(),
@@ -65,33 +65,33 @@ impl LeaseTaker {
     pub fn cool(&mut self, shard: &ShardId) {
         let until = self.deps.ctx.clock.now() + COOL_DOWN;
         self.cooling.insert(shard.clone(), until);
-        self.patrol.wish(until);
+        self.schedule.wish(until);
     }
 
     /// Something changed that may be for us: look at the whole table next time.
     pub fn hurry(&mut self) {
-        self.patrol.wish(self.deps.ctx.clock.now());
+        self.schedule.wish(self.deps.ctx.clock.now());
     }
 
-    /// One look: at the rows we wait for, and at the board or the whole table, whichever is due.
+    /// One look: at the rows we wait for, and at the change marker or the whole table, whichever is due.
     /// Leases that became ours are added to `won`.
     ///
     /// # Errors
     /// [`CallError`] when the table cannot be read.
     pub async fn look(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
         self.arrivals(won).await?;
-        let sweeper = self.patrol.board().is_some_and(|board| self.registry.holds(board));
-        let everywhere = match self.patrol.next(self.deps.ctx.clock.now(), sweeper) {
+        let sweeper = self.schedule.marker().is_some_and(|marker| self.registry.holds(marker));
+        let everywhere = match self.schedule.next(self.deps.ctx.clock.now(), sweeper) {
             ScanScope::Everywhere => true,
             ScanScope::Rest => false,
             ScanScope::At(shard) => {
                 let item = self.deps.table.peek(&shard).await?;
-                let board = item.as_ref().and_then(ChangeMarker::read);
+                let marker = item.as_ref().and_then(ChangeMarker::read);
                 let now = self.deps.ctx.clock.now();
-                if let Some(board) = &board {
-                    self.watch.observe_row(now, &board.lease);
+                if let Some(marker) = &marker {
+                    self.watch.observe_row(now, &marker.lease);
                 }
-                self.patrol.saw(now, board.as_ref())
+                self.schedule.saw(now, marker.as_ref())
             }
         };
         if everywhere { self.round(won).await } else { Ok(()) }
@@ -115,7 +115,7 @@ impl LeaseTaker {
             }
             self.coming.remove(&shard);
             // Is there more to ask for?
-            self.patrol.wish(now);
+            self.schedule.wish(now);
             if let Some(row) = ours.filter(|row| row.checkpoint_owner.is_none())
                 && !self.registry.holds(&shard)
             {
@@ -140,11 +140,11 @@ impl LeaseTaker {
         let Round { take, ask, ours, coming, free, more, workers, active, waiting } = round;
         self.show(workers, active, waiting, &leases);
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
-        let board = change_marker::place(&leases);
+        let marker = change_marker::place(&leases);
         let rest = self.deps.ctx.jitter.spread(self.deps.pace.rest(workers), 0.2);
-        let board_row = board.as_ref().and_then(|board| rows.get(board)).copied();
-        self.patrol.scanned(begun, now, board_row, rest);
-        self.deps.changes.marker_at(board.as_ref());
+        let marker_row = marker.as_ref().and_then(|marker| rows.get(marker)).copied();
+        self.schedule.scanned(begun, now, marker_row, rest);
+        self.deps.changes.marker_at(marker.as_ref());
         for owned in self.registry.all() {
             if let Some(row) = rows.get(&owned.shard) {
                 owned.see_requests(row);
@@ -154,7 +154,7 @@ impl LeaseTaker {
             self.rounds = self.rounds.saturating_add(1);
         }
         for until in take.iter().filter_map(|shard| self.cooling.get(shard)) {
-            self.patrol.wish(*until);
+            self.schedule.wish(*until);
         }
         let row = |shard: &ShardId| rows.get(shard).copied();
         let open =
@@ -173,12 +173,12 @@ impl LeaseTaker {
         for shard in asked.into_iter().flatten().chain(coming) {
             self.coming.entry(shard).or_insert(now);
         }
-        let sweeper = board.as_ref().is_some_and(|board| self.registry.holds(board));
+        let sweeper = marker.as_ref().is_some_and(|marker| self.registry.holds(marker));
         if sweeper {
             self.free(free.iter().filter_map(row).filter(open).collect()).await;
         }
         if more || missed {
-            self.patrol.wish(now);
+            self.schedule.wish(now);
         }
         self.scanner.remember(leases);
         Ok(())
