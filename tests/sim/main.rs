@@ -2,7 +2,7 @@
 //! simulated network, in virtual time. One seed is one fleet, one thread, one trace.
 //!
 //! [`sim`] runs a seed; [`net`] carries requests; [`node`] is a process that can die; [`services`]
-//! answer; [`effects`] records and lets an oracle judge; [`fleet`] draws and drives what happens.
+//! answer; [`effects`] records and lets an oracle judge; [`fleet`] draws what happens, and [`drive`] does it.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is all test code")]
@@ -15,6 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod agreement;
 mod conformance;
 mod consumer;
+mod drive;
 mod effects;
 mod faults;
 mod fleet;

@@ -7,8 +7,9 @@ use catchment::delivery::settings::ForeignRecords;
 use catchment::worker::supervisor::{self, Exit};
 use catchment::worker::{self, StartError};
 
+use crate::drive::drive;
 use crate::effects::Fnv;
-use crate::fleet::{BUCKET, Fleet, STREAM, TABLE, drive};
+use crate::fleet::{BUCKET, Fleet, STREAM, TABLE};
 use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::sim::{Report, run};
