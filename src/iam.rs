@@ -155,6 +155,7 @@ pub enum BadScope {
 /// # Errors
 /// [`BadScope`]
 pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadScope> {
+    // Region and account come from the arguments, or else from the ARN of the stream.
     let given: Vec<&str> = match config.stream.name.strip_prefix("arn:") {
         Some(arn) => arn.splitn(5, ':').collect(),
         None => Vec::new(),
@@ -169,6 +170,7 @@ pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadSc
     check("account", account, "an account of 12 digits", |text| {
         text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
     })?;
+    // The resources: each kind of ARN as narrow as the configuration lets it be.
     let partition = part(0).unwrap_or_else(|| partition(region));
     let stream = if given.is_empty() {
         format!("arn:{partition}:kinesis:{region}:{account}:stream/{}", config.stream.name)
@@ -191,6 +193,7 @@ pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadSc
             Template::parse(text, false).is_ok()
         })?;
     }
+    // Of the bucket, only the prefixes that the role writes to or reads.
     let objects: Vec<String> = match role {
         Role::UploadApi => vec![format!("{bucket}/{KEY_PREFIX}*")],
         Role::Replay => vec![format!("{bucket}/{REPLAYS}*")],
@@ -204,6 +207,7 @@ pub fn policy(role: Role, config: &Config, scope: &Scope) -> Result<Value, BadSc
                 .collect()
         }
     };
+    // A statement for each kind of resource that the role calls at all.
     let mut statements = Vec::new();
     for (sid, on, resources) in [
         ("Stream", On::Stream, vec![stream]),

@@ -59,6 +59,7 @@ pub(super) fn run(options: &CostOptions) -> Result<(), Failure> {
         let (name, dollars) = pair.split_once('=').unwrap_or((pair, ""));
         cost::change(&mut prices, name, dollars).map_err(|e| Failure::new(2, e))?;
     }
+    // What does not make sense is refused before it is multiplied.
     let bytes = options.volume.as_u64() as f64;
     let record_bytes = options.record.as_u64() as f64;
     let batch_age = options.batch_age.as_secs_f64();
@@ -66,6 +67,7 @@ pub(super) fn run(options: &CostOptions) -> Result<(), Failure> {
     if positive.iter().any(|n| *n <= 0.0) || options.shards == Some(0) {
         return Err(Failure::new(2, "--volume, --record, --shards and batches are above 0"));
     }
+    // A stream without a size of its own gets the shards that its mean rate needs.
     let per_second = bytes / (730.0 * 3600.0);
     let shards = options.shards.map_or_else(|| (per_second / 1e6).ceil().max(1.0), f64::from);
     let costs = cost::month(
@@ -88,6 +90,7 @@ pub(super) fn run(options: &CostOptions) -> Result<(), Failure> {
         },
         &prices,
     );
+    // One table: Catchment line by line, then what else does the job.
     let per_tb = 1e12 / bytes;
     let mut text = format!(
         "{shards} shards, {:.2} MB/s on average\n{:<28} {:>12} {:>12}\n",

@@ -122,6 +122,7 @@ pub(super) async fn send(
     fresh: bool,
     bar: &ProgressBar,
 ) -> Result<Sent, Failure> {
+    // The id of the input makes the keys of its records: sent again, the same lines have the same keys.
     let (mut reader, id): (Box<dyn AsyncBufRead + Unpin>, String) = if input == "-" {
         // Standard input has no name to find again.
         (Box::new(BufReader::new(tokio::io::stdin())), node.jitter.uuid().simple().to_string())
@@ -136,12 +137,14 @@ pub(super) async fn send(
         let id = format!("{:x}", print(format!("{}:{size}", path.display()).as_bytes()));
         (Box::new(BufReader::with_capacity(1 << 20, file)), id)
     };
+    // What an earlier attempt has put is in the stream under these keys, and is not sent twice.
     let mut sent = Sent::default();
     let mut there = BTreeSet::new();
     if !fresh {
         let known = known(stream, kinesis, &id, &mut sent).await;
         there = known.map_err(|e| Failure::new(1, e))?;
     }
+    // Lines become batches as large as PutRecords takes, a few of them under way at once.
     let mut running = FuturesUnordered::new();
     let (mut batch, mut size) = (Vec::new(), 0);
     let mut line = Vec::new();

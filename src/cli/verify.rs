@@ -73,6 +73,7 @@ async fn verify(
     options: &VerifyOptions,
 ) -> Result<(), Failure> {
     let fail = |e: CallError| Failure::new(1, e);
+    // A replay is verified by its plan: its table, its prefix, its settings.
     let mut prefix = options.prefix.clone();
     let plan = match &options.replay {
         Some(id) => {
@@ -103,6 +104,7 @@ async fn verify(
     let found = found.map_err(|e| Failure::new(1, format!("bucket `{bucket}`: {e}")))?;
     let after = rows(&table).await?;
     let mut outcome = tiled(&found, &before, &after, options.expired_ok);
+    // Not a problem of coverage, but somebody may miss these records.
     let foreign = found.pieces.values().flatten().filter(|piece| is_foreign(&piece.key));
     let foreign: u64 = foreign.filter_map(|piece| piece.records).sum();
     if foreign > 0 {
@@ -111,6 +113,7 @@ async fn verify(
              keys (delivery.foreign_records): look for them where their producer sent them again"
         ));
     }
+    // Names and metadata are checked; now the contents, and by them the stream as far as it reaches.
     if options.deep {
         let pieces = found.pieces.values().flatten();
         let read = contents::check(&objects, &bucket, pieces).await.map_err(fail)?;

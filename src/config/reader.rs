@@ -45,9 +45,56 @@ impl ConfigReader {
             _ => self.name("lease.table", 3, 255),
         };
         let failover = self.duration("lease.failover", 1_000, 600_000);
+        Config {
+            stream: self.stream(&application),
+            lease: LeaseConfig {
+                application,
+                table,
+                stream_id: Some(self.layers.get("lease.stream_id").0.to_owned())
+                    .filter(|id| !id.is_empty()),
+                worker: Some(self.layers.get("lease.worker").0.to_owned())
+                    .filter(|w| !w.is_empty()),
+                failover,
+                scan: self.duration("lease.scan", 50, 60_000),
+                full_scan: self.duration("lease.full_scan", 1_000, 3_600_000),
+                shard_sync: self.duration("lease.shard_sync", 100, 3_600_000),
+                max: self.number("lease.max", 1, 100_000),
+            },
+            delivery: self.delivery(),
+            budget: self.bytes("memory.budget", 8 << 20, 1 << 40),
+            threads: self.number("runtime.threads", 0, 1024),
+            aws: self.aws(failover),
+            telemetry: self.telemetry(),
+            shutdown_deadline: self.duration("shutdown.deadline", 100, 3_600_000),
+        }
+    }
+
+    fn stream(&mut self, application: &str) -> StreamConfig {
+        StreamConfig {
+            name: self.stream_name(),
+            start: self.start(),
+            reader: self.reader(),
+            consumer: match self.layers.get("stream.consumer").0 {
+                "" => application.to_owned(),
+                consumer => consumer.to_owned(),
+            },
+            pace: pacing::PaceLimits {
+                idle: self.duration("stream.idle", 10, 60_000),
+                calls_per_second: self.number::<f64>("stream.calls_per_second", 0.1, 1000.0),
+                bytes_per_second: match self.bytes("stream.bytes_per_second", 0, 1 << 40) {
+                    0 => f64::INFINITY,
+                    bytes => bytes as f64,
+                },
+            },
+            page_records: self.number("stream.page_records", 1, 10_000),
+            wire: self
+                .choice("stream.wire", &[("json", WireFormat::Json), ("cbor", WireFormat::Cbor)]),
+        }
+    }
+
+    fn delivery(&mut self) -> DeliveryConfig {
         let codec: Codec = self.parse("delivery.compression", Codec::Zstd);
         let level = self.level(codec);
-        let budget = self.bytes("memory.budget", 8 << 20, 1 << 40);
         let partitions = self.number("delivery.partitions", 1, 10_000_u32);
         let spills = self.choice("delivery.overflow", &[("cut", false), ("spill", true)]);
         let limits = BatchLimits {
@@ -57,6 +104,39 @@ impl ConfigReader {
             age: self.duration("delivery.batch_age", 50, 86_400_000),
             ..BatchLimits::NONE
         };
+        DeliveryConfig {
+            settings: Settings {
+                format: self.parse("delivery.format", Format::Ndjson),
+                codec,
+                level,
+                prefix: self.template("delivery.prefix", false),
+                time_field: self.field("delivery.time_field"),
+                spill: if spills { partitions } else { 0 },
+                errors: self.template("delivery.error_prefix", true),
+                uploads: self.parse("delivery.upload_events", true),
+                deaggregate: self.parse("delivery.deaggregate", true),
+                foreign_records: self.choice(
+                    "delivery.foreign_records",
+                    &[
+                        ("dead-letter", ForeignRecords::DeadLetter),
+                        ("keep", ForeignRecords::Keep),
+                        ("drop", ForeignRecords::Drop),
+                    ],
+                ),
+                ..Settings::new(&self.bucket(), "")
+            },
+            limits,
+            inflight_batches: self.number("delivery.inflight_batches", 1, 8),
+            concurrent_puts: self.number("delivery.concurrent_puts", 1, 1024),
+            multipart_bytes: self.bytes("delivery.multipart_bytes", 5 << 20, 1 << 30),
+            upload_deadline: self.duration("delivery.upload_deadline", 1_000, 86_400_000),
+            on_gap: self
+                .choice("delivery.on_gap", &[("stop", OnGap::Stop), ("continue", OnGap::Continue)]),
+        }
+    }
+
+    /// Time-outs of the lease table follow from the failover time.
+    fn aws(&mut self, failover: Duration) -> AwsConfig {
         let attempt_timeout = self.duration("aws.attempt_timeout", 100, 300_000);
         let operation_timeout = self.duration("aws.operation_timeout", 100, 600_000);
         if operation_timeout < attempt_timeout {
@@ -72,97 +152,27 @@ impl ConfigReader {
         if table_operation_timeout < table_attempt_timeout {
             self.problem("lease.operation_timeout", "must not be below lease.attempt_timeout");
         }
-        Config {
-            stream: StreamConfig {
-                name: self.stream_name(),
-                start: self.start(),
-                reader: self.reader(),
-                consumer: match self.layers.get("stream.consumer").0 {
-                    "" => application.clone(),
-                    consumer => consumer.to_owned(),
-                },
-                pace: pacing::PaceLimits {
-                    idle: self.duration("stream.idle", 10, 60_000),
-                    calls_per_second: self.number::<f64>("stream.calls_per_second", 0.1, 1000.0),
-                    bytes_per_second: match self.bytes("stream.bytes_per_second", 0, 1 << 40) {
-                        0 => f64::INFINITY,
-                        bytes => bytes as f64,
-                    },
-                },
-                page_records: self.number("stream.page_records", 1, 10_000),
-                wire: self.choice(
-                    "stream.wire",
-                    &[("json", WireFormat::Json), ("cbor", WireFormat::Cbor)],
-                ),
+        AwsConfig {
+            attempt_timeout,
+            operation_timeout,
+            table_attempt_timeout,
+            table_operation_timeout,
+            upload_timeout: self.duration("aws.upload_timeout", 1_000, 3_600_000),
+            path_style: self.parse("aws.path_style", false),
+        }
+    }
+
+    fn telemetry(&mut self) -> TelemetryConfig {
+        TelemetryConfig {
+            listen: match self.layers.get("telemetry.listen").0 {
+                "off" => None,
+                _ => Some(self.parse("telemetry.listen", SocketAddr::from(([127, 0, 0, 1], 0)))),
             },
-            lease: LeaseConfig {
-                application,
-                table,
-                stream_id: Some(self.layers.get("lease.stream_id").0.to_owned())
-                    .filter(|id| !id.is_empty()),
-                worker: Some(self.layers.get("lease.worker").0.to_owned())
-                    .filter(|w| !w.is_empty()),
-                failover,
-                scan: self.duration("lease.scan", 50, 60_000),
-                full_scan: self.duration("lease.full_scan", 1_000, 3_600_000),
-                shard_sync: self.duration("lease.shard_sync", 100, 3_600_000),
-                max: self.number("lease.max", 1, 100_000),
-            },
-            delivery: DeliveryConfig {
-                settings: Settings {
-                    format: self.parse("delivery.format", Format::Ndjson),
-                    codec,
-                    level,
-                    prefix: self.template("delivery.prefix", false),
-                    time_field: self.field("delivery.time_field"),
-                    spill: if spills { partitions } else { 0 },
-                    errors: self.template("delivery.error_prefix", true),
-                    uploads: self.parse("delivery.upload_events", true),
-                    deaggregate: self.parse("delivery.deaggregate", true),
-                    foreign_records: self.choice(
-                        "delivery.foreign_records",
-                        &[
-                            ("dead-letter", ForeignRecords::DeadLetter),
-                            ("keep", ForeignRecords::Keep),
-                            ("drop", ForeignRecords::Drop),
-                        ],
-                    ),
-                    ..Settings::new(&self.bucket(), "")
-                },
-                limits,
-                inflight_batches: self.number("delivery.inflight_batches", 1, 8),
-                concurrent_puts: self.number("delivery.concurrent_puts", 1, 1024),
-                multipart_bytes: self.bytes("delivery.multipart_bytes", 5 << 20, 1 << 30),
-                upload_deadline: self.duration("delivery.upload_deadline", 1_000, 86_400_000),
-                on_gap: self.choice(
-                    "delivery.on_gap",
-                    &[("stop", OnGap::Stop), ("continue", OnGap::Continue)],
-                ),
-            },
-            budget,
-            threads: self.number("runtime.threads", 0, 1024),
-            aws: AwsConfig {
-                attempt_timeout,
-                operation_timeout,
-                table_attempt_timeout,
-                table_operation_timeout,
-                upload_timeout: self.duration("aws.upload_timeout", 1_000, 3_600_000),
-                path_style: self.parse("aws.path_style", false),
-            },
-            telemetry: TelemetryConfig {
-                listen: match self.layers.get("telemetry.listen").0 {
-                    "off" => None,
-                    _ => {
-                        Some(self.parse("telemetry.listen", SocketAddr::from(([127, 0, 0, 1], 0))))
-                    }
-                },
-                logs: self.choice(
-                    "telemetry.logs",
-                    &[("auto", Logs::Auto), ("json", Logs::Json), ("text", Logs::Text)],
-                ),
-                shard_labels: self.parse("telemetry.shard_labels", true),
-            },
-            shutdown_deadline: self.duration("shutdown.deadline", 100, 3_600_000),
+            logs: self.choice(
+                "telemetry.logs",
+                &[("auto", Logs::Auto), ("json", Logs::Json), ("text", Logs::Text)],
+            ),
+            shard_labels: self.parse("telemetry.shard_labels", true),
         }
     }
 

@@ -295,6 +295,7 @@ impl OpenBatch {
     /// # Errors
     /// [`EncodeError`]
     pub fn seal_as(mut self, first: Position, last: Position) -> Result<SealedBatch, EncodeError> {
+        // What every object of the batch says of it: the range, and how many records to expect in all.
         let settings = Arc::clone(&self.recipe.settings);
         let dead: Vec<_> = self.dead.iter().map(|(kind, (_, n))| (*kind, *n)).collect();
         let name = object_name(&settings.stream, &self.shard, &first, &last);
@@ -326,6 +327,8 @@ impl OpenBatch {
             accepted_ms: None,
             last: false,
         };
+        // The archive in the order of its keys, then dead letters by kind: the same batch always makes
+        // the same list.
         for Partition { prefix, encoder, records, overflow } in self.partitions.into_sorted() {
             let key = archive_key(&prefix, &name, &settings);
             let content_type = settings.format.content_type();
@@ -344,6 +347,7 @@ impl OpenBatch {
                 records,
             ));
         }
+        // A file whose key is taken, or refused, goes under one of these; which is known at the put.
         let aside = |kind| {
             let prefix =
                 self.recipe.errors.render(self.stamp_ms, &settings.stream, &self.shard, kind);

@@ -135,6 +135,8 @@ pub fn decide(
     let given = share(&mut ready, &mut loads, &leaving, bounds.hold);
     // A lease that nobody took for so long: its worker may be unable to. Anybody may.
     let overdue = |l: &Lease| watch.age(now, &l.shard).is_some_and(|age| age > watch.overdue(l));
+    // What is ready: ours by the plan, and of the rest what is overdue, if we have room. Every worker
+    // goes through them in an order of its own, so that two do not run for the same ones.
     let mut take: Vec<&Lease> = Vec::new();
     let mut rest: Vec<&Lease> = Vec::new();
     for ((_, lease), owner) in ready.iter().zip(&given) {
@@ -147,6 +149,7 @@ pub fn decide(
     let owed: Vec<&Lease> = rest.iter().copied().filter(|l| overdue(l)).take(room).collect();
     rest.retain(|l| !owed.iter().any(|o| o.shard == l.shard));
     take.extend(owed);
+    // What is held: leases move from those above the average to those below; we ask for our part.
     let coming: Vec<ShardId> = active
         .iter()
         .filter(|l| is(&l.owner) && l.checkpoint_owner.is_some() && !gone(l))

@@ -31,6 +31,7 @@ pub fn ask(request: &Request) -> Update {
 /// nobody works on, by an operator: one without an owner, or a finished one, whose owner column names
 /// who finished it. The caller has made sure that no intent of ours is pending.
 pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Update {
+    // What belonged to the place the shard leaves goes with it: nothing is announced there any more.
     let mut set = vec![
         format!("{} = :to", attr::CHECKPOINT),
         format!("{} = :zero", attr::CHECKPOINT_SUB),
@@ -53,6 +54,7 @@ pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Upd
         }
         None => remove.push(name),
     };
+    // Where it goes, written so that the KCL and builds before this one understand it as well.
     let to = match &request.to {
         Target::Timestamp(ms) => {
             keep(attr::STARTED, Some(n(ms)));
@@ -72,6 +74,7 @@ pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Upd
         }
     };
     values.push((":to", Attr::S(to.text().into())));
+    // Who may move it: the owner; without one, anybody. At SHARD_END an owner has nothing in hand.
     let owner = match me {
         Some(me) => {
             values.push((":me", Attr::S(me.as_str().into())));

@@ -196,6 +196,7 @@ pub fn progress(
     now_ms: i64,
     throughput_kbps: Option<f64>,
 ) -> Update {
+    // The commit: the checkpoint moves to the end of what is durable.
     let mut set = vec![format!("{} = :to", attr::CHECKPOINT)];
     set.push(format!("{} = :to_sub", attr::CHECKPOINT_SUB));
     let mut remove = Vec::new();
@@ -221,6 +222,7 @@ pub fn progress(
         set.push(format!("{} = :kbps", attr::THROUGHPUT));
         values.push((":kbps", kbps(value)));
     }
+    // The announcements, in the same write: a KCL worker sees the last as its pending checkpoint.
     match to.pending.intents().last() {
         Some(last) => {
             set.push(format!("{} = :pending", attr::PENDING));
@@ -236,6 +238,7 @@ pub fn progress(
             remove.extend([attr::PENDING, attr::PENDING_SUB, attr::PENDING_STATE]);
         }
     }
+    // The condition is the whole of the old progress, so that no other write can have come between.
     let condition = format!("{} AND {}", owned_by_me(), holds(from, &mut values));
     let mut update = format!("SET {}", set.join(", "));
     if !remove.is_empty() {

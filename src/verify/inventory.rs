@@ -142,6 +142,8 @@ fn sort(found: &mut Survey, places: &Places, key: String, metadata: &HashMap<Str
         found.gaps.push(key);
         return;
     }
+    // Whose range it is: an upload's and an aside file's is in the metadata, all others' in the name,
+    // and the metadata must agree.
     let conflict = kind == PieceKind::DeadLetter && is_aside(&key);
     let named = parse_object_name(&key);
     let range = match (kind, named, told) {

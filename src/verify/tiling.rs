@@ -157,6 +157,7 @@ pub fn tile(
     around: LeaseWindow<'_>,
     expired_ok: bool,
 ) -> (ShardReport, Vec<CoverageProblem>) {
+    // The objects of a batch carry the same range.
     let mut batches: BTreeMap<(&Position, &Position), VerifiedBatch<'_>> = BTreeMap::new();
     for piece in pieces {
         let batch = batches.entry((&piece.first, &piece.last));
@@ -171,6 +172,7 @@ pub fn tile(
         Some(_) => end.as_ref().is_some_and(|end| last <= end),
     };
     let lasts: BTreeSet<&Position> = batches.values().map(|b| b.last).collect();
+    // From batch to batch: none may begin before the end of another, and each names the one it follows.
     let mut problems = Vec::new();
     let (mut unproven, mut from) = (0, None);
     let mut reached: Option<(&Position, &str)> = None;
@@ -207,6 +209,7 @@ pub fn tile(
         }
         problems.extend(incomplete(shard, batch));
     }
+    // The end: the lease says what is delivered, and the last batch must reach it.
     let until = reached.map(|(last, _)| last);
     if let Some(end) = &end
         && !lasts.contains(end)

@@ -328,6 +328,7 @@ async fn wait(
     let mut open: Vec<&(ShardId, Request)> = asked.iter().collect();
     let mut hinted = false;
     loop {
+        // Each look sorts out the shards that went back; what nobody works on goes back by our own write.
         let leases = leases(table).await?;
         let mut still = Vec::new();
         for (shard, request) in open {
@@ -354,6 +355,7 @@ async fn wait(
             println!("{} shard(s) went back.", asked.len());
             return Ok(());
         }
+        // A request left behind would be obeyed by a worker that starts tomorrow.
         if clock.now() - begun > patience {
             withdraw(table, asked).await;
             let shards: Vec<_> = still.iter().map(|(shard, ..)| shard.as_str()).collect();

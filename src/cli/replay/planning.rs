@@ -66,6 +66,7 @@ impl Session<'_> {
         id: &str,
     ) -> Result<(Plan, StreamInfo, Vec<ShardInfo>), Failure> {
         let options = self.options;
+        // The arguments, before any call is made: begin, end, and what must not be left to a default.
         let from = match (&options.from_sequence_number, &options.from_timestamp) {
             (Some(n), _) => Begin::Sequence(number("--from-sequence-number", n)?),
             (_, Some(t)) => Begin::Timestamp(past("--from-timestamp", t, &self.node.clock)?),
@@ -95,6 +96,7 @@ impl Session<'_> {
                 return Err(Failure::new(2, format!("a new replay needs {key}: give {flag}")));
             }
         }
+        // Settings as configured, but every key under the prefix of this replay.
         let (stream, shards) = self.stream(None).await?;
         let prefix = match &options.prefix {
             Some(text) => prefix(text)?,
@@ -112,6 +114,7 @@ impl Session<'_> {
                 Failure::new(2, format!("--prefix {prefix}: with the template: {e}"))
             })?;
         }
+        // All that was asked for is kept with the plan, so that resuming it otherwise is refused.
         let mut asked = self.asked.clone();
         asked.entry("end".into()).or_insert_with(|| "--until-now".into());
         asked.entry("--prefix".into()).or_insert_with(|| prefix.clone());

@@ -52,6 +52,7 @@ fn duration(seconds: f64) -> String {
 pub(super) fn plan(plan: &Plan, estimate: &Estimate<'_>, as_json: bool) {
     let total: Option<u64> = estimate.rows.iter().map(|r| estimate.bytes(plan, &r.shard)).sum();
     let seconds = estimate.seconds(plan);
+    // For programs: one line, nothing rounded.
     if as_json {
         let shards: Vec<_> = estimate
             .rows
@@ -78,6 +79,7 @@ pub(super) fn plan(plan: &Plan, estimate: &Estimate<'_>, as_json: bool) {
         );
         return;
     }
+    // For people: what, from where, into what; then the shards; then how long it may take.
     println!("replay {}", plan.id);
     println!("  from    {}", plan.from);
     println!("  until   {}", plan.until);

@@ -58,6 +58,7 @@ impl Streams {
             ));
         }
         let stream = super::stream_of(data).ok_or_else(|| invalid("ConsumerARN is malformed."))?;
+        // A starting position is what GetShardIterator takes, under other names.
         let mut start = Map::new();
         start.insert("StreamName".to_owned(), stream.into());
         start.insert("ShardId".to_owned(), data["ShardId"].clone());
@@ -74,6 +75,8 @@ impl Streams {
         let position = inner.position(&Value::Object(start)).await?;
         let key = format!("{arn}/{}", position.shard_ix);
         let now = inner.clock.now();
+        // One subscription of a consumer to a shard: a later one ends the one before,
+        // but is refused for its first seconds.
         let turn = {
             let mut all = inner.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
             let before = all.get(&key);

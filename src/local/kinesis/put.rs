@@ -84,6 +84,7 @@ impl Inner {
         if stream.stream_status == StreamStatus::Deleting {
             return Err(KinesisFault::stream_not_found(name, &self.store.aws_account_id));
         }
+        // All or nothing: every record is checked before the first has a number.
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
             entries.push(entry(self, &stream, record)?);
@@ -93,6 +94,7 @@ impl Inner {
                 "Records size exceeds {MAX_REQUEST} bytes, partition keys included"
             )));
         }
+        // Numbers in the order of the request; the lock on the counters is held to the end.
         let counters = counters.entry(name.to_owned()).or_default();
         if counters.len() < stream.shards.len() {
             counters.resize(stream.shards.len(), 1);
@@ -134,6 +136,7 @@ impl Inner {
                 },
             ));
         }
+        // Logged before it is visible: what a reader has seen survives a restart.
         if self.log.is_some() {
             self.record(LogLine::Records(name.to_owned(), batch.clone())).await?;
         }

@@ -193,6 +193,7 @@ impl S3 for Api {
                     s3_error!(InvalidArgument, "The continuation token provided is incorrect")
                 })?,
         };
+        // Keys, and the tags of the objects among them, are read off the async threads.
         let max = input.max_keys.unwrap_or(1000).clamp(0, 1000);
         let prefix = input.prefix.clone().unwrap_or_default();
         let (bucket, delimiter) = (input.bucket.clone(), input.delimiter.clone());
@@ -214,6 +215,7 @@ impl S3 for Api {
         let next =
             more.then(|| items.last().map(|last| URL_SAFE_NO_PAD.encode(last.name()))).flatten();
         let count = i32::try_from(items.len()).unwrap_or(i32::MAX);
+        // Objects and common prefixes are one sequence to the paging, and two lists in the reply.
         let (mut contents, mut prefixes) = (Vec::new(), Vec::new());
         for (item, tag) in items.into_iter().zip(etags) {
             match item {

@@ -71,6 +71,7 @@ pub(super) fn assemble(
     let recipe = delivery.recipe(&stream.name)?;
     let budget = Budget::new(config.budget);
     let changes = ChangeSignal::default();
+    // Leases: the table, and no stream.
     let leases = LeaseDeps {
         ctx: ctx.clone(),
         me,
@@ -81,6 +82,7 @@ pub(super) fn assemble(
         identity: stream.identity(),
         start: reading.start,
     };
+    // A shard's two ends: the stream it is read from, the bucket it is put into.
     let reader = ReaderDeps {
         kinesis: kinesis.clone(),
         arn: stream.arn.clone(),
@@ -100,6 +102,7 @@ pub(super) fn assemble(
         multipart_bytes: delivery.multipart_bytes,
         deadline: delivery.upload_deadline,
     };
+    // Where both meet the table: children get leases before their parent is finished.
     let spreading = Arc::new(Spreading::new(stream.spreads));
     let sync = SyncDeps {
         ctx: ctx.clone(),
