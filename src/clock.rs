@@ -114,11 +114,6 @@ impl Jitter {
         max.mul_f64(self.draw(|r| r.f64()))
     }
 
-    /// Shuffles in place.
-    pub fn shuffle<T>(&self, items: &mut [T]) {
-        self.draw(|r| r.shuffle(items));
-    }
-
     /// A random (version 4) UUID.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn uuid(&self) -> uuid::Uuid {

@@ -268,11 +268,6 @@ impl OpenBatch {
         Ok(())
     }
 
-    /// The first record taken.
-    pub fn first(&self) -> Option<&Position> {
-        self.first.as_ref()
-    }
-
     /// The last record taken.
     pub fn last(&self) -> Option<&Position> {
         self.last.as_ref()

@@ -30,7 +30,7 @@ pub fn form(key: &str) -> Option<(Format, Codec)> {
 ///
 /// # Errors
 /// When it cannot begin; reading fails when the body is not whole or not of this codec.
-pub fn reader(codec: Codec, body: &[u8]) -> std::io::Result<Box<dyn Read + '_>> {
+fn reader(codec: Codec, body: &[u8]) -> std::io::Result<Box<dyn Read + '_>> {
     Ok(match codec {
         Codec::None => Box::new(body),
         Codec::Gzip => Box::new(flate2::read::MultiGzDecoder::new(body)),

@@ -19,9 +19,7 @@ use crate::stream::position::Position;
 /// Longest value of a field in a key, bytes, escaped.
 pub const MAX_VALUE: usize = 100;
 
-/// Longest key S3 takes, bytes.
-pub const MAX_KEY: usize = 1024;
-/// Longest rendered prefix: leaves room for the object name.
+/// Longest rendered prefix, bytes: of the 1,024 that S3 takes, it leaves room for the object name.
 const MAX_PREFIX: usize = 512;
 
 /// A parsed key template.

@@ -48,7 +48,7 @@ pub enum PartitionFallback {
 
 impl PartitionFallback {
     /// Label of the metric.
-    pub fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Absent => "absent",
             Self::Unusable => "unusable",

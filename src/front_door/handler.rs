@@ -68,7 +68,7 @@ impl Handler {
     }
 
     /// The largest file this deployment takes.
-    pub fn max_body_bytes(&self) -> usize {
+    fn max_body_bytes(&self) -> usize {
         max_body_bytes(self.config.max_record_bytes)
     }
 

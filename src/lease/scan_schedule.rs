@@ -28,7 +28,7 @@ const SHARING: u32 = 5;
 
 impl ScanPace {
     /// Between two scans of the sweeper.
-    pub fn sweeper(&self) -> Duration {
+    fn sweeper(&self) -> Duration {
         self.look * 2
     }
 

@@ -74,16 +74,6 @@ fn restore(body: &mut [u8], data: Span) {
 const DEPTH: u32 = 16;
 
 impl JsonLayout {
-    /// Number of records.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// No records.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The reply as it was scanned, with an empty array of records.
     pub fn rest(&self, body: &[u8]) -> Vec<u8> {
         let array = self.array.range();
