@@ -411,7 +411,9 @@ impl ReaderState {
         let (records, payload) = (page.records.len(), page.records.payload());
         let short = records < TIP_RECORDS.min(usize::try_from(self.limit).unwrap_or(1));
         let tip = page.behind_ms.map_or(payload < TIP_BYTES && !ended, |ms| ms == 0);
-        let caught_up = tip && (short || pushed);
+        // What was read last is not seen yet: an empty page may be a mistake.
+        let doubtful = records == 0 && self.overlap;
+        let caught_up = tip && (short || pushed) && !doubtful;
         let through_ms = match page.behind_ms {
             Some(behind) => Some(asked_ms.saturating_sub(behind)),
             None if caught_up => Some(asked_ms),
