@@ -1,5 +1,8 @@
 //! How far the reader of a shard is, what it asks for next, and what each page means.
 
+pub(crate) mod outcome;
+mod retention;
+
 use crate::fault::{CallError, Detail};
 use crate::ids::SequenceNumber;
 use crate::mutant::{self, Mutant};
@@ -7,8 +10,9 @@ use crate::stream::bound::Bound;
 use crate::stream::deaggregate::{HashRange, Split, may_be_aggregate, split};
 use crate::stream::pacing::Aim;
 use crate::stream::patience::Patience;
-use crate::stream::position::{CLOCKS_MS, Position, StartAt, may_have_lost};
-use crate::stream::{Page, Record, Records, ShardInfo};
+use crate::stream::position::{Position, StartAt, may_have_lost};
+use crate::stream::{Page, Record, Records};
+use outcome::{Arrival, PageOutcome, PageStats};
 
 /// Memory a reply may need: 10 MiB of payload, base64 of it, and the records' allocations. (The
 /// fast path decodes in place and stays below. The SDK's parser does not; its records are copied
@@ -76,65 +80,6 @@ pub struct StartCheck {
     pub first_ms: Option<i64>,
     /// A fresh iterator at the oldest record kept found none.
     pub bare: bool,
-}
-
-/// How a page came.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrival {
-    /// When it was asked for, or waited for (wall clock, ms since the epoch).
-    pub(crate) asked_ms: i64,
-    /// By a subscription.
-    pub(crate) pushed: bool,
-}
-
-/// What a page says.
-#[derive(Debug)]
-pub(crate) struct PageStats {
-    /// New records of Kinesis, and their payload in bytes.
-    pub(crate) records: usize,
-    pub(crate) payload: usize,
-    /// Nothing more was there when it was asked for.
-    pub(crate) caught_up: bool,
-    /// Records that were read before: a page that came twice, or a record twice in a page.
-    pub(crate) repeated: usize,
-    /// Records between these and what was read before may have left retention.
-    pub(crate) lost: bool,
-    /// The position led nowhere: reading begins here instead.
-    pub(crate) detour: Option<StartAt>,
-    /// How many were aggregates, and user records of them that other shards deliver.
-    pub(crate) aggregates: u64,
-    pub(crate) foreign: u64,
-    pub(crate) next: PageOutcome,
-}
-
-impl PageStats {
-    /// Nothing but this outcome.
-    fn of(next: PageOutcome) -> Self {
-        Self {
-            records: 0,
-            payload: 0,
-            caught_up: false,
-            repeated: 0,
-            lost: false,
-            detour: None,
-            aggregates: 0,
-            foreign: 0,
-            next,
-        }
-    }
-}
-
-/// What follows from a page.
-#[derive(Debug)]
-pub(crate) enum PageOutcome {
-    /// New records, or none: that is progress too.
-    Records(Records),
-    /// The page is kept, and so must its memory be: one of the next brings its records.
-    Held,
-    /// The shard has ended, it is said. Its children, if the reply named them.
-    End(Vec<ShardInfo>),
-    /// The end of the range was seen.
-    Bound,
 }
 
 /// The state of a reader.
@@ -316,58 +261,6 @@ impl ReaderState {
         Ok(self.limit.max(least))
     }
 
-    /// Kinesis passes over records that left retention without a word, also those behind an
-    /// iterator. A reader that may be that far behind (it stood still, or is slower than time)
-    /// therefore reads what it read last once more: as long as that is there, nothing after it is
-    /// gone. Where it comes alone, as a large record does every time, the next page is held until
-    /// what stood before it is seen once more.
-    fn look_back(&mut self, now_ms: i64) {
-        let alone = std::mem::take(&mut self.alone);
-        self.unproved = false;
-        if self.last.is_none() || self.overlap || self.detour.is_some() || !self.is_near(now_ms) {
-            return;
-        }
-        if alone {
-            self.unproved = true;
-        } else {
-            self.confirm();
-        }
-    }
-
-    /// The next page must begin with what was read last.
-    fn confirm(&mut self) {
-        self.overlap = true;
-        self.patience.renew();
-        self.iterator = None;
-    }
-
-    /// The shard was read to its tip lately, and its last record is so old that it need not be
-    /// there any more: a time is the better position.
-    fn is_idle(&self, now_ms: i64) -> bool {
-        self.last.is_some()
-            && !self.overlap
-            && self.detour.is_none()
-            && !self.is_near(now_ms)
-            && may_have_lost(Some(self.last_ms), now_ms, self.retention_ms)
-    }
-
-    /// Where to begin when the position leads nowhere: nothing before it is missing, or it is the
-    /// oldest record kept, and the first record shows what is.
-    fn refuge(&self, now_ms: i64) -> StartAt {
-        let through = self.through_ms.filter(|_| self.last.is_some()).or(self.range.through_ms);
-        match through.filter(|at| !may_have_lost(Some(*at), now_ms, self.retention_ms)) {
-            Some(at) if !self.overlap && !self.is_bounded() => {
-                StartAt::Timestamp(at.saturating_sub(CLOCKS_MS))
-            }
-            _ => StartAt::TrimHorizon,
-        }
-    }
-
-    /// So far behind that records may leave retention unread.
-    fn is_near(&self, now_ms: i64) -> bool {
-        self.through_ms.is_some_and(|at| may_have_lost(Some(at), now_ms, self.retention_ms))
-    }
-
     /// A page came.
     pub(crate) fn take(&mut self, page: Page, arrival: Arrival) -> PageStats {
         self.asked_ms = Some(arrival.asked_ms);
@@ -384,23 +277,6 @@ impl ReaderState {
             Some((held, arrival)) => PageStats { payload, ..self.read(held, arrival) },
             None => self.read(page, arrival),
         }
-    }
-
-    /// Keeps a page until [`ReaderState::is_decided`].
-    fn hold(&mut self, page: Page, arrival: Arrival) -> PageStats {
-        let payload = page.records.payload();
-        self.unproved = false;
-        self.confirm();
-        self.held = Some((page, arrival));
-        PageStats { payload, ..PageStats::of(PageOutcome::Held) }
-    }
-
-    /// Does this page tell whether anything is gone before the one that is held?
-    fn is_decided(&mut self, page: &Page) -> bool {
-        let over = page.next.is_none() && (!page.children.is_empty() || self.ends + 1 >= ENDS);
-        // Nothing is there any more to tell by.
-        self.lost |= page.records.is_empty() && over;
-        !page.records.is_empty() || over || !self.overlap
     }
 
     /// What the records of a page are, and what follows from it.
@@ -478,55 +354,6 @@ impl ReaderState {
         let lost = shown && std::mem::take(&mut self.lost);
         let records = records - again;
         PageStats { records, payload, caught_up, repeated, lost, detour, aggregates, foreign, next }
-    }
-
-    /// An empty page: patience may end. Returns where to begin anew.
-    fn blank(&mut self, behind_ms: Option<i64>, now_ms: i64, pushed: bool) -> Option<StartAt> {
-        self.patience.empty(behind_ms);
-        if self.detour == Some(StartAt::TrimHorizon) && self.patience.is_tip() {
-            // Nothing is kept at all, what was to be confirmed neither.
-            self.beginning.bare = true;
-            self.lost |= std::mem::take(&mut self.overlap);
-        }
-        // A number that may be older than what the stream keeps.
-        let expired = match (&self.last, &self.range.start) {
-            (Some(_), _) => may_have_lost(Some(self.last_ms), now_ms, self.retention_ms),
-            (None, start) => matches!(start, StartAt::At(_)),
-        };
-        let there = matches!(self.detour, Some(StartAt::TrimHorizon | StartAt::Timestamp(_)));
-        let awaited = self.overlap || self.is_bounded();
-        if pushed
-            || there
-            || !(expired || self.overlap)
-            || !self.patience.is_stuck(behind_ms, self.retention_ms, awaited)
-        {
-            return None;
-        }
-        self.patience.renew();
-        self.limit = self.most;
-        self.detour = Some(self.refuge(now_ms));
-        self.detour.clone()
-    }
-
-    /// Does the page show that retention has passed what it was to begin with? Remembered: it may
-    /// hold nothing to hand over (an aggregate whose user records are all another shard's).
-    fn judge(&mut self, page: &Page) {
-        let Some(first) = page.records.first() else { return };
-        if !self.beginning.seen {
-            let asked = match &self.range.start {
-                StartAt::At(sequence) => Some(sequence),
-                _ => None,
-            };
-            self.beginning.gone |= asked.is_some_and(|asked| first.cmp_sequence(asked).is_gt());
-            self.beginning.first_ms = first.arrival_ms;
-            self.beginning.seen = true;
-        }
-        let from_horizon = self.detour == Some(StartAt::TrimHorizon);
-        if let Some(last) = self.last.as_ref().filter(|_| self.overlap || from_horizon) {
-            let gone = first.cmp_sequence(last).is_gt();
-            self.lost |= gone;
-            self.alone = page.records.last().is_some_and(|r| r.cmp_sequence(last).is_le());
-        }
     }
 
     /// Drops what was read before, and what is twice in the page. Returns how many.

@@ -1,8 +1,10 @@
 use super::*;
 use crate::fault::Fault;
 use crate::ids::ShardId;
+use crate::stream::ShardInfo;
 use crate::stream::bound::GRACE_MS;
 use crate::stream::deaggregate::tests::aggregate;
+use crate::stream::position::CLOCKS_MS;
 
 const HOUR: i64 = 3_600_000;
 const RETENTION: i64 = 24 * HOUR;

@@ -11,9 +11,8 @@ use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::ending;
 use crate::stream::pacing::Pacing;
-use crate::stream::reading::{
-    Arrival, PageOutcome, PageStats, PassedByRetention, ReadRange, ReaderState, StartCheck,
-};
+use crate::stream::reading::outcome::{Arrival, PageOutcome, PageStats};
+use crate::stream::reading::{PassedByRetention, ReadRange, ReaderState, StartCheck};
 use crate::stream::{Page, Records, ShardInfo};
 use crate::worker::reader::context::ReaderDeps;
 use crate::worker::reader::fan_out::{FanOut, UNREAD};

@@ -42,7 +42,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::Permit;
 use crate::checkpoint::ledger::{Change, Ledger};
-use crate::checkpoint::progress::{Pending, Progress};
 use crate::delivery::batch::{FlushReason, OpenBatch};
 use crate::delivery::gap::Gap;
 use crate::delivery::object::Object;
@@ -59,7 +58,6 @@ use crate::worker::context::TaskContext;
 use crate::worker::leases::held::{HeldLease, Lost};
 use crate::worker::reader::poll::{self, Fetched, ReadError};
 use crate::worker::shard::context::ShardDeps;
-use crate::worker::shard::recovery::Recovered;
 use crate::worker::shard::uploader::upload;
 pub use stop::Ended;
 use stop::Stop;
@@ -209,53 +207,6 @@ impl Pipeline {
         };
         this.recover().await?;
         Ok(this)
-    }
-
-    /// Finishes the intents found in the row, oldest first. Nothing else happens before.
-    async fn recover(&mut self) -> Result<(), Stop> {
-        let row = self.lease.row().await;
-        while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
-            let after = self.ledger.progress().checkpoint.clone();
-            if mutant::is(Mutant::IgnorePending) {
-                let none = Progress { checkpoint: after, pending: Pending::None };
-                self.lease.progress(self.ledger.progress(), &none).await?;
-                self.ledger = Ledger::new(none, self.deps.inflight_batches);
-                break;
-            }
-            let configured = &self.deps.recipe.settings.bucket;
-            if intent.settings.bucket != *configured {
-                // Instructions of a table to write elsewhere are not obeyed.
-                return Err(Stop::OtherBucket {
-                    announced: intent.settings.bucket.clone(),
-                    configured: configured.clone(),
-                });
-            }
-            tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
-                "finishing an announced batch");
-            if after == Checkpoint::ShardEnd {
-                break;
-            }
-            let lost = self.lease.lost.clone();
-            let Recovered { objects, permit, gap } = tokio::select! {
-                biased;
-                () = lost.cancelled() => return Err(Stop::Lost),
-                recovered =
-                    recovery::recover(&self.deps, &row, &after, &intent) =>
-                    recovered?,
-            };
-            if let Some(gap) = gap {
-                self.gap(&gap)?;
-            }
-            let turns = self.files.enter(&objects);
-            upload(&self.deps.upload, &self.lease, objects, turns, permit).await?;
-            self.ledger.durable(&intent.last);
-            if let Some(change) = self.ledger.next() {
-                self.lease.progress(&change.from, &change.to).await?;
-                self.written(change);
-            }
-            self.deps.ctx.metrics.add(metric::INTENTS_RECOVERED_TOTAL, &[], 1);
-        }
-        Ok(())
     }
 
     async fn run(&mut self, drain: &CancellationToken) -> Result<Ended, Stop> {
