@@ -59,10 +59,11 @@ def pinned(requirement):
     return virtual_environment(re.sub(r"[^\w.]+", "-", requirement), requirement) / "bin"
 
 
-def enter(script):
-    """Goes on with `script` in the environment of requirements.txt; returns if this is it already."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    home = virtual_environment(f"emulator-{digest}", "-r", REQUIREMENTS)
+def enter(script, requirements=REQUIREMENTS):
+    """Goes on with `script` in the environment of those requirements; returns if this is it already."""
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    name = "emulator" if requirements == REQUIREMENTS else requirements.resolve().parent.name
+    home = virtual_environment(f"{name}-{digest}", "-r", requirements)
     if Path(sys.prefix).resolve() != home.resolve():
         python = home / "bin" / "python"
         os.execv(python, [str(python), str(Path(script).resolve()), *sys.argv[1:]])

@@ -1,0 +1,1 @@
+"""The parts of the hour on AWS; run.py is the program, README.md says what it does and costs."""
