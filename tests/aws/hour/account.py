@@ -51,7 +51,6 @@ class Account:
 
     def before(self, model, **_):
         service, operation = model.service_model.endpoint_prefix, model.name
-        # The prefix of STS and DynamoDB is their name; Kinesis and S3 likewise.
         if f"{service}.{operation}" not in CALLS:
             raise UnknownCall(f"{service}.{operation} is not in calls.py")
         self.meter.request(service, operation)

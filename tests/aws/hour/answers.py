@@ -32,18 +32,22 @@ def empty(owned, stream, bucket):
     shard = account.kinesis.list_shards(StreamName=stream)["Shards"][0]["ShardId"]
     position = iterator(account, stream, shard, "LATEST")
     kinesis = [
-        ("GetRecords", lambda: account.kinesis.get_records(ShardIterator=position)),
-        ("ListShards", lambda: account.kinesis.list_shards(StreamName=stream)),
-        ("ListShards", lambda: account.kinesis.list_shards(StreamName=stream, ExclusiveStartShardId=shard)),
-        ("ListStreamConsumers", lambda: account.kinesis.list_stream_consumers(StreamARN=summary["StreamARN"])),
-        ("DescribeStreamSummary", lambda: account.kinesis.describe_stream_summary(StreamName=stream)),
-        ("PutRecords", lambda: account.kinesis.put_records(
+        ("GetRecords", "at the tip", lambda: account.kinesis.get_records(ShardIterator=position)),
+        ("ListShards", "without another page", lambda: account.kinesis.list_shards(StreamName=stream)),
+        ("ListShards", "behind the last shard", lambda: account.kinesis.list_shards(
+            StreamName=stream, ExclusiveStartShardId=shard)),
+        ("ListStreamConsumers", "of none", lambda: account.kinesis.list_stream_consumers(
+            StreamARN=summary["StreamARN"])),
+        ("DescribeStreamSummary", "of a new stream", lambda: account.kinesis.describe_stream_summary(
+            StreamName=stream)),
+        ("PutRecords", "without a refusal", lambda: account.kinesis.put_records(
             StreamName=stream, Records=[{"Data": b"one", "PartitionKey": "k"}])),
-        ("AddTagsToStream", lambda: account.kinesis.add_tags_to_stream(StreamName=stream, Tags={"a": "b"})),
+        ("AddTagsToStream", "which has no output", lambda: account.kinesis.add_tags_to_stream(
+            StreamName=stream, Tags={"a": "b"})),
     ]
-    for operation, ask in kinesis:
+    for operation, when, ask in kinesis:
         ask()
-        found.append(shaped(account, account.kinesis, operation))
+        found.append(shaped(account, account.kinesis, operation, when))
     page = account.s3.list_objects_v2(Bucket=bucket)
     found.append(Finding(NAME, "s3 ListObjectsV2 of an empty bucket", "no Contents, KeyCount 0").judge(
         "Contents" not in page and page.get("KeyCount") == 0,
@@ -51,10 +55,10 @@ def empty(owned, stream, bucket):
     return found
 
 
-def shaped(account, client, operation):
+def shaped(account, client, operation, when):
     raw = account.raw()
     required, members = outputs(client, operation)
-    finding = Finding(NAME, f"kinesis {operation} with nothing to tell",
+    finding = Finding(NAME, f"kinesis {operation} {when}",
                       f"required by the service's model: {', '.join(required) or 'no field'}")
     body = json.loads(raw["body"]) if raw["body"] else {}
     null = [name for name in members if name in body and body[name] is None]

@@ -9,7 +9,7 @@ import time
 
 # us-east-1 list prices in dollars. Other regions differ by up to a half: --budget holds for these.
 DATE = "September 2026"
-SOURCE = f"us-east-1 list prices, {DATE}; check them: they are inputs, not promises"
+SOURCE = f"us-east-1 list prices as publicly quoted in {DATE}, not read on AWS's own pages: check them"
 PRICES = {
     "shard-hour": 0.015,            # begun hours
     "consumer-shard-hour": 0.015,   # by the second: prorated

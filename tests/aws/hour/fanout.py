@@ -99,4 +99,5 @@ def delivered(application, account, stream, number, shards):
     took = time.monotonic() - begun
     question = f"a record in each of {shards} shards, " + ("at once" if number == 0 else "after the renewals")
     return requirement(NAME, question + ", is delivered", not late,
-                       f"put in {put:.1f} s, archived after {took:.1f} s{late}", expected="all")
+                       f"put in {put:.1f} s, archived after {took:.1f} s{late}", expected="all",
+                       subscriptions=application.series("catchment_subscriptions_total"))
