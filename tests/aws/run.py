@@ -160,6 +160,8 @@ def go(account, options):
     if account.real:
         who = account.sts.get_caller_identity()
         print(f"Account {who['Account']} as {who['Arn']}, {account.region}", flush=True)
+    if not options.binary and options.command == "run":
+        print("SKIPPED: acceptance and fan-out: set CATCHMENT_BIN to the worker's binary", flush=True)
     owned, findings, ended = Owned(account), [], None
     try:
         if options.command == "resume":
