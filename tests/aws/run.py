@@ -70,7 +70,8 @@ def chosen(options):
     known = groups()
     wrong = set(options.only or []) - set(known)
     if wrong:
-        sys.exit(f"--only {', '.join(sorted(wrong))}: one of {', '.join(known)}")
+        print(f"--only {', '.join(sorted(wrong))}: one of {', '.join(known)}", file=sys.stderr)
+        sys.exit(2)
     return [module for name, module in known.items() if not options.only or name in options.only]
 
 
