@@ -21,6 +21,7 @@
 //! [`crate::delivery`], what a page means in [`crate::stream::reading`]. Here is one loop that waits
 //! for whichever of these comes first: a write, an upload, a page, a timer, a request to hand over.
 
+mod announced;
 mod batching;
 pub mod context;
 mod end;

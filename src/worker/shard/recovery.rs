@@ -19,10 +19,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
-use super::{Pipeline, Stop};
 use crate::budget::Permit;
-use crate::checkpoint::ledger::Ledger;
-use crate::checkpoint::progress::{Pending, Progress};
 use crate::delivery::batch::{BatchLimits, OpenBatch};
 use crate::delivery::dead_letter::gap_report;
 use crate::delivery::encode::EncodeError;
@@ -35,14 +32,12 @@ use crate::delivery::recipe::Recipe;
 use crate::delivery::remains::{Remains, RemainsError};
 use crate::fault::{CallError, Fault};
 use crate::lease::row::Lease;
-use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, Position, StartAt};
 use crate::stream::reading::ReadRange;
 use crate::task::TaskDied;
 use crate::worker::reader::poll::{self, Fetched, ReadError};
 use crate::worker::shard::context::{ShardDeps, UploadDeps};
-use crate::worker::shard::uploader::upload;
 
 /// Empty pages in a row after which this attempt is given up.
 const PAGES: u32 = 1_000;
@@ -101,60 +96,11 @@ pub enum RecoveryError {
     Task(#[from] TaskDied),
 }
 
-impl Pipeline {
-    /// Finishes the intents found in the row, oldest first. Nothing else happens before.
-    pub(super) async fn recover(&mut self) -> Result<(), Stop> {
-        let row = self.lease.row().await;
-        while let Some(intent) = self.ledger.progress().pending.intents().first().cloned() {
-            let after = self.ledger.progress().checkpoint.clone();
-            if mutant::is(Mutant::IgnorePending) {
-                let none = Progress { checkpoint: after, pending: Pending::None };
-                self.lease.progress(self.ledger.progress(), &none).await?;
-                self.ledger = Ledger::new(none, self.deps.inflight_batches);
-                break;
-            }
-            let configured = &self.deps.recipe.settings.bucket;
-            if intent.settings.bucket != *configured {
-                // Instructions of a table to write elsewhere are not obeyed.
-                return Err(Stop::OtherBucket {
-                    announced: intent.settings.bucket.clone(),
-                    configured: configured.clone(),
-                });
-            }
-            tracing::info!(shard = %self.lease.shard, first = %intent.first, last = %intent.last,
-                "finishing an announced batch");
-            if after == Checkpoint::ShardEnd {
-                break;
-            }
-            let lost = self.lease.lost.clone();
-            let Recovered { objects, permit, gap } = tokio::select! {
-                biased;
-                () = lost.cancelled() => return Err(Stop::Lost),
-                recovered =
-                    rebuild(&self.deps, &row, &after, &intent) =>
-                    recovered?,
-            };
-            if let Some(gap) = gap {
-                self.gap(&gap)?;
-            }
-            let turns = self.files.enter(&objects);
-            upload(&self.deps.upload, &self.lease, objects, turns, permit).await?;
-            self.ledger.durable(&intent.last);
-            if let Some(change) = self.ledger.next() {
-                self.lease.progress(&change.from, &change.to).await?;
-                self.written(change);
-            }
-            self.deps.ctx.metrics.add(metric::INTENTS_RECOVERED_TOTAL, &[], 1);
-        }
-        Ok(())
-    }
-}
-
 /// Reads (`after`, `intent.last`] again and rebuilds its objects.
 ///
 /// # Errors
 /// [`RecoveryError`]
-async fn rebuild(
+pub async fn recover(
     deps: &ShardDeps,
     lease: &Lease,
     after: &Checkpoint,
