@@ -31,6 +31,15 @@ impl Gap {
         Self { after: after.to_string(), end: GapEnd::Through(last.to_string()) }
     }
 
+    /// It as part of an object's name. Not the range of a batch: the same batch may be found with less
+    /// of it left later on, and its own report of a gap before it bears the name of its range.
+    pub fn name(&self) -> String {
+        match &self.end {
+            GapEnd::Before(end) => format!("{}-before-{end}", self.after),
+            GapEnd::Through(end) => format!("{}-through-{end}", self.after),
+        }
+    }
+
     /// From a checkpoint to the end of the shard.
     pub fn to_end(after: &Checkpoint) -> Self {
         let end = GapEnd::Before(Checkpoint::ShardEnd.to_string());

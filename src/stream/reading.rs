@@ -170,6 +170,11 @@ impl ReaderState {
         self.lost || self.overlap
     }
 
+    /// Nothing more is there: it was said more than once.
+    pub(crate) fn is_at_tip(&self) -> bool {
+        self.patience.is_tip()
+    }
+
     /// A page waits to be handed over.
     pub(crate) fn is_holding(&self) -> bool {
         self.held.is_some()
@@ -305,12 +310,15 @@ impl ReaderState {
         let known = self.overlap || self.detour.is_some();
         let again = self.drop_read(&mut page.records);
         let repeated = if known { 0 } else { again };
-        // Where the position leads nowhere, the lag is not that of what was read.
-        self.through_ms =
-            if records > 0 || tip { through_ms } else { self.through_ms.or(through_ms) };
         let detour = match records {
             0 => self.blank(page.behind_ms, asked_ms, pushed),
             _ => None,
+        };
+        // Where the position leads nowhere, the lag is not that of what was read; and one empty page
+        // at the tip may be a mistake.
+        self.through_ms = match records > 0 || self.is_at_tip() {
+            true => through_ms,
+            false => self.through_ms.or(through_ms.filter(|_| !tip)),
         };
         if let Some(bound) = &self.range.bound {
             let tip = caught_up && records == 0 && bound.is_settled(asked_ms);

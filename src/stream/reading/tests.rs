@@ -481,7 +481,13 @@ fn an_idle_shard_is_read_on_from_a_time() {
     let mut reading = reading(range(StartAt::Latest));
     take(&mut reading, page(&[5]));
     let later = NOW + RETENTION;
+    // Of one empty page nobody knows whether it is a mistake.
     reading.take(page(&[]), polled(later));
+    assert!(!reading.is_at_tip() && reading.is_near(later));
+    for _ in 1..5 {
+        reading.take(page(&[]), polled(later));
+    }
+    assert!(reading.is_at_tip() && !reading.is_near(later));
     reading.ask(later).unwrap();
     assert_eq!(reading.start(), StartAt::After(number(5)), "its iterator leads on");
     reading.forget_iterator();

@@ -27,7 +27,8 @@ pub enum Fetched {
         permit: Permit,
         /// MillisBehindLatest.
         behind_ms: Option<i64>,
-        /// Nothing more was there when the page was asked for: that time, ms since the epoch.
+        /// Nothing more was there when the page was asked for, as several pages before it said too:
+        /// that time, ms since the epoch.
         caught_up_ms: Option<i64>,
         /// Records before these, and behind those handed over before, may have left retention.
         lost: bool,
@@ -151,7 +152,8 @@ impl ShardReader {
                         permit = self.means.budget.force_acquire(0);
                     }
                     permit.resize(records.memory());
-                    let caught_up_ms = news.caught_up.then_some(arrival.asked_ms);
+                    let caught_up = news.caught_up && self.reading.is_at_tip();
+                    let caught_up_ms = caught_up.then_some(arrival.asked_ms);
                     let lost = news.lost;
                     return Fetched::Page {
                         records,

@@ -34,7 +34,7 @@ use crate::fault::{CallError, Fault};
 use crate::lease::row::Lease;
 use crate::mutant::{self, Mutant};
 use crate::stream::position::{Checkpoint, Position, StartAt};
-use crate::stream::reading::ReadRange;
+use crate::stream::reading::{ReadRange, StartCheck};
 use crate::task::TaskDied;
 use crate::worker::reader::poll::{self, Fetched, ReadError};
 use crate::worker::shard::context::{ShardDeps, UploadDeps};
@@ -145,11 +145,7 @@ pub async fn recover(
                 let now = deps.ctx.clock.now();
                 deps.ctx.status.shard(shard, |s| s.moved_at = now);
                 blank = if records.is_empty() { blank + 1 } else { 0 };
-                if beginning.gone {
-                    evidence = Evidence::Behind(beginning.first_ms);
-                } else if beginning.bare && !beginning.seen {
-                    evidence = Evidence::Empty;
-                }
+                evidence = evidence_of(beginning);
                 let cut = open.is_empty()
                     && records.first().is_some_and(|first| first.position() != intent.first)
                     && !mutant::is(Mutant::PartIsWhole);
@@ -176,9 +172,10 @@ pub async fn recover(
                 }
             }
             Fetched::End { beginning, .. } => {
-                if !beginning.seen {
-                    evidence = Evidence::Ended;
-                }
+                evidence = match evidence_of(beginning) {
+                    Evidence::Nothing if !beginning.seen => Evidence::Ended,
+                    other => other,
+                };
                 break;
             }
             Fetched::Bound { .. } => break,
@@ -222,10 +219,19 @@ pub async fn recover(
         Some(remains) => keep(&deps.upload, &recipe, remains).await?,
         None => Vec::new(),
     };
-    let name = format!("{}-{}", intent.first, intent.last);
-    objects.push(gap_report(&recipe.settings, &recipe.errors, shard, &name, intent.stamp_ms, &gap));
+    let (Recipe { settings, errors, .. }, name) = (&*recipe, gap.name());
+    objects.push(gap_report(settings, errors, shard, &name, intent.stamp_ms, &gap));
     permit.resize(objects.iter().map(Object::memory).sum());
     Ok(Recovered { objects, permit, gap: Some(gap) })
+}
+
+/// What the reader has found of the beginning of the range.
+fn evidence_of(beginning: StartCheck) -> Evidence {
+    match beginning {
+        StartCheck { gone: true, first_ms, .. } => Evidence::Behind(first_ms),
+        StartCheck { bare: true, seen: false, .. } => Evidence::Empty,
+        _ => Evidence::Nothing,
+    }
 }
 
 /// Looks which objects of the batch exist, and makes dead letters of what is in none of them.
