@@ -48,6 +48,13 @@ where
         (SdkError::ServiceError(_), Some(message)) => message.to_owned(),
         _ => chain(error),
     };
+    // rustls' word for a certificate by nobody it trusts.
+    let message = match message.contains("UnknownIssuer") {
+        true => {
+            format!("{message}; if a proxy opens TLS here, let AWS_CA_BUNDLE name its authority")
+        }
+        false => message,
+    };
     let detail = detail(operation, fault, &code, &message);
     let request_id = error.request_id().map(str::to_owned);
     CallError { operation, fault, detail, code, message, request_id }

@@ -10,6 +10,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 
+use crate::aws::transport::Transport;
 use crate::upload::event::{META_SHA256, META_SUBJECT};
 
 /// Which stream takes the events.
@@ -34,6 +35,8 @@ pub struct UploadApiConfig {
     pub kinesis_endpoint: Option<String>,
     /// Another S3, addressed path-style.
     pub s3_endpoint: Option<String>,
+    /// Whom to trust.
+    pub transport: Transport,
     /// How long one call may take.
     pub attempt_timeout: Duration,
     /// Fixed key id and secret; `None` reads the environment, as a Lambda function must.
@@ -120,6 +123,8 @@ impl UploadApi {
         if let Some(endpoint) = config.s3_endpoint {
             s3 = s3.endpoint_url(endpoint);
         }
+        kinesis.set_http_client(config.transport.client());
+        s3.set_http_client(config.transport.client());
         Self {
             kinesis: aws_sdk_kinesis::Client::from_conf(kinesis.build()),
             s3: aws_sdk_s3::Client::from_conf(s3.build()),

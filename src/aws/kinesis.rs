@@ -16,7 +16,8 @@ use crate::aws::fault::describe;
 use crate::aws::records::{Scanned, TakeRecords};
 use crate::aws::reply::{incomplete, required};
 use crate::aws::silence::unless_silent;
-use crate::aws::subscriptions::Subscribers;
+use crate::aws::subscriptions::{Subscribers, separate};
+use crate::aws::transport::Transport;
 use crate::aws::wire::{Cbor, WireFailure};
 use crate::fault::{CallError, Detail, Fault};
 use crate::ids::{BadSequenceNumber, ShardId};
@@ -46,17 +47,23 @@ pub struct Kinesis {
 }
 
 impl Kinesis {
-    /// Wraps a client.
+    /// Wraps a client that the SDK gives connections of its own.
     pub fn new(client: aws_sdk_kinesis::Client) -> Self {
+        Self::over(client, &Transport::default())
+    }
+
+    /// Wraps a client, and makes those for reading and for subscriptions with connections of their
+    /// own, over the same transport.
+    pub fn over(client: aws_sdk_kinesis::Client, transport: &Transport) -> Self {
         let given = client.config().timeout_config().cloned();
         let patience = given.as_ref().and_then(TimeoutConfig::operation_attempt_timeout);
         let none = given.map_or_else(TimeoutConfig::builder, |given| given.to_builder());
         let none = none.disable_operation_timeout().disable_operation_attempt_timeout().build();
-        let reading = client.config().to_builder().timeout_config(none).build();
+        let reading = separate(&client, transport).timeout_config(none).build();
         Self {
             reading: aws_sdk_kinesis::Client::from_conf(reading),
             patience,
-            subscribers: Subscribers::like(&client),
+            subscribers: Subscribers::like(&client, transport),
             client,
             arenas: Some(Arenas::default()),
             cbor: None,

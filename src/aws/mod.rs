@@ -18,4 +18,5 @@ pub mod s3;
 mod silence;
 mod subscriptions;
 pub mod tables;
+pub mod transport;
 mod wire;

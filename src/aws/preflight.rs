@@ -19,6 +19,7 @@ use aws_smithy_types::date_time::Format;
 
 use crate::aws::clients::{Clients, behavior};
 use crate::aws::fault::{chain, describe};
+use crate::aws::transport::Transport;
 use crate::fault::{CallError, Detail, Fault};
 use crate::lease::row::attr;
 use crate::stream::StreamSummary;
@@ -43,8 +44,12 @@ pub struct NoCredentials(String);
 ///
 /// # Errors
 /// [`NoCredentials`]
-pub async fn identity() -> Result<Identity, NoCredentials> {
-    let shared: SdkConfig = aws_config::defaults(behavior()).load().await;
+pub async fn identity(transport: &Transport) -> Result<Identity, NoCredentials> {
+    let mut asking = aws_config::defaults(behavior());
+    if let Some(client) = transport.client() {
+        asking = asking.http_client(client);
+    }
+    let shared: SdkConfig = asking.load().await;
     let none = NoCredentials;
     let provider = shared.credentials_provider();
     let provider = provider.ok_or_else(|| none("no provider is configured".into()))?;

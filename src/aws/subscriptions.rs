@@ -8,8 +8,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::{Client, config};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::aws::transport::Transport;
 
 /// Subscriptions on one connection: below the fewest streams that were seen to be allowed.
 const EACH: usize = 4;
@@ -19,6 +21,7 @@ const EACH: usize = 4;
 pub(super) struct Subscribers {
     /// What they are made like.
     like: Client,
+    transport: Transport,
     made: Arc<Mutex<Vec<Subscriber>>>,
 }
 
@@ -35,8 +38,8 @@ pub(super) struct Place {
 }
 
 impl Subscribers {
-    pub(super) fn like(client: &Client) -> Self {
-        Self { like: client.clone(), made: Arc::default() }
+    pub(super) fn like(client: &Client, transport: &Transport) -> Self {
+        Self { like: client.clone(), transport: transport.clone(), made: Arc::default() }
     }
 
     /// A client for one subscription, which keeps the place as long as it lives.
@@ -47,8 +50,7 @@ impl Subscribers {
             Some((one.client.clone(), Place { _permit: place }))
         });
         free.or_else(|| {
-            // The connection comes with the client: none is shared with the one it is made like.
-            let client = Client::from_conf(self.like.config().to_builder().build());
+            let client = Client::from_conf(separate(&self.like, &self.transport).build());
             let free = Arc::new(Semaphore::new(EACH));
             let place = Arc::clone(&free).try_acquire_owned().ok()?;
             made.push(Subscriber { client: client.clone(), free });
@@ -62,6 +64,16 @@ impl Subscribers {
     }
 }
 
+/// For a client like another that shares no connection with it. Connections belong to the HTTP
+/// client: where the SDK makes it, each of its clients has one; where we do, it would be copied.
+pub(super) fn separate(like: &Client, transport: &Transport) -> config::Builder {
+    let mut made = like.config().to_builder();
+    if let Some(own) = transport.client() {
+        made.set_http_client(Some(own));
+    }
+    made
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -72,7 +84,7 @@ mod tests {
     #[test]
     fn a_connection_carries_few_and_a_place_is_used_again() {
         let config = aws_sdk_kinesis::Config::builder().behavior_version(behavior()).build();
-        let subscribers = Subscribers::like(&Client::from_conf(config));
+        let subscribers = Subscribers::like(&Client::from_conf(config), &Transport::default());
         let mut places: HashMap<usize, Place> =
             (0..1000).map(|shard| (shard, subscribers.clone().place().unwrap().1)).collect();
         assert_eq!(subscribers.connections(), 1000 / EACH);

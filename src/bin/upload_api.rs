@@ -4,6 +4,7 @@ use std::env;
 use std::time::Duration;
 
 use catchment::aws::front_door::{UploadApi, UploadApiConfig, UploadStream};
+use catchment::aws::transport::Transport;
 use catchment::clock::{Clock, Jitter};
 use catchment::front_door::claims::AuthPolicy;
 use catchment::front_door::handler::{Handler, HandlerConfig};
@@ -52,6 +53,7 @@ fn configuration() -> Result<(UploadApiConfig, HandlerConfig), Error> {
         region: variable("AWS_REGION").ok_or("set AWS_REGION")?,
         kinesis_endpoint: endpoint("AWS_ENDPOINT_URL_KINESIS"),
         s3_endpoint: endpoint("AWS_ENDPOINT_URL_S3"),
+        transport: Transport::from_environment()?,
         attempt_timeout: Duration::from_secs(3),
         credentials: None,
     };

@@ -55,7 +55,7 @@ pub(super) fn run(options: &SendOptions) -> Result<(), Failure> {
         let clients =
             Clients::from_environment(&config.aws).await.map_err(|e| Failure::new(2, e))?;
         let node = Node { clock: Clock::system(), jitter: Jitter::system(), tasks };
-        let kinesis = Kinesis::new(clients.kinesis.clone());
+        let kinesis = Kinesis::over(clients.kinesis.clone(), &clients.transport);
         let producer = Producer::new(clients.kinesis);
         let bar = progress();
         let sent =

@@ -87,7 +87,7 @@ async fn verify(
         }
         None => None,
     };
-    let kinesis = Kinesis::new(clients.kinesis);
+    let kinesis = Kinesis::over(clients.kinesis, &clients.transport);
     let stream = kinesis.describe(&config.stream.name).await.map_err(fail)?;
     let recipe = config.delivery.recipe(&stream.name).map_err(|e| Failure::new(2, e))?;
     let keeping = Arc::new(recipe.keeping().map_err(|e| Failure::new(2, e))?);

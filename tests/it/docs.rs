@@ -36,7 +36,13 @@ fn the_configuration_table_is_the_code() {
          `docs/samples/` holds files to start from.\n\n\
          AWS credentials, region and endpoints come from the standard places: environment, profile,\n\
          web identity, container and instance roles; `AWS_REGION`, `AWS_ENDPOINT_URL`,\n\
-         `AWS_ENDPOINT_URL_KINESIS`, `_DYNAMODB`, `_S3`. Logs follow `CATCHMENT_LOG` or `RUST_LOG`.\n\n\
+         `AWS_ENDPOINT_URL_KINESIS`, `_DYNAMODB`, `_S3`; `HTTPS_PROXY` and `NO_PROXY` are obeyed. Logs follow\n\
+         `CATCHMENT_LOG` or `RUST_LOG`.\n\n\
+         Behind a proxy that opens TLS, or with endpoints that have certificates of your own, let\n\
+         `AWS_CA_BUNDLE` name a PEM file with the authorities to trust. They are trusted besides the system's\n\
+         (the AWS CLI trusts them instead), by the calls of the credential chain too. A file that cannot be\n\
+         read, or has no certificate that can be, ends the start with exit code 2. `ca_bundle` of a profile is not\n\
+         read.\n\n\
          | key | environment | default | meaning |\n|---|---|---|---|\n",
     );
     for key in KEYS {

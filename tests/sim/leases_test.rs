@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catchment::aws::clients::Clients;
+use catchment::aws::transport::Transport;
 use catchment::config::Config;
 use catchment::config::raw::{Layers, Source};
 use catchment::metrics::registry::Metrics;
@@ -74,6 +75,7 @@ impl Fleet {
                     kinesis: live.kinesis.clone(),
                     dynamodb: live.dynamodb.clone(),
                     s3: live.s3.clone(),
+                    transport: Transport::default(),
                 };
                 let means = worker::Node {
                     clock: live.clock.clone(),

@@ -1,6 +1,7 @@
 //! The real worker as a simulated process.
 
 use catchment::aws::clients::Clients;
+use catchment::aws::transport::Transport;
 use catchment::config::raw::{Layers, Source};
 use catchment::config::{Config, OnGap};
 use catchment::delivery::settings::ForeignRecords;
@@ -88,6 +89,7 @@ async fn live(node: Node, config: Config, older: bool) {
         kinesis: node.kinesis.clone(),
         dynamodb: node.dynamodb.clone(),
         s3: node.s3.clone(),
+        transport: Transport::default(),
     };
     let on_gap = config.delivery.on_gap;
     let prepared = tokio::select! {

@@ -36,18 +36,18 @@ struct Doctor<'a> {
 
 /// Everything, in the order in which it is told.
 pub(super) async fn everything(config: &Config, role: Role, clients: Clients) -> Vec<Finding> {
+    let who = identity(&clients.transport).await;
     let doctor = Doctor {
         config,
         role,
         clock: Clock::system(),
         probe: Preflight::new(&clients),
-        kinesis: Kinesis::new(clients.kinesis),
+        kinesis: Kinesis::over(clients.kinesis, &clients.transport),
         table: LeaseTable::new(clients.dynamodb, &config.lease.table),
         store: ObjectStore::new(clients.s3),
         nobody: format!("catchment-doctor-{}", Jitter::system().uuid()),
     };
     let name = &config.stream.name;
-    let who = identity().await;
     let (summary, date) = doctor.probe.stream(name).await;
     let ours = doctor.clock.wall();
     let told = who.as_ref().map(describe).map_err(ToString::to_string);

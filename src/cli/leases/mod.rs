@@ -100,7 +100,7 @@ pub(super) fn run(options: &LeasesOptions) -> Result<(), Failure> {
             Clients::from_environment(&config.aws).await.map_err(|e| Failure::new(2, e))?;
         let tools = Tools {
             table: LeaseTable::new(clients.dynamodb, &config.lease.table),
-            kinesis: Kinesis::new(clients.kinesis),
+            kinesis: Kinesis::over(clients.kinesis, &clients.transport),
             stream: Some(config.stream.name.clone()).filter(|name| name != UNUSED),
         };
         match &options.action {

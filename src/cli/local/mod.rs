@@ -252,7 +252,7 @@ async fn work(
         return Ok(None);
     };
     let bar = send::progress();
-    let kinesis = Kinesis::new(clients.kinesis.clone());
+    let kinesis = Kinesis::over(clients.kinesis.clone(), &clients.transport);
     let sending = send::send(node, &config.stream.name, &kinesis, producer, input, fresh, &bar);
     let sent = tokio::select! {
         biased;

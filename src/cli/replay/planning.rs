@@ -50,7 +50,7 @@ impl Session<'_> {
     }
 
     fn kinesis(&self) -> Kinesis {
-        Kinesis::new(self.clients.kinesis.clone())
+        Kinesis::over(self.clients.kinesis.clone(), &self.clients.transport)
     }
 
     fn probe(&self, stream: &StreamInfo) -> RecordLookup {

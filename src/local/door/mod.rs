@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::aws::front_door::{UploadApi, UploadApiConfig, UploadStream};
+use crate::aws::transport::Transport;
 use crate::clock::{Clock, Jitter};
 use crate::front_door::claims::AuthPolicy;
 use crate::front_door::handler::{Handler, HandlerConfig};
@@ -36,6 +37,8 @@ pub struct FrontDoorOptions {
     pub kinesis_endpoint: String,
     /// The S3 that uploads end up in.
     pub s3_endpoint: String,
+    /// How both are reached.
+    pub transport: Transport,
     /// Region to sign for.
     pub region: String,
     /// Key id and secret for both.
@@ -64,6 +67,7 @@ impl FrontDoorOptions {
             gateway_port: 0,
             kinesis_endpoint: kinesis_endpoint.into(),
             s3_endpoint: s3_endpoint.into(),
+            transport: Transport::default(),
             region: "us-east-1".into(),
             credentials: ("local".into(), "local".into()),
             stream: stream.into(),
@@ -209,6 +213,7 @@ fn handler(options: &FrontDoorOptions, client_id: &str, clock: &Clock, jitter: &
         region: options.region.clone(),
         kinesis_endpoint: Some(options.kinesis_endpoint.clone()),
         s3_endpoint: Some(options.s3_endpoint.clone()),
+        transport: options.transport.clone(),
         attempt_timeout: options.put_deadline,
         credentials: Some(options.credentials.clone()),
     });

@@ -46,7 +46,8 @@ pub async fn prepare_for(
     // The name of a stream given by its ARN is the last part of it.
     let name = config.stream.name.rsplit('/').next().unwrap_or_default();
     let metrics = Arc::new(Metrics::new(name, config.telemetry.shard_labels));
-    let kinesis = Kinesis::new(clients.kinesis).with_wire_format(config.stream.wire, &metrics);
+    let kinesis = Kinesis::over(clients.kinesis, &clients.transport)
+        .with_wire_format(config.stream.wire, &metrics);
     let table = LeaseTable::new(clients.dynamodb, &config.lease.table).counting(&metrics);
     let name = &config.stream.name;
     let stream = readable(&clock, &kinesis, name).await?;
