@@ -328,6 +328,7 @@ async fn pipe(meter: &Meter, page: &Records, codec: &str, total: u64) -> Outcome
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: None,
         region: "eu-west-1".into(),
+        tls: None,
     };
     let services = Services::start(options, &node.tasks, &node.clock).await?;
     let clients = Clients::at(&services.endpoint(), "eu-west-1", &config.aws);

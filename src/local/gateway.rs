@@ -1,20 +1,9 @@
 //! One port for the three services: every request goes where its headers say.
 
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
 use super::dynamodb::LocalTables;
 use super::json_error::error;
@@ -24,8 +13,6 @@ use crate::task::Tasks;
 
 /// Largest JSON request: 500 records of base64 text plus their keys fit well.
 const MAX_JSON: usize = 32 * 1024 * 1024;
-/// How long connections may take to finish their request at stop.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// The three services behind one port.
 pub(super) struct AwsGateway {
@@ -38,7 +25,13 @@ pub(super) struct AwsGateway {
 }
 
 impl AwsGateway {
-    async fn handle(&self, request: Request<Incoming>) -> Response {
+    /// What a request asks for; `S3` for everything of S3.
+    pub(super) fn operation(request: &Request<Incoming>) -> String {
+        let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
+        target.map_or("S3", |target| target.rsplit('.').next().unwrap_or(target)).to_owned()
+    }
+
+    pub(super) async fn handle(&self, request: Request<Incoming>) -> Response {
         let request = request.map(Body::new);
         let target = request
             .headers()
@@ -95,57 +88,4 @@ async fn collect(request: Request<Body>) -> Result<Bytes, Response> {
             &format!("the request is over {MAX_JSON} bytes or broke off: {e}"),
         )
     })
-}
-
-/// Accepts connections until `stop`, then lets each finish the request it is serving.
-pub(super) async fn serve(
-    listener: TcpListener,
-    gateway: Arc<AwsGateway>,
-    stop: CancellationToken,
-) {
-    let mut connections = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            Some(_) = connections.next(), if !connections.is_empty() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let task = connection(stream, gateway.clone(), stop.clone());
-                    connections.push(gateway.tasks.spawn("local-connection", task));
-                }
-                Err(error) => {
-                    // Out of file descriptors, or the peer is gone already: both pass.
-                    tracing::warn!(%error, "the local gateway could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            },
-        }
-    }
-    drop(listener);
-    while connections.next().await.is_some() {}
-}
-
-async fn connection(stream: TcpStream, gateway: Arc<AwsGateway>, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let gateway = gateway.clone();
-        async move { Ok::<_, Infallible>(gateway.handle(request).await) }
-    });
-    let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let mut serving = std::pin::pin!(serving);
-    let result = tokio::select! {
-        biased;
-        result = &mut serving => result,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            match tokio::time::timeout(DRAIN, &mut serving).await {
-                Ok(result) => result,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a local connection broke off");
-    }
 }

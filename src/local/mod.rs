@@ -1,25 +1,29 @@
-//! Embedded AWS: Kinesis, DynamoDB and S3 in this process, behind one loopback port.
+//! Embedded AWS: Kinesis, DynamoDB and S3 in this process, behind one loopback port; with TLS,
+//! Kinesis behind one of its own.
 //!
 //! For development and tests. Nothing outside this folder knows whether it talks to these services
 //! or to AWS, so everything an emulator gets wrong is put right here, never in product code.
 //! What still differs from AWS:
 //!
 //! - Requests are never authenticated, authorised or throttled.
-//! - Only HTTP/1.1 and the JSON protocols are spoken; clients that prefer CBOR for Kinesis must
-//!   switch it off.
+//! - Only the JSON protocols are spoken; clients that prefer CBOR for Kinesis must switch it off.
+//! - Without TLS all three speak HTTP/1.1, and HTTP/2 with clients that know beforehand.
 //! - Streams are created, resharded and deleted at once, without a CREATING or UPDATING phase.
 //! - Object keys must be relative paths that do not run through other objects. No versions, tags,
 //!   encryption or copies; a listing of uploads is one page.
 //! - Streams survive a kill of the process but not a power cut; tables survive both.
 
+mod connections;
 pub mod door;
 mod dynamodb;
 mod gateway;
 mod json_error;
 mod kinesis;
+mod options;
 mod s3;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::fs::{self, File};
 use std::io;
@@ -31,54 +35,25 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use connections::ConnectionSeen;
+use connections::{ConnectionLog, Speech};
+pub use options::{Http2Limits, LocalError, ServiceOptions, TlsOptions};
+
+use crate::aws::clients::Endpoints;
+use crate::aws::transport::Transport;
 use crate::clock::{Clock, Jitter};
-use crate::task::{Handle, TaskDied, Tasks};
+use crate::task::{Handle, Tasks};
 
 const SWEEP: Duration = Duration::from_secs(60);
-
-/// How to start the services.
-#[derive(Clone, Debug)]
-pub struct ServiceOptions {
-    /// Streams and tables live under `<data_dir>/.catchment` and survive a kill; `None` keeps them
-    /// in memory.
-    pub data_dir: Option<PathBuf>,
-    /// Objects are plain files `<objects>/<bucket>/<key>`.
-    pub objects: PathBuf,
-    /// Where to listen; only loopback addresses are accepted.
-    pub listen: IpAddr,
-    /// The port of all three services; `None` picks a free one.
-    pub port: Option<u16>,
-    /// The region told to clients and put into ARNs.
-    pub region: String,
-}
-
-/// The services could not start or stop.
-#[derive(Debug, thiserror::Error)]
-pub enum LocalError {
-    #[error(
-        "the local services answer without authentication and must stay on this machine: listen on 127.0.0.1 or ::1, not on {0}"
-    )]
-    NotLoopback(IpAddr),
-    #[error("port {} on {} is already in use: stop the program that holds it, or pass another port", .0.port(), .0.ip())]
-    PortInUse(SocketAddr),
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
-    #[error("cannot use the directory {}: {source}; check that it can be written, or pass another", path.display())]
-    Directory { path: PathBuf, source: io::Error },
-    #[error("{} is in use by other local services: stop them, or pass another directory", .0.display())]
-    InUse(PathBuf),
-    #[error("cannot read the stream log {} (line {line}): {reason}; move it away to start with empty streams", path.display())]
-    Streams { path: PathBuf, line: usize, reason: String },
-    #[error("cannot open the tables {}: {reason}; move the file away to start with empty tables", path.display())]
-    Tables { path: PathBuf, reason: String },
-    #[error("a task of the local services died: {0}")]
-    Task(#[from] TaskDied),
-}
 
 /// The running services. Dropping them ends them at once.
 pub struct Services {
     address: SocketAddr,
+    /// With TLS: the address of Kinesis, and the authority's certificate.
+    tls: Option<(SocketAddr, PathBuf)>,
+    transport: Transport,
     region: String,
+    log: ConnectionLog,
     stop: DropGuard,
     running: Vec<Handle<()>>,
 }
@@ -97,18 +72,7 @@ impl Services {
         if !options.listen.is_loopback() {
             return Err(LocalError::NotLoopback(options.listen));
         }
-        let wanted = SocketAddr::new(options.listen, options.port.unwrap_or(0));
-        let listener = TcpListener::bind(wanted).await.map_err(|source| {
-            if source.kind() == io::ErrorKind::AddrInUse {
-                LocalError::PortInUse(wanted)
-            } else {
-                LocalError::Listen { address: wanted, source }
-            }
-        })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| LocalError::Listen { address: wanted, source })?;
-
+        let (listener, address) = listen(options.listen, options.port).await?;
         let mut locks = vec![lock(&options.objects)?];
         let state = options.data_dir.as_ref().map(|dir| dir.join(".catchment"));
         let (mut stream_dir, mut table_file) = (None, None);
@@ -125,6 +89,28 @@ impl Services {
         let objects =
             s3::LocalObjects::open(&options.objects, &options.region, tasks, clock, &jitter)?;
 
+        let authority = match &state {
+            Some(state) => create(&state.join("tls"))?.join("authority.pem"),
+            None => options.objects.join(".catchment-authority.pem"),
+        };
+        let log = ConnectionLog::default();
+        let plain = Speech { tls: None, http2: Http2Limits::default(), log: log.clone() };
+        let (mut ports, mut tls) = (Vec::new(), None);
+        match options.tls {
+            None => ports.push((listener, plain)),
+            Some(TlsOptions { kinesis_port, http2 }) => {
+                let (kinesis, at) = listen(options.listen, kinesis_port).await?;
+                let identity = tls::ServerIdentity::make(options.listen, authority, clock.wall())?;
+                ports.push((listener, Speech { tls: Some(identity.http1), ..plain.clone() }));
+                ports.push((kinesis, Speech { tls: Some(identity.http2), http2, ..plain }));
+                tls = Some((at, identity.authority));
+            }
+        }
+        let transport = match &tls {
+            Some((_, authority)) => Transport::trusting(authority.clone())?,
+            None => Transport::default(),
+        };
+
         let stop = CancellationToken::new();
         let gateway = Arc::new(gateway::AwsGateway {
             streams,
@@ -134,35 +120,65 @@ impl Services {
             _locks: locks,
         });
         let sweeper = sweep(gateway.clone(), clock.clone(), stop.clone());
-        let server = gateway::serve(listener, gateway, stop.clone());
+        let mut running = vec![tasks.spawn("local-sweeper", sweeper)];
+        for (listener, speech) in ports {
+            let server = connections::serve(listener, speech, gateway.clone(), stop.clone());
+            running.push(tasks.spawn("local-gateway", server));
+        }
         Ok(Self {
             address,
+            tls,
+            transport,
             region: options.region,
-            running: vec![
-                tasks.spawn("local-gateway", server),
-                tasks.spawn("local-sweeper", sweeper),
-            ],
+            log,
+            running,
             stop: stop.drop_guard(),
         })
     }
 
-    /// The address of all three services, such as `http://127.0.0.1:4566`.
+    /// The address of all three services, such as `http://127.0.0.1:4566`; with TLS, of DynamoDB
+    /// and S3.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Every address, and how clients in this process reach it.
+    pub fn endpoints(&self) -> Endpoints {
+        let others = self.endpoint();
+        let kinesis = match self.tls {
+            Some((at, _)) => format!("https://{at}"),
+            None => others.clone(),
+        };
+        Endpoints { kinesis, others, transport: self.transport.clone() }
+    }
+
+    /// With TLS: the file with the certificate of the authority to trust.
+    pub fn authority(&self) -> Option<&Path> {
+        self.tls.as_ref().map(|(_, authority)| authority.as_path())
+    }
+
+    /// What went over the last connections, the oldest first.
+    pub fn connections(&self) -> Vec<ConnectionSeen> {
+        self.log.seen()
     }
 
     /// What the AWS CLI or any SDK needs in its environment to use these services.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
-        let pairs = [
-            ("AWS_ENDPOINT_URL", self.endpoint()),
+        let mut pairs = vec![("AWS_ENDPOINT_URL", self.endpoint())];
+        if let Some(authority) = self.authority() {
+            pairs.push(("AWS_ENDPOINT_URL_KINESIS", self.endpoints().kinesis));
+            pairs.push(("AWS_CA_BUNDLE", authority.display().to_string()));
+        }
+        pairs.extend([
             ("AWS_ACCESS_KEY_ID", "local".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "local-secret".to_owned()),
             ("AWS_REGION", self.region.clone()),
             ("AWS_DEFAULT_REGION", self.region.clone()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("AWS_CBOR_DISABLE", "true".to_owned()),
-        ];
-        pairs.to_vec()
+        ]);
+        pairs
     }
 
     /// Stops accepting requests, lets running ones finish, and waits for every task. Everything
@@ -177,6 +193,18 @@ impl Services {
         }
         Ok(())
     }
+}
+
+/// Binds a port, or a free one.
+async fn listen(ip: IpAddr, port: Option<u16>) -> Result<(TcpListener, SocketAddr), LocalError> {
+    let wanted = SocketAddr::new(ip, port.unwrap_or(0));
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => LocalError::PortInUse(wanted),
+        _ => LocalError::Listen { address: wanted, source },
+    };
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// Deletes items past their time to live, and, less often because it reads them all, records past

@@ -28,4 +28,5 @@ mod rewind;
 mod shell;
 mod support;
 mod takeover;
+mod tls;
 mod verify;

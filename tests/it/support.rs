@@ -191,16 +191,20 @@ pub(crate) fn lines(data_dir: &Path) -> Vec<Vec<u8>> {
     lines
 }
 
-/// SDK clients of the services, with time for a busy machine.
+/// SDK clients of the services.
 pub(crate) fn clients(services: &Running) -> Clients {
     let endpoint = services.environment.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
-    let calls = AwsConfig {
+    Clients::at(&endpoint.unwrap().1, "us-east-1", &calls())
+}
+
+/// Time-outs for a busy machine.
+pub(crate) fn calls() -> AwsConfig {
+    AwsConfig {
         attempt_timeout: Duration::from_secs(30),
         operation_timeout: Duration::from_secs(60),
         table_attempt_timeout: Duration::from_secs(30),
         table_operation_timeout: Duration::from_secs(60),
         upload_timeout: Duration::from_secs(60),
         path_style: true,
-    };
-    Clients::at(&endpoint.unwrap().1, "us-east-1", &calls)
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::aws::clients::Clients;
+use crate::aws::clients::{Clients, Endpoints};
 use crate::aws::kinesis::Kinesis;
 use crate::aws::objects::Objects;
 use crate::aws::producer::Producer;
@@ -19,8 +19,8 @@ use crate::config::Config;
 use crate::config::raw::{Layers, Source};
 use crate::ids::{SequenceNumber, ShardId};
 use crate::lease::row::Lease;
-use crate::local::Services;
 use crate::local::door::{FrontDoor, FrontDoorOptions};
+use crate::local::{Http2Limits, Services, TlsOptions};
 use crate::shutdown::Shutdown;
 use crate::stream::position::Position;
 use crate::task::{Handle, Tasks};
@@ -57,6 +57,18 @@ pub(super) struct LocalOptions {
     /// Port of the embedded services; a free one if not given.
     #[arg(long)]
     port: Option<u16>,
+    /// Speak TLS, by an authority of its own; Kinesis HTTP/2 too, on a port of its own.
+    #[arg(long)]
+    tls: bool,
+    /// Port of the embedded Kinesis with TLS; a free one if not given.
+    #[arg(long, requires = "tls")]
+    kinesis_port: Option<u16>,
+    /// Streams that the embedded Kinesis allows to an HTTP/2 connection.
+    #[arg(long, value_name = "N", requires = "tls", value_parser = clap::value_parser!(u32).range(1..))]
+    http2_streams: Option<u32>,
+    /// Bytes on the way to the embedded Kinesis, of an HTTP/2 stream and of the connection.
+    #[arg(long, value_name = "BYTES", requires = "tls", value_parser = clap::value_parser!(u32).range(65_535..=0x7fff_ffff))]
+    http2_window: Option<u32>,
     /// Port of the upload API and the /try page; 3000 or a free one if not given.
     #[arg(long)]
     api_port: Option<u16>,
@@ -122,6 +134,10 @@ async fn session(
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: options.port,
             region: REGION.to_owned(),
+            tls: options.tls.then_some(TlsOptions {
+                kinesis_port: options.kinesis_port,
+                http2: Http2Limits { streams: options.http2_streams, window: options.http2_window },
+            }),
         },
         tasks,
         &node.clock,
@@ -141,7 +157,7 @@ async fn with_services(
     services: &Services,
     objects: &std::path::Path,
 ) -> Result<(), Failure> {
-    let clients = Clients::at(&services.endpoint(), REGION, &config.aws);
+    let clients = Clients::of(&services.endpoints(), REGION, &config.aws);
     let producer = Producer::new(clients.kinesis.clone());
     let bucket = &config.delivery.settings.bucket;
     let stream = &config.stream.name;
@@ -193,11 +209,12 @@ async fn front_door(
     node: &Node,
     services: &Services,
 ) -> Result<FrontDoor, Failure> {
-    let endpoint = services.endpoint();
+    let Endpoints { kinesis, others, transport } = services.endpoints();
     let (stream, bucket) = (&config.stream.name, &config.delivery.settings.bucket);
     let wanted = FrontDoorOptions {
         gateway_port: options.api_port.unwrap_or(3000),
-        ..FrontDoorOptions::new(&endpoint, &endpoint, stream, bucket)
+        transport,
+        ..FrontDoorOptions::new(&kinesis, &others, stream, bucket)
     };
     let start =
         |wanted| FrontDoor::start(wanted, &node.tasks, node.clock.clone(), node.jitter.clone());
@@ -325,8 +342,19 @@ fn introduce(
         }
         _ => String::new(),
     };
+    let endpoints = services.endpoints();
+    let tls = match services.authority() {
+        Some(authority) => format!(
+            "Kinesis answers at {}, by HTTP/2 and HTTP/1.1. AWS_CA_BUNDLE names the authority to \
+             trust; it is new with\neach start. Clients that do not know the variable: \
+             NODE_EXTRA_CA_CERTS or a trust store with {}\n",
+            endpoints.kinesis,
+            authority.display(),
+        ),
+        None => String::new(),
+    };
     eprintln!(
-        "Embedded Kinesis, DynamoDB and S3 answer at {endpoint}; nothing leaves this machine.\n\
+        "Embedded Kinesis, DynamoDB and S3 answer at {endpoint}; nothing leaves this machine.\n{tls}\
          Paste the export lines above into another terminal, then try:\n\n  \
          aws kinesis put-record --stream-name {stream} --partition-key k \
          --cli-binary-format raw-in-base64-out --data 'hello'   \
@@ -335,7 +363,7 @@ fn introduce(
          Upload a file through the front door, in a browser at {try_url} (user dev, password \
          catchment),\nor with curl: get a code, exchange it, upload\n\n{tour}\n\
          Objects appear as files under {dir}\nStop with Ctrl-C.",
-        endpoint = services.endpoint(),
+        endpoint = endpoints.others,
         try_url = door.try_url,
         tour = door.tour().iter().map(|line| format!("  {line}\n")).collect::<String>(),
         dir = objects.join(bucket).display(),

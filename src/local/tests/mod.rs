@@ -5,6 +5,7 @@ mod gateway;
 mod kinesis;
 mod restart;
 mod s3;
+mod tls;
 
 use std::path::Path;
 
@@ -55,6 +56,7 @@ pub(super) fn options(dir: &Path, durable: bool) -> ServiceOptions {
         listen: IpAddr::from([127, 0, 0, 1]),
         port: None,
         region: REGION.to_owned(),
+        tls: None,
     }
 }
 
