@@ -1,7 +1,6 @@
 //! CBOR: canned replies, and the least a program can do that reads them.
 
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use catchment::stream::cbor::CONTENT_TYPE;
@@ -9,6 +8,7 @@ use catchment::stream::cbor::CONTENT_TYPE;
 use crate::Outcome;
 use crate::events::Event;
 use crate::floor::{Http, Slice};
+use crate::way::Way;
 
 const BYTES: u8 = 2;
 const TEXT: u8 = 3;
@@ -59,8 +59,8 @@ fn put(body: &mut Vec<u8>, major: u8, content: &[u8]) {
 }
 
 /// Reads replies into a buffer that is used again, and finds the records.
-pub(crate) async fn floor_read(address: SocketAddr, payload: u64) -> Outcome<u64> {
-    Http::with(address, |mut http| async move {
+pub(crate) async fn floor_read(way: &Way, payload: u64) -> Outcome<u64> {
+    Http::with(way, |mut http| async move {
         let (mut all, mut body, mut slices) = (0, Vec::new(), Vec::new());
         while all < payload {
             http.records_as(CONTENT_TYPE, &mut body, true).await?;

@@ -11,11 +11,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use crate::Outcome;
+use crate::way::Way;
 
 /// A body in pieces.
 #[derive(Default)]
@@ -37,19 +38,38 @@ impl Body for Pieces {
     }
 }
 
-/// One connection.
-pub(crate) struct Http(SendRequest<Pieces>);
+/// One connection; over TLS one to each service, as they differ in what they speak.
+pub(crate) struct Http {
+    reading: Sender,
+    putting: Option<http1::SendRequest<Pieces>>,
+}
+
+/// Requests to Kinesis.
+enum Sender {
+    Http1(http1::SendRequest<Pieces>),
+    Http2(http2::SendRequest<Pieces>),
+}
 
 impl Http {
-    /// Connects, and drives the connection while `work` goes on.
-    pub(crate) async fn with<T, F>(address: SocketAddr, work: impl FnOnce(Self) -> F) -> Outcome<T>
+    /// Connects, and drives the connections while `work` goes on.
+    pub(crate) async fn with<T, F>(way: &Way, work: impl FnOnce(Self) -> F) -> Outcome<T>
     where
         F: Future<Output = Outcome<T>>,
     {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        let (done, _) = futures::join!(work(Self(sender)), connection);
+        let Some(tls) = &way.tls else {
+            let (sender, connection) =
+                http1::handshake(TokioIo::new(connect(way.kinesis).await?)).await?;
+            let http = Self { reading: Sender::Http1(sender), putting: None };
+            let (done, _) = futures::join!(work(http), connection);
+            return done;
+        };
+        let kinesis = tls.connect("h2", connect(way.kinesis).await?).await?;
+        let (reading, kinesis) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(kinesis)).await?;
+        let s3 = tls.connect("http/1.1", connect(way.s3).await?).await?;
+        let (putting, s3) = http1::handshake(TokioIo::new(s3)).await?;
+        let http = Self { reading: Sender::Http2(reading), putting: Some(putting) };
+        let (done, _, _) = futures::join!(work(http), kinesis, s3);
         done
     }
 
@@ -66,19 +86,31 @@ impl Http {
         keep: bool,
     ) -> Outcome<()> {
         const BODY: &[u8] = b"{\"ShardIterator\":\"iterator\",\"Limit\":10000}";
-        let request = http::Request::post("/")
-            .header("host", "localhost")
-            .header("content-type", kind)
-            .header("x-amz-target", "Kinesis_20131202.GetRecords")
-            .body(Pieces(VecDeque::from([Bytes::from_static(BODY)])))?;
-        let mut reply = self.0.send_request(request).await?;
+        let request = |uri: &str| {
+            http::Request::post(uri)
+                .header("content-type", kind)
+                .header("x-amz-target", "Kinesis_20131202.GetRecords")
+        };
+        let pieces = Pieces(VecDeque::from([Bytes::from_static(BODY)]));
+        let mut reply = match &mut self.reading {
+            Sender::Http1(sender) => {
+                sender.send_request(request("/").header("host", "localhost").body(pieces)?).await?
+            }
+            // Its own words for the host.
+            Sender::Http2(sender) => {
+                sender.send_request(request("https://localhost/").body(pieces)?).await?
+            }
+        };
         body.clear();
         while let Some(frame) = reply.body_mut().frame().await {
             if let (true, Ok(data)) = (keep, frame?.into_data()) {
                 body.extend_from_slice(&data);
             }
         }
-        self.0.ready().await?;
+        match &mut self.reading {
+            Sender::Http1(sender) => sender.ready().await?,
+            Sender::Http2(sender) => sender.ready().await?,
+        }
         Ok(())
     }
 
@@ -86,10 +118,20 @@ impl Http {
     pub(crate) async fn put(&mut self, key: &str, body: Pieces) -> Outcome<()> {
         let request =
             http::Request::put(format!("/archive/{key}")).header("host", "localhost").body(body)?;
-        self.0.send_request(request).await?.into_body().collect().await?;
-        self.0.ready().await?;
+        let sender = match (&mut self.putting, &mut self.reading) {
+            (Some(sender), _) | (None, Sender::Http1(sender)) => sender,
+            (None, Sender::Http2(_)) => return Err("no connection to S3".into()),
+        };
+        sender.send_request(request).await?.into_body().collect().await?;
+        sender.ready().await?;
         Ok(())
     }
+}
+
+async fn connect(address: SocketAddr) -> Outcome<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// One record: where its parts stand in the reply and in the arena.

@@ -12,12 +12,12 @@ mod measure;
 #[path = "../shared/reader.rs"]
 mod reader;
 mod server;
+mod way;
 
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ use events::{events, reply};
 use floor::{Http, Pieces};
 use measure::{cpu, median};
 use server::Server;
+use way::Way;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -166,7 +167,7 @@ impl Program {
 
 fn main() -> Outcome<()> {
     let has = |name: &str| std::env::args().any(|argument| argument == name);
-    let (quick, write) = (has("--quick"), has("--write"));
+    let (quick, write, plain) = (has("--quick"), has("--write"), has("--plain"));
     let slack = std::env::args().skip_while(|argument| argument != "--slack").nth(1);
     let slack = slack.map_or(Ok(1.0), |slack| slack.parse())?;
     if cfg!(debug_assertions) {
@@ -176,21 +177,29 @@ fn main() -> Outcome<()> {
     // In a task, as a worker runs the reader of a shard: what is waited for outside of one is woken
     // through the kernel.
     #[expect(clippy::disallowed_methods, reason = "no part of the programs under test")]
-    let measuring = async { tokio::spawn(measure(quick, slack, write)).await? };
+    let measuring = async { tokio::spawn(measure(quick, slack, write, plain)).await? };
     runtime.enable_all().build()?.block_on(measuring)
 }
 
-async fn measure(quick: bool, slack: f64, write: bool) -> Outcome<()> {
+async fn measure(quick: bool, slack: f64, write: bool, plain: bool) -> Outcome<()> {
     let server = Server::default();
-    let bench = Bench::new(server.clone(), server.start()?, slack)?;
+    let bench = Bench::new(server.clone(), Way::plain(&server)?, slack)?;
     let mut found = bench.run(quick).await?;
     let gated = !quick && !cfg!(debug_assertions);
     if gated && !found.outside.is_empty() {
         println!("\nOnce more, because: {}\n", found.outside.join("; "));
         found = bench.run(quick).await?;
     }
+    // The same programs, the same replies. No gates: encryption costs both sides of a ratio the same,
+    // and brings all of them nearer to one.
+    let mut parts = vec![("floor", format!("{HEAD}{}", found.table))];
+    if !plain {
+        println!();
+        let over = Bench::new(server.clone(), Way::tls(&server)?, slack)?.run(quick).await?;
+        parts.push(("floor-tls", format!("{HEAD}{}", over.table)));
+    }
     if write {
-        document::write(&[("floor", format!("{HEAD}{}", found.table))])?;
+        document::write(&parts)?;
     }
     if gated && !found.outside.is_empty() {
         return Err(format!("outside of its gate: {}", found.outside.join("; ")).into());
@@ -215,7 +224,7 @@ const HEAD: &str = "\
 
 struct Bench {
     server: Server,
-    address: SocketAddr,
+    way: Way,
     /// By how much gates are wider.
     slack: f64,
     clients: Clients,
@@ -223,7 +232,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(server: Server, address: SocketAddr, slack: f64) -> Outcome<Self> {
+    fn new(server: Server, way: Way, slack: f64) -> Outcome<Self> {
         let aws = AwsConfig {
             path_style: true,
             attempt_timeout: Duration::from_secs(30),
@@ -234,9 +243,9 @@ impl Bench {
         };
         Ok(Self {
             server,
-            address,
             slack,
-            clients: Clients::at(&format!("http://{address}"), "eu-west-1", &aws),
+            clients: Clients::of(&way.endpoints(), "eu-west-1", &aws),
+            way,
             recipe: Arc::new(Recipe::new(Arc::new(Settings::new("archive", "events")))?),
         })
     }
@@ -245,6 +254,7 @@ impl Bench {
     async fn run(&self, quick: bool) -> Outcome<Found> {
         let (rounds, part) = if quick { (1, 16) } else { (ROUNDS, 1) };
         let mut found = Found::default();
+        println!("{}:\n", self.way.name());
         for size in &SIZES {
             let replies = (0..3).map(|turn| {
                 let events = events(size, turn);
@@ -319,7 +329,10 @@ impl Bench {
         most: Option<f64>,
         found: &mut Found,
     ) {
-        let (least, most) = (least.map(|l| l / self.slack), most.map(|m| m * self.slack));
+        let (least, most) = match self.way.tls {
+            None => (least.map(|l| l / self.slack), most.map(|m| m * self.slack)),
+            Some(_) => (None, None),
+        };
         let mut told = format!("{name}: {ratio:.2}");
         for (word, bound) in [("at least", least), ("at most", most)] {
             if let Some(bound) = bound {
@@ -339,7 +352,7 @@ impl Bench {
             Program::FloorRead => self.floor_read(payload).await,
             Program::SdkRead => Box::pin(self.sdk(payload, false)).await,
             Program::Read => Box::pin(self.catchment(payload, false, WireFormat::Json)).await,
-            Program::FloorCbor => cbor::floor_read(self.address, payload).await,
+            Program::FloorCbor => cbor::floor_read(&self.way, payload).await,
             Program::ReadCbor => Box::pin(self.catchment(payload, false, WireFormat::Cbor)).await,
             Program::FloorWhole => self.floor_whole(payload).await,
             Program::SdkWhole => Box::pin(self.sdk(payload, true)).await,
@@ -348,7 +361,7 @@ impl Bench {
     }
 
     async fn discard(&self, payload: u64, each: u64) -> Outcome<u64> {
-        Http::with(self.address, |mut http| async move {
+        Http::with(&self.way, |mut http| async move {
             let mut all = 0;
             while all < payload {
                 http.records(&mut Vec::new(), false).await?;
@@ -360,7 +373,7 @@ impl Bench {
     }
 
     async fn floor_read(&self, payload: u64) -> Outcome<u64> {
-        Http::with(self.address, |mut http| async move {
+        Http::with(&self.way, |mut http| async move {
             let (mut all, mut body) = (0, Vec::new());
             let (mut arena, mut slices) = (Vec::new(), Vec::new());
             while all < payload {
@@ -375,7 +388,7 @@ impl Bench {
     }
 
     async fn floor_whole(&self, payload: u64) -> Outcome<u64> {
-        Http::with(self.address, |mut http| async move {
+        Http::with(&self.way, |mut http| async move {
             let (mut all, mut object, mut body) = (0, 0, Vec::new());
             let (mut arena, mut slices) = (Vec::new(), Vec::new());
             let mut codec = Frames::new()?;
@@ -427,7 +440,8 @@ impl Bench {
     /// The reader of a shard as the worker runs it; and its batches and uploads.
     async fn catchment(&self, payload: u64, deliver: bool, wire: WireFormat) -> Outcome<u64> {
         let metrics = Arc::new(Metrics::new("bench", true));
-        let kinesis = Kinesis::new(self.clients.kinesis.clone()).with_wire_format(wire, &metrics);
+        let kinesis = Kinesis::over(self.clients.kinesis.clone(), &self.clients.transport)
+            .with_wire_format(wire, &metrics);
         let means = reader::means(kinesis, ARN, Arc::clone(&metrics));
         let shard = ShardId::new("shardId-000000000000");
         let (send, mut pages) = mpsc::channel(1);
@@ -491,7 +505,7 @@ impl Bench {
             for round in 0..=rounds {
                 let before = cpu()?;
                 let piece = piece.clone();
-                Http::with(self.address, |mut http| async move {
+                Http::with(&self.way, |mut http| async move {
                     for _ in 0..times {
                         let pieces = VecDeque::from(vec![piece.clone(); size >> 20]);
                         http.put("key", Pieces(pieces)).await?;

@@ -5,7 +5,17 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio_rustls::TlsAcceptor;
+
 use catchment::stream::cbor::CONTENT_TYPE;
+
+const ITERATOR: &[u8] = b"{\"ShardIterator\":\"iterator\"}";
 
 /// What GetRecords answers, in turn.
 #[derive(Clone, Default)]
@@ -32,6 +42,63 @@ impl Server {
             }
         });
         Ok(address)
+    }
+
+    /// Starts it behind TLS, in what the client chooses to speak.
+    pub(crate) fn start_tls(&self, tls: TlsAcceptor) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let this = self.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread(move || {
+            let connections = tokio::task::LocalSet::new();
+            runtime.block_on(connections.run_until(async move {
+                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+                while let Ok((stream, _)) = listener.accept().await {
+                    let _ = stream.set_nodelay(true);
+                    let (this, tls) = (this.clone(), tls.clone());
+                    tokio::task::spawn_local(async move {
+                        let Ok(stream) = tls.accept(stream).await else { return };
+                        let service = service_fn(move |request| {
+                            let this = this.clone();
+                            async move { this.answer(request).await }
+                        });
+                        let spoken = auto::Builder::new(TokioExecutor::new());
+                        // A client that hangs up ends it.
+                        let _ = spoken.serve_connection(TokioIo::new(stream), service).await;
+                    });
+                }
+            }));
+        });
+        Ok(address)
+    }
+
+    async fn answer(
+        &self,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<Full<Bytes>>, hyper::Error> {
+        let says = |name: &str, end: &str| {
+            let value = request.headers().get(name).and_then(|value| value.to_str().ok());
+            value.is_some_and(|value| value.ends_with(end))
+        };
+        let put = request.method() == http::Method::PUT;
+        let iterator = says("x-amz-target", "GetShardIterator");
+        let cbor = says("content-type", "cbor-1.1");
+        let mut body = request.into_body();
+        while let Some(frame) = body.frame().await {
+            frame?;
+        }
+        let (kind, body) = match (put, iterator, cbor) {
+            (true, ..) => ("application/xml", Bytes::new()),
+            (_, true, _) => ("application/x-amz-json-1.1", Bytes::from_static(ITERATOR)),
+            (_, _, cbor) => {
+                let kind = if cbor { CONTENT_TYPE } else { "application/x-amz-json-1.1" };
+                (kind, Bytes::from_owner(self.records(cbor)))
+            }
+        };
+        let reply = http::Response::builder().header("content-type", kind).header("etag", "\"e\"");
+        Ok(reply.body(Full::new(body)).unwrap_or_default())
     }
 
     /// Replaces the replies.
@@ -79,7 +146,7 @@ impl Server {
             let body: Arc<[u8]> = if put {
                 Arc::default()
             } else if target.ends_with("GetShardIterator") {
-                Arc::from(&b"{\"ShardIterator\":\"iterator\"}"[..])
+                Arc::from(ITERATOR)
             } else {
                 self.records(cbor)
             };
