@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -40,6 +41,8 @@ struct Feed {
     position: IteratorPosition,
     until: Duration,
     heard: Option<Duration>,
+    /// There was nothing new after so many changes.
+    seen: Option<u64>,
     phase: SubscriptionPhase,
 }
 
@@ -99,6 +102,7 @@ impl Streams {
             position,
             until: now + LIFE,
             heard: None,
+            seen: None,
             phase: SubscriptionPhase::Start,
         };
         let events = futures::stream::unfold(feed, |mut feed| async move {
@@ -127,9 +131,16 @@ impl Feed {
             if now >= self.until || self.replaced() {
                 return None;
             }
-            let page = inner.page(self.position.clone(), MAX_RECORDS, MAX_EVENT).await.ok()?;
             let quiet = self.heard.is_some_and(|heard| now < heard + HEARTBEAT);
+            // Looking is dear where there are many shards, and there are as many subscriptions.
+            let changes = inner.changes.load(Ordering::Acquire);
+            if quiet && self.seen == Some(changes) {
+                inner.clock.sleep(POLL).await;
+                continue;
+            }
+            let page = inner.page(self.position.clone(), MAX_RECORDS, MAX_EVENT).await.ok()?;
             if page.records.is_empty() && !page.ended && quiet {
+                self.seen = Some(changes);
                 inner.clock.sleep(POLL).await;
                 continue;
             }

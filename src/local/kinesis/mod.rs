@@ -17,6 +17,7 @@ mod shards;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::http::StatusCode;
@@ -48,6 +49,8 @@ struct Inner {
     writing: tokio::sync::Mutex<Counters>,
     log: Option<Log>,
     subscriptions: Mutex<HashMap<String, fanout::LocalSubscription>>,
+    /// Calls so far after which a subscription may have something to say.
+    changes: AtomicU64,
     clock: Clock,
     jitter: Jitter,
     tasks: Tasks,
@@ -78,6 +81,7 @@ impl Streams {
             writing: tokio::sync::Mutex::default(),
             log: None,
             subscriptions: Mutex::default(),
+            changes: AtomicU64::new(0),
             clock: clock.clone(),
             jitter: jitter.clone(),
             tasks: tasks.clone(),
@@ -126,7 +130,14 @@ impl Streams {
                 Err(fault) => refuse(&fault),
             };
         }
-        match self.0.answer(operation, data).await {
+        let answer = self.0.answer(operation, data).await;
+        if !matches!(
+            operation,
+            Operation::GetRecords | Operation::GetShardIterator | Operation::ListShards
+        ) {
+            self.0.changes.fetch_add(1, Ordering::Release);
+        }
+        match answer {
             Ok(None) => reply(Vec::new()),
             Ok(Some(value)) => reply(serde_json::to_vec(&value).unwrap_or_default()),
             Err(fault) => refuse(&fault),
