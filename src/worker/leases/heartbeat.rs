@@ -48,7 +48,7 @@ impl Registry {
 
 /// Beats for every lease, until dropped: three times per failover time, counted from the last write
 /// of the lease, so that a progress write saves a heartbeat. A failed beat is repeated soon. No beat
-/// waits for another, but for one of [`PARALLEL`] places: a write that hangs is one lease's trouble.
+/// waits for another, but for one of `PARALLEL` places: a write that hangs is one lease's trouble.
 pub async fn heartbeat(ctx: TaskContext, failover: Duration, registry: Registry) {
     let TaskContext { clock, jitter, .. } = ctx;
     let period = failover / 3;
