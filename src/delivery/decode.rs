@@ -41,7 +41,7 @@ fn reader(codec: Codec, body: &[u8]) -> std::io::Result<Box<dyn Read + '_>> {
 /// Is this what comes out?
 ///
 /// # Errors
-/// As `reader`.
+/// What reading or decompressing it fails with.
 pub fn is_same(codec: Codec, body: &[u8], mut expected: &[u8]) -> std::io::Result<bool> {
     let (mut raw, mut chunk) = (reader(codec, body)?, vec![0; CHUNK]);
     loop {
