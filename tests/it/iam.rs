@@ -91,7 +91,15 @@ fn every_call_of_the_source_is_granted_to_its_role_and_nothing_else_is() {
             "preflight.rs",
             "producer.rs",
         ],
-        &["records", "records.rs", "reply", "reply.rs", "silence.rs", "subscriptions.rs"],
+        &[
+            "records",
+            "records.rs",
+            "reply",
+            "reply.rs",
+            "silence.rs",
+            "subscriptions.rs",
+            "transport.rs",
+        ],
         &["s3.rs", "tables.rs", "events", "events.rs", "wire", "wire.rs"],
     ]
     .concat();
