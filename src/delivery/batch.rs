@@ -101,7 +101,7 @@ pub struct OpenBatch {
     gap: Option<Gap>,
     after: Option<String>,
     first: Option<Position>,
-    /// When the first record arrived, if it says so.
+    /// When the first record arrived that says so.
     first_ms: Option<i64>,
     last: Option<Position>,
     records: u64,
@@ -261,8 +261,8 @@ impl OpenBatch {
         self.laid_out += laid_out as u64;
         self.records += 1;
         self.bytes += record.data.len() as u64;
+        self.first_ms = self.first_ms.or(record.arrival_ms);
         if self.first.is_none() {
-            self.first_ms = record.arrival_ms;
             self.first = Some(record.position());
         }
         Ok(())
@@ -525,8 +525,7 @@ mod tests {
         );
         assert_eq!(upload.meta(event::META_POSITION), Some("shardId-000000000000/1"));
         let aside = |why| letter(upload, why).unwrap();
-        let asides =
-            [Aside::Conflict, Aside::Refused("KeyTooLong"), Aside::Unknown("AccessDenied")];
+        let asides = [Aside::Conflict, Aside::Refused("KeyTooLong"), Aside::Conflict];
         let objects = put_aside(asides.map(aside).into());
         let told: Vec<_> = objects.iter().map(|o| (o.key.as_str(), o.records)).collect();
         let name = "events-shardId-000000000000-1-3.ndjson";

@@ -209,6 +209,8 @@ impl Fleet {
         kinesis.stuck = rng.u32(0..3) == 0;
         if rng.u32(0..6) == 0 {
             self.backlog = rng.usize(10..150);
+            // Who takes records out of retention stamps them: the emulators that do not, keep all.
+            kinesis.no_arrival_time = 0;
             kinesis.grain_ms = Some(if rng.bool() { 1 } else { rng.i64(1..20_000) });
         }
         self.kcl = rng.u32(0..8) == 0;

@@ -68,8 +68,6 @@ const PER_BATCH: usize = 16;
 const ABORT: Duration = Duration::from_secs(5);
 /// Longest time a file is believed to have been on its way, ms.
 const DAY_MS: i64 = 86_400_000;
-/// How long a store that refuses to show what stands under a key is asked again.
-const LOOK: Duration = Duration::from_secs(30);
 /// What a stored object still takes in the list of its batch.
 const SLOT: usize = size_of::<Object>();
 
@@ -448,9 +446,7 @@ async fn taken(
         let what = "looking at the object under a taken key failed";
         note_failure(&deps.ctx, &object.key, &error, what);
         let waited = deps.ctx.clock.now() - begun;
-        if !error.fault.is_transient() && waited >= deadline.min(LOOK) {
-            return Ok(KeyHolder::ByAnother(letter(object, Aside::Unknown(&error.code))));
-        }
+        // Not put aside, whatever the refusal: what is there may be this very file.
         if waited > deadline {
             let key = object.key.clone();
             return Err(UploadError::Deadline { key, waited, last: Box::new(error) });
