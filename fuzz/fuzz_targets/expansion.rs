@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use catchment::delivery::batch::{EXPANSION, BatchLimits, OpenBatch};
+use catchment::delivery::batch::{BatchLimits, EXPANSION, OpenBatch};
 use catchment::delivery::recipe::Recipe;
 use catchment::delivery::settings::{Codec, Format, Settings};
 use catchment::ids::ShardId;
@@ -65,11 +65,13 @@ fuzz_target!(|input: (u8, u16, Vec<(u8, u8, u16)>)| {
     let settings = Settings {
         codec: Codec::None,
         level: 0,
-        format: [Format::Raw, Format::Ndjson, Format::JsonArray, Format::Envelope][usize::from(mode % 4)],
+        format: [Format::Raw, Format::Ndjson, Format::JsonArray, Format::Envelope]
+            [usize::from(mode % 4)],
         ..Settings::new("bucket", "stream")
     };
     let recipe = Arc::new(Recipe::new(Arc::new(settings)).expect("good templates"));
-    let open = || OpenBatch::new(Arc::clone(&recipe), ShardId::new("shardId-000000000000"), 0, None);
+    let open =
+        || OpenBatch::new(Arc::clone(&recipe), ShardId::new("shardId-000000000000"), 0, None);
     let limits = BatchLimits { bytes: LIMIT, step: STEP, ..BatchLimits::NONE };
     let most = (LIMIT * EXPANSION) as usize + LINE;
     let (mut queue, mut batch, mut records) = (found.records, open(), 0);
