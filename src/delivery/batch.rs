@@ -525,7 +525,7 @@ mod tests {
         );
         assert_eq!(upload.meta(event::META_POSITION), Some("shardId-000000000000/1"));
         let aside = |why| letter(upload, why).unwrap();
-        let asides = [Aside::Conflict, Aside::Refused("KeyTooLong"), Aside::Conflict];
+        let asides = [Aside::Conflict, Aside::Refused("KeyTooLong"), Aside::Unseen("AccessDenied")];
         let objects = put_aside(asides.map(aside).into());
         let told: Vec<_> = objects.iter().map(|o| (o.key.as_str(), o.records)).collect();
         let name = "events-shardId-000000000000-1-3.ndjson";

@@ -40,6 +40,8 @@ pub fn is_aside(key: &str) -> bool {
 pub enum Aside<'a> {
     /// Another file has its key.
     Conflict,
+    /// Somebody has its key, and who cannot be seen: the code of the error.
+    Unseen(&'a str),
     /// The store refuses its key: the code of the error.
     Refused(&'a str),
 }
@@ -70,6 +72,11 @@ pub fn letter(upload: &Object, why: Aside<'_>) -> Option<Letter> {
             CONFLICT,
             &keys.conflict,
             "the file key belongs to another upload with other content".to_owned(),
+        ),
+        Aside::Unseen(code) => (
+            CONFLICT,
+            &keys.conflict,
+            format!("the file key is taken, and what is there cannot be looked at: {code}"),
         ),
         Aside::Refused(code) => {
             (REFUSED, &keys.refused, format!("the store refuses the file key: {code}"))

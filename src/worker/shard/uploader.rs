@@ -68,6 +68,8 @@ const PER_BATCH: usize = 16;
 const ABORT: Duration = Duration::from_secs(5);
 /// Longest time a file is believed to have been on its way, ms.
 const DAY_MS: i64 = 86_400_000;
+/// How long a store that refuses to show what stands under a key is asked again.
+const LOOK: Duration = Duration::from_secs(30);
 /// What a stored object still takes in the list of its batch.
 const SLOT: usize = size_of::<Object>();
 
@@ -163,12 +165,13 @@ async fn put(
     }
     let mut sending = Sending::new(deps, held, object);
     let mut again = true;
+    let mut patience = deps.deadline.min(LOOK);
     let (result, letter) = loop {
         let result = sending.until_durable(lease).await;
         let object = &sending.object;
         let letter = match &result {
             Ok(Put::Existed) if object.kind == ObjectKind::Upload => {
-                match taken(deps, lease, object).await? {
+                match taken(deps, lease, object, patience).await? {
                     // What was there may have been another file. Once more, then it was ours in
                     // between.
                     KeyHolder::Vanished if again => {
@@ -177,6 +180,13 @@ async fn put(
                     }
                     KeyHolder::Vanished | KeyHolder::ByThis => None,
                     KeyHolder::ByAnother(letter) => letter,
+                    // A store that refuses everything, as with credentials that have expired, says
+                    // nothing of this object: that its key is taken has to be said once more.
+                    KeyHolder::Unseen(_) if !patience.is_zero() => {
+                        patience = Duration::ZERO;
+                        continue;
+                    }
+                    KeyHolder::Unseen(code) => letter(object, Aside::Unseen(&code)),
                 }
             }
             Err(UploadError::Refused { last, .. }) => letter(object, Aside::Refused(&last.code)),
@@ -426,13 +436,17 @@ enum KeyHolder {
     ByAnother(Option<Letter>),
     /// Nobody's any more: it was deleted since.
     Vanished,
+    /// The store refuses to show it, with this code.
+    Unseen(String),
 }
 
-/// Looks at what is under the key of an upload, for as long as storing an object may take.
+/// Looks at what is under the key of an upload, for as long as storing an object may take; where it is
+/// refused, for as long as patience lasts.
 async fn taken(
     deps: &UploadDeps,
     lease: &Arc<HeldLease>,
     object: &Object,
+    patience: Duration,
 ) -> Result<KeyHolder, UploadError> {
     let begun = deps.ctx.clock.now();
     let deadline = deps.deadline;
@@ -446,7 +460,9 @@ async fn taken(
         let what = "looking at the object under a taken key failed";
         note_failure(&deps.ctx, &object.key, &error, what);
         let waited = deps.ctx.clock.now() - begun;
-        // Not put aside, whatever the refusal: what is there may be this very file.
+        if !error.fault.is_transient() && waited >= patience {
+            return Ok(KeyHolder::Unseen(error.code));
+        }
         if waited > deadline {
             let key = object.key.clone();
             return Err(UploadError::Deadline { key, waited, last: Box::new(error) });
