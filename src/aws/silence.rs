@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,16 +18,32 @@ const LONGEST: Duration = Duration::from_secs(240);
 
 /// Signs of life of one call. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pulse(Arc<AtomicU64>);
+pub(super) struct Pulse(Arc<PulseState>);
+
+#[derive(Debug, Default)]
+struct PulseState {
+    beats: AtomicU64,
+    resting: AtomicBool,
+}
 
 impl Pulse {
     /// Something arrived, or an attempt began.
     pub(super) fn beat(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.resting.store(false, Ordering::Relaxed);
+        self.0.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An attempt is over: until the next one begins nobody is waited for.
+    pub(super) fn rest(&self) {
+        self.0.resting.store(true, Ordering::Relaxed);
     }
 
     fn beats(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.beats.load(Ordering::Relaxed)
+    }
+
+    fn is_resting(&self) -> bool {
+        self.0.resting.load(Ordering::Relaxed)
     }
 }
 
@@ -54,10 +70,13 @@ pub(super) async fn unless_silent<F: Future>(
             heard = pulse.beats();
             silence.set(tokio::time::sleep(patience));
         }
+        while pulse.is_resting() && silence.as_mut().poll(context).is_ready() {
+            silence.set(tokio::time::sleep(patience));
+        }
         let why = if silence.as_mut().poll(context).is_ready() {
             format!("nothing arrived for {patience:?} (aws.attempt_timeout)")
         } else if longest.as_mut().poll(context).is_ready() {
-            format!("the reply was still arriving after {LONGEST:?}")
+            format!("the call was not over after {LONGEST:?}")
         } else {
             return Poll::Pending;
         };
@@ -71,4 +90,34 @@ pub(super) async fn unless_silent<F: Future>(
         }))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    /// What comes of a call that makes an attempt, gets a refusal, pauses, and tries again.
+    async fn after(pause: Duration, second: Duration) -> Result<(), CallError> {
+        let pulse = Pulse::default();
+        unless_silent("GetRecords", PATIENCE, &pulse, async {
+            pulse.beat();
+            tokio::time::sleep(PATIENCE / 2).await;
+            pulse.rest();
+            tokio::time::sleep(pause).await;
+            pulse.beat();
+            tokio::time::sleep(second).await;
+        })
+        .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_between_attempts_is_no_silence() {
+        assert!(after(PATIENCE * 5, PATIENCE / 2).await.is_ok());
+        let silent = after(PATIENCE * 5, PATIENCE * 2).await.unwrap_err();
+        assert!(silent.message.contains("nothing arrived for 3s"), "{silent}");
+        let late = after(LONGEST * 2, PATIENCE / 2).await.unwrap_err();
+        assert!(late.message.contains("not over after 240s"), "{late}");
+    }
 }
