@@ -17,6 +17,11 @@ use catchment::stream::cbor::CONTENT_TYPE;
 
 const ITERATOR: &[u8] = b"{\"ShardIterator\":\"iterator\"}";
 
+/// How sequence numbers begin, up to the digits that count the rounds.
+const FIXED: &[u8] = b"4959033827149025660855969253836157109592";
+/// Digits of the round.
+const ROUND: usize = 9;
+
 /// What GetRecords answers, in turn.
 #[derive(Clone, Default)]
 pub(crate) struct Server(Arc<Mutex<Replies>>);
@@ -24,8 +29,34 @@ pub(crate) struct Server(Arc<Mutex<Replies>>);
 #[derive(Default)]
 struct Replies {
     /// In JSON and in CBOR.
-    bodies: Vec<[Arc<[u8]>; 2]>,
+    bodies: Vec<[CannedReply; 2]>,
     next: usize,
+    /// How often all of them were sent. A reader leaves out what it has read: numbers rise.
+    round: usize,
+}
+
+/// A body, and where in it the digits of the round stand.
+#[derive(Clone)]
+struct CannedReply {
+    body: Arc<[u8]>,
+    digits: Vec<usize>,
+}
+
+impl CannedReply {
+    fn new(body: Arc<[u8]>) -> Self {
+        let begins = memchr::memmem::find_iter(&body, FIXED).map(|at| at + FIXED.len());
+        let digits = begins.collect();
+        Self { body, digits }
+    }
+
+    fn of_round(&mut self, round: usize) -> Arc<[u8]> {
+        let digits = format!("{round:0ROUND$}");
+        let body = Arc::make_mut(&mut self.body);
+        for at in &self.digits {
+            body[*at..*at + ROUND].copy_from_slice(digits.as_bytes());
+        }
+        Arc::clone(&self.body)
+    }
 }
 
 impl Server {
@@ -103,15 +134,18 @@ impl Server {
 
     /// Replaces the replies.
     pub(crate) fn set(&self, bodies: Vec<[Arc<[u8]>; 2]>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Replies { bodies, next: 0 };
+        let bodies = bodies.into_iter().map(|of| of.map(CannedReply::new)).collect();
+        let mut replies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *replies = Replies { bodies, next: 0, round: replies.round + 1 };
     }
 
     fn records(&self, cbor: bool) -> Arc<[u8]> {
         let mut replies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         replies.next = (replies.next + 1) % replies.bodies.len().max(1);
-        let bodies = replies.bodies.get(replies.next).cloned().unwrap_or_default();
-        let [json, in_cbor] = bodies;
-        if cbor { in_cbor } else { json }
+        replies.round += usize::from(replies.next == 0);
+        let Replies { bodies, next, round } = &mut *replies;
+        let of_round = |reply: &mut CannedReply| reply.of_round(*round);
+        bodies.get_mut(*next).map(|of| of_round(&mut of[usize::from(cbor)])).unwrap_or_default()
     }
 
     fn serve(&self, connection: TcpStream) -> io::Result<()> {
