@@ -31,7 +31,7 @@ struct Replies {
     /// In JSON and in CBOR.
     bodies: Vec<[CannedReply; 2]>,
     next: usize,
-    /// How often all of them were sent. A reader leaves out what it has read: numbers rise.
+    /// How many were sent. A reader leaves out what it has read: numbers rise from one to the next.
     round: usize,
 }
 
@@ -142,7 +142,7 @@ impl Server {
     fn records(&self, cbor: bool) -> Arc<[u8]> {
         let mut replies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         replies.next = (replies.next + 1) % replies.bodies.len().max(1);
-        replies.round += usize::from(replies.next == 0);
+        replies.round += 1;
         let Replies { bodies, next, round } = &mut *replies;
         let of_round = |reply: &mut CannedReply| reply.of_round(*round);
         bodies.get_mut(*next).map(|of| of_round(&mut of[usize::from(cbor)])).unwrap_or_default()
