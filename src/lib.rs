@@ -36,6 +36,7 @@ pub mod cost;
 pub mod delivery;
 pub mod fault;
 pub mod front_door;
+pub mod heap;
 pub mod iam;
 pub mod ids;
 pub mod lease;

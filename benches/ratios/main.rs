@@ -166,6 +166,7 @@ impl Program {
 }
 
 fn main() -> Outcome<()> {
+    catchment::heap::follow_use();
     let has = |name: &str| std::env::args().any(|argument| argument == name);
     let (quick, write, plain) = (has("--quick"), has("--write"), has("--plain"));
     let slack = std::env::args().skip_while(|argument| argument != "--slack").nth(1);

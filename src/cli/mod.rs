@@ -24,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::raw::{Layers, Source};
 use crate::config::{Config, Invalid};
+use crate::heap;
 use crate::task::Tasks;
 
 /// Amazon Kinesis to Amazon S3: completely, once, cheaply and fast.
@@ -167,6 +168,7 @@ fn version() -> &'static str {
 
 /// Parses the command line, runs the command, says how it ended.
 pub fn main() -> ExitCode {
+    heap::follow_use();
     let result = match Cli::parse().command {
         Command::Run(settings) => run::run(&settings),
         #[cfg(feature = "local")]

@@ -21,6 +21,7 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
     ScalarAttributeType,
 };
+use base64_simd::STANDARD;
 use catchment::aws::clients::Clients;
 use catchment::ids::SequenceNumber;
 use tempfile::TempDir;
@@ -539,13 +540,13 @@ fn objects_in_parts_survive_lost_replies() {
 fn noise(file: &Path, bytes: usize, record: usize) -> (u64, usize) {
     let mut out = std::io::BufWriter::new(fs::File::create(file).unwrap());
     let mut random = fastrand::Rng::with_seed(7);
-    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut raw = vec![0; record];
     let count = bytes / (record + 1);
     for _ in 0..count {
-        let mut line: Vec<u8> =
-            (0..record).map(|_| letters[usize::from(random.u8(0..64))]).collect();
-        line.push(b'\n');
-        out.write_all(&line).unwrap();
+        random.fill(&mut raw);
+        let line = STANDARD.encode_to_string(&raw);
+        out.write_all(&line.as_bytes()[..record]).unwrap();
+        out.write_all(b"\n").unwrap();
     }
     out.flush().unwrap();
     ((count * (record + 1)) as u64, count)

@@ -13,7 +13,7 @@ use graph::{Source, circles, imports};
 /// From the ground up: a folder imports from itself and from the floors below it. A name is a
 /// folder of `src`, or a file beside the folders.
 const FLOORS: &[&[&str]] = &[
-    &["ids", "fault", "clock", "task", "shutdown", "mutant", "cost", "upload"],
+    &["ids", "fault", "clock", "task", "shutdown", "mutant", "cost", "heap", "upload"],
     &["metrics", "stream", "budget"],
     &["delivery"],
     &["checkpoint", "config"],

@@ -6,6 +6,7 @@
     reason = "tests; helpers outside test functions count as code for clippy"
 )]
 
+mod against_java;
 mod churn;
 mod cli;
 mod config;

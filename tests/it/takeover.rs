@@ -1,8 +1,7 @@
 //! Tables of KCL applications are taken over, shared, or left alone.
 
 mod doctor;
-mod fixtures;
-mod peer;
+pub(crate) mod fixtures;
 mod rules;
 
 use std::sync::Arc;

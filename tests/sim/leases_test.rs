@@ -471,9 +471,12 @@ fn measure(workers: usize, shards: u32, seconds: f64, records: bool) -> Used {
     used
 }
 
+/// Unoptimised builds leave the larger fleet out, unless `SWEEP=1`.
 #[test]
 fn a_fleet_at_rest_costs_less_than_one_of_kcl_2() {
-    for (workers, shards, seconds) in [(3, 32, 300.0), (20, 300, 40.0)] {
+    let small = cfg!(debug_assertions) && std::env::var("SWEEP").is_err();
+    let fleets = [(3, 32, 300.0), (20, 300, 40.0)];
+    for (workers, shards, seconds) in fleets.into_iter().take(if small { 1 } else { 2 }) {
         let Used { ours, kcl, formula } = measure(workers, shards, seconds, false);
         assert!(ours.1 < kcl.1 && price(ours) < price(kcl), "{ours:?}, KCL {kcl:?}");
         // Small tables are scanned more often than the KCL does, for the sake of two seconds.

@@ -110,7 +110,7 @@ fn fleets_deliver() {
     #[expect(clippy::disallowed_methods, reason = "how fast the machine is")]
     let begun = std::time::Instant::now();
     let first = env("FROM").unwrap_or(0);
-    let seeds: Vec<u64> = corpus().chain(first..first + env("SEEDS").unwrap_or(30)).collect();
+    let seeds: Vec<u64> = corpus().chain(first..first + env("SEEDS").unwrap_or(10)).collect();
     let go_on = env("ALL").is_some();
     let sums = on_all_cores(&seeds, |seed| {
         let (failures, report) = if go_on {

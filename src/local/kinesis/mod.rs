@@ -139,7 +139,7 @@ impl Streams {
         }
         match answer {
             Ok(None) => reply(Vec::new()),
-            Ok(Some(value)) => reply(serde_json::to_vec(&value).unwrap_or_default()),
+            Ok(Some(value)) => reply(value.to_string().into_bytes()),
             Err(fault) => refuse(&fault),
         }
     }

@@ -17,24 +17,24 @@ use tokio::runtime::Runtime;
 
 use crate::support::{Running, catchment, services};
 
-pub(super) const TABLE: &str = "java-application";
+pub(crate) const TABLE: &str = "java-application";
 
-pub(super) type Row = HashMap<String, AttributeValue>;
+pub(crate) type Row = HashMap<String, AttributeValue>;
 
-pub(super) fn s(text: &str) -> AttributeValue {
+pub(crate) fn s(text: &str) -> AttributeValue {
     AttributeValue::S(text.into())
 }
 
-pub(super) fn n(number: u64) -> AttributeValue {
+pub(crate) fn n(number: u64) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
-pub(super) fn now_seconds() -> u64 {
+pub(crate) fn now_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// An owned lease of KCL 1.x: no hash range, no throughput.
-pub(super) fn kcl1(shard: &str, checkpoint: &str) -> Row {
+pub(crate) fn kcl1(shard: &str, checkpoint: &str) -> Row {
     HashMap::from([
         ("leaseKey".into(), s(shard)),
         ("leaseOwner".into(), s("java-host:6a1e")),
@@ -46,7 +46,7 @@ pub(super) fn kcl1(shard: &str, checkpoint: &str) -> Row {
 }
 
 /// Of KCL 2.x: with the hash range, and a checkpoint that was prepared and never finished.
-pub(super) fn kcl2(shard: &ShardInfo, checkpoint: &str) -> Row {
+pub(crate) fn kcl2(shard: &ShardInfo, checkpoint: &str) -> Row {
     let mut row = kcl1(shard.id.as_str(), checkpoint);
     let (first, last) = shard.hash_range.clone().unwrap();
     row.insert("startingHashKey".into(), s(&first));
@@ -59,7 +59,7 @@ pub(super) fn kcl2(shard: &ShardInfo, checkpoint: &str) -> Row {
 }
 
 /// Of KCL 3.5: with its kind, in the middle of a handoff whose both ends are dead.
-pub(super) fn kcl3(shard: &ShardInfo, checkpoint: &str) -> Row {
+pub(crate) fn kcl3(shard: &ShardInfo, checkpoint: &str) -> Row {
     let mut row = kcl2(shard, checkpoint);
     row.retain(|name, _| !name.starts_with("pending"));
     row.insert("entityType".into(), s("LEASE"));
@@ -69,7 +69,7 @@ pub(super) fn kcl3(shard: &ShardInfo, checkpoint: &str) -> Row {
 }
 
 /// Of a multi-stream application (KCL 2.3 and later).
-pub(super) fn multi(id: &str, shard: &ShardInfo, checkpoint: &str) -> Row {
+pub(crate) fn multi(id: &str, shard: &ShardInfo, checkpoint: &str) -> Row {
     let mut row = kcl2(shard, checkpoint);
     row.insert("leaseKey".into(), s(&format!("{id}:{}", shard.id)));
     row.insert("streamName".into(), s(id));
@@ -79,7 +79,7 @@ pub(super) fn multi(id: &str, shard: &ShardInfo, checkpoint: &str) -> Row {
 
 /// Metrics of a worker, as KCL 3.5 keeps them in the lease table (`key` is `leaseKey`) and 3.0 to
 /// 3.4 in a table of their own (`wid`).
-pub(super) fn metrics(key: &str, worker: &str, updated: u64) -> Row {
+pub(crate) fn metrics(key: &str, worker: &str, updated: u64) -> Row {
     let samples = AttributeValue::M(HashMap::from([(
         "C".to_owned(),
         AttributeValue::L(vec![AttributeValue::N("12.5".into())]),
@@ -96,7 +96,7 @@ pub(super) fn metrics(key: &str, worker: &str, updated: u64) -> Row {
 }
 
 /// Leader lock, client version and table migration.
-pub(super) fn coordinator(key: &str, leader: &str, version: &str) -> Vec<Row> {
+pub(crate) fn coordinator(key: &str, leader: &str, version: &str) -> Vec<Row> {
     let item = |name: &str, kind: &str, more: Vec<(&str, AttributeValue)>| {
         let mut row = HashMap::from([(key.to_owned(), s(name))]);
         row.extend(more.into_iter().map(|(k, v)| (k.to_owned(), v)));
@@ -138,23 +138,23 @@ pub(super) fn coordinator(key: &str, leader: &str, version: &str) -> Vec<Row> {
 }
 
 /// Services with a hundred records in them, of which Java has delivered some.
-pub(super) struct Java {
-    pub(super) dir: TempDir,
-    pub(super) services: Running,
-    pub(super) clients: Clients,
-    pub(super) runtime: Runtime,
-    pub(super) stream: StreamInfo,
-    pub(super) shards: Vec<ShardInfo>,
+pub(crate) struct Java {
+    pub(crate) dir: TempDir,
+    pub(crate) services: Running,
+    pub(crate) clients: Clients,
+    pub(crate) runtime: Runtime,
+    pub(crate) stream: StreamInfo,
+    pub(crate) shards: Vec<ShardInfo>,
     /// Payloads Java has delivered.
-    pub(super) delivered: Vec<Vec<u8>>,
+    pub(crate) delivered: Vec<Vec<u8>>,
     /// The others, sorted.
-    pub(super) rest: Vec<Vec<u8>>,
+    pub(crate) rest: Vec<Vec<u8>>,
     /// Java's checkpoint of each shard.
-    pub(super) checkpoints: Vec<String>,
+    pub(crate) checkpoints: Vec<String>,
 }
 
 impl Java {
-    pub(super) fn new(shards: u32) -> Self {
+    pub(crate) fn new(shards: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let services = services(dir.path(), shards);
         let file = dir.path().join("input");
@@ -184,7 +184,7 @@ impl Java {
         Self { dir, services, clients, runtime, stream, shards, delivered, rest, checkpoints }
     }
 
-    pub(super) fn table(&self, name: &str, key: &str) {
+    pub(crate) fn table(&self, name: &str, key: &str) {
         let schema = KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash);
         let definition = AttributeDefinition::builder()
             .attribute_name(key)
@@ -205,17 +205,17 @@ impl Java {
         });
     }
 
-    pub(super) fn put(&self, table: &str, row: Row) {
+    pub(crate) fn put(&self, table: &str, row: Row) {
         let call = self.clients.dynamodb.put_item().table_name(table).set_item(Some(row));
         self.runtime.block_on(call.send()).unwrap();
     }
 
-    pub(super) fn rows(&self, table: &str) -> Vec<Row> {
+    pub(crate) fn rows(&self, table: &str) -> Vec<Row> {
         let call = self.clients.dynamodb.scan().table_name(table).consistent_read(true);
         self.runtime.block_on(call.send()).unwrap().items.unwrap()
     }
 
-    pub(super) fn row(&self, key: &str) -> Row {
+    pub(crate) fn row(&self, key: &str) -> Row {
         let mut rows = self.rows(TABLE);
         rows.retain(|row| row["leaseKey"] == s(key));
         rows.pop().unwrap()

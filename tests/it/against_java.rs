@@ -1,4 +1,4 @@
-//! A worker of KCL 2.x on the same table, beside ours.
+//! A worker of KCL 2.x on the same table, beside ours. Nothing here waits longer: named to begin first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,8 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use catchment::aws::kinesis::Kinesis;
 
 use crate::support::{eventually, lines, worker};
-
-use super::fixtures::{Java, TABLE, kcl2, n, s};
+use crate::takeover::fixtures::{Java, TABLE, kcl2, n, s};
 
 /// The heartbeat of KCL 2.x: one more, on the condition of the counter alone.
 async fn beat(java: &Java, key: &str, owner: &str) -> bool {
