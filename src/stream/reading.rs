@@ -273,15 +273,15 @@ impl ReaderState {
         if self.unproved && !page.records.is_empty() && !arrival.pushed {
             return self.hold(page, arrival);
         }
-        if self.held.is_none() || !self.is_decided(&page) {
+        let (shows, over) = (!page.records.is_empty(), self.is_shown_over(&page));
+        let decided = shows || over || !self.overlap;
+        let Some((held, then)) = self.held.take_if(|_| decided) else {
             return self.read(page, arrival);
-        }
-        let payload = page.records.payload();
+        };
+        // Nothing is there any more to tell by.
+        self.lost |= !shows && over;
         (self.overlap, self.detour, self.alone) = (false, None, false);
-        match self.held.take() {
-            Some((held, arrival)) => PageStats { payload, ..self.read(held, arrival) },
-            None => self.read(page, arrival),
-        }
+        PageStats { payload: page.records.payload(), ..self.read(held, then) }
     }
 
     /// What the records of a page are, and what follows from it.

@@ -58,7 +58,7 @@ impl ReaderState {
         self.through_ms.is_some_and(|at| may_have_lost(Some(at), now_ms, self.retention_ms))
     }
 
-    /// Keeps a page until [`ReaderState::is_decided`].
+    /// Keeps a page until another tells whether anything is gone before it.
     pub(super) fn hold(&mut self, page: Page, arrival: Arrival) -> PageStats {
         let payload = page.records.payload();
         self.unproved = false;
@@ -67,12 +67,9 @@ impl ReaderState {
         PageStats { payload, ..PageStats::of(PageOutcome::Held) }
     }
 
-    /// Does this page tell whether anything is gone before the one that is held?
-    pub(super) fn is_decided(&mut self, page: &Page) -> bool {
-        let over = page.next.is_none() && (!page.children.is_empty() || self.ends + 1 >= ENDS);
-        // Nothing is there any more to tell by.
-        self.lost |= page.records.is_empty() && over;
-        !page.records.is_empty() || over || !self.overlap
+    /// Does this page, if it is empty, end the shard?
+    pub(super) fn is_shown_over(&self, page: &Page) -> bool {
+        page.next.is_none() && (!page.children.is_empty() || self.ends + 1 >= ENDS)
     }
 
     /// An empty page: patience may end. Returns where to begin anew.

@@ -4,13 +4,13 @@ use super::{Pipeline, Stop};
 use crate::delivery::batch::FlushReason;
 use crate::delivery::dead_letter::gap_report;
 use crate::delivery::gap::Gap;
+use crate::delivery::recipe::Recipe;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
 use crate::lease::graph;
 use crate::lease::row::{Lease, NewLease};
 use crate::metrics::table as metric;
 use crate::stream::ShardInfo;
-use crate::stream::position::Checkpoint;
 use crate::worker::leases::context::SyncDeps;
 use crate::worker::shard::uploader::upload;
 
@@ -93,13 +93,10 @@ impl Pipeline {
         }
         self.cut(FlushReason::ShardEnd).await?;
         let reached = self.ledger.reached();
-        let (last, gap) = (reached.to_string(), Gap::to_end(&reached));
+        let (gap, stamp) = (Gap::to_end(&reached), self.deps.sync.stream.created_ms);
         self.gap(&gap)?;
-        let recipe = &self.deps.recipe;
-        let range = format!("{last}-{}", Checkpoint::ShardEnd);
-        let stamp = self.deps.sync.stream.created_ms;
-        let report =
-            gap_report(&recipe.settings, &recipe.errors, &self.lease.shard, &range, stamp, &gap);
+        let Recipe { settings, errors, .. } = &*self.deps.recipe;
+        let report = gap_report(settings, errors, &self.lease.shard, &gap.name(), stamp, &gap);
         let permit = self.deps.budget.force_acquire(report.memory());
         upload(&self.deps.upload, &self.lease, vec![report], Vec::new(), permit).await?;
         self.suspect = false;

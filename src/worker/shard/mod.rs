@@ -27,6 +27,7 @@ pub mod context;
 mod end;
 pub mod recovery;
 mod report;
+pub mod sending;
 pub mod stop;
 pub mod turns;
 pub mod uploader;

@@ -200,13 +200,9 @@ pub async fn recover(
         return Ok(Recovered { objects: sealed.objects, permit, gap: None });
     }
     let (now_ms, retention_ms) = (deps.ctx.clock.wall(), deps.reader.retention.ms());
-    if !is_gone(evidence, intent.since_ms(), now_ms, retention_ms) {
-        return Err(RecoveryError::Unproven { first: intent.first.clone() });
-    }
-    if let Some(remains) = &remains
-        && remains.last().as_ref() != Some(&intent.last)
-    {
-        // Its beginning is gone, and its end was not read.
+    // Its beginning is gone; was its end read?
+    let ends = remains.as_ref().is_none_or(|r| r.last().as_ref() == Some(&intent.last));
+    if !ends || !is_gone(evidence, intent.since_ms(), now_ms, retention_ms) {
         return Err(RecoveryError::Unproven { first: intent.first.clone() });
     }
     // Retention takes the oldest first: what was not read at the end of the range is gone with all

@@ -7,7 +7,7 @@ use crate::task::TaskDied;
 use crate::worker::leases::held::Lost;
 use crate::worker::reader::poll::ReadError;
 use crate::worker::shard::recovery::RecoveryError;
-use crate::worker::shard::uploader::UploadError;
+use crate::worker::shard::sending::UploadError;
 
 /// How the work on a shard ended.
 #[derive(Debug)]
