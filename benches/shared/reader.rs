@@ -7,6 +7,7 @@ use catchment::aws::kinesis::Kinesis;
 use catchment::budget::Budget;
 use catchment::clock::{Clock, Jitter};
 use catchment::metrics::registry::Metrics;
+use catchment::stream::deaggregate::Aggregates;
 use catchment::stream::pacing::PaceLimits;
 use catchment::stream::position::StartAt;
 use catchment::stream::reading::ReadRange;
@@ -39,7 +40,7 @@ pub(crate) fn whole() -> ReadRange {
         after: None,
         until: None,
         bound: None,
-        deaggregate: true,
+        aggregates: Aggregates::Apart,
         hash_range: None,
         through_ms: None,
         at_horizon: true,

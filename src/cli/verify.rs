@@ -19,6 +19,7 @@ use crate::config::raw::{Layers, Source};
 use crate::delivery::route::is_foreign;
 use crate::fault::CallError;
 use crate::ids::ShardId;
+use crate::lease::open_ends::open_ends;
 use crate::lease::row::Lease;
 use crate::replay::plan::Plan;
 use crate::replay::store::Store;
@@ -104,6 +105,15 @@ async fn verify(
     let found = found.map_err(|e| Failure::new(1, format!("bucket `{bucket}`: {e}")))?;
     let after = rows(&table).await?;
     let mut outcome = tiled(&found, &before, &after, options.expired_ok);
+    // The leases of a replay end where its range does.
+    if plan.is_none() && after.values().any(Lease::is_finished) {
+        let shards = kinesis.list_shards(&stream.arn).await.map_err(fail)?;
+        let leases: Vec<Lease> = after.values().cloned().collect();
+        let open = open_ends(&shards, &leases);
+        outcome.problems.extend(
+            open.into_iter().map(|shard| CoverageProblem::OpenEnd { shard: shard.clone() }),
+        );
+    }
     // Not a problem of coverage, but somebody may miss these records.
     let foreign = found.pieces.values().flatten().filter(|piece| is_foreign(&piece.key));
     let foreign: u64 = foreign.filter_map(|piece| piece.records).sum();
@@ -239,6 +249,10 @@ fn told(problem: &CoverageProblem) -> String {
         CoverageProblem::Foreign { key, reason } => format!("FOREIGN     {key}: {reason}"),
         CoverageProblem::Undecodable { key, reason } => format!("UNDECODABLE {key}: {reason}"),
         CoverageProblem::Differs { key, reason } => format!("DIFFERS     {key}: {reason}"),
+        CoverageProblem::OpenEnd { shard } => format!(
+            "OPEN-END    {shard}: finished in the lease table, open in the stream: nobody reads it \
+             (catchment leases rewind --shard {shard})"
+        ),
         CoverageProblem::Lost { shard, first, last, records } => format!(
             "LOST        {shard}: {records} records of the stream, {first} to {last}, are in no object"
         ),

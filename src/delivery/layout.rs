@@ -6,6 +6,7 @@ use crate::delivery::dead_letter::Reject;
 use crate::delivery::settings::{Format, Settings};
 use crate::ids::ShardId;
 use crate::stream::Record;
+use crate::stream::deaggregate::WHOLE;
 
 /// Deepest nesting of an element of a JSON array: with the array itself it is what readers take that
 /// are careful (DuckDB 128, jq 256).
@@ -100,7 +101,7 @@ impl RecordLayout {
                     stream,
                     shard: shard.as_str(),
                     sequence: record.sequence(),
-                    sub: record.sub,
+                    sub: if record.sub == WHOLE { 0 } else { record.sub },
                     arrival_ms: record.arrival_ms,
                     partition_key: record.partition_key(),
                     kind: reject.map(|r| r.kind),

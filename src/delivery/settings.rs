@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stream::deaggregate::Aggregates;
+
 /// Version of the encoders below. Raise it when the same settings would give other objects; keep
 /// the old code until no intent can name it.
 pub const ENCODER_VERSION: u32 = 4;
@@ -244,6 +246,15 @@ impl Settings {
     /// stand among records that do not.
     pub fn is_earlier(&self) -> bool {
         self.foreign_records == ForeignRecords::LeftOut
+    }
+
+    /// What becomes of KPL aggregates.
+    pub fn aggregates(&self) -> Aggregates {
+        match (self.deaggregate, self.is_earlier()) {
+            (true, _) => Aggregates::Apart,
+            (false, false) => Aggregates::Whole,
+            (false, true) => Aggregates::WholeEarlier,
+        }
     }
 
     /// Plausible settings for tests.

@@ -9,6 +9,7 @@ pub mod expiry;
 pub mod graph;
 pub mod kcl3;
 pub mod keys;
+pub mod open_ends;
 pub mod rewind;
 pub mod rewind_request;
 pub mod row;

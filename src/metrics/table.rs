@@ -175,6 +175,8 @@ metrics! {
         "Leases with a checkpoint that overruled a configured stream.start when the worker started; it counts for new leases only.";
     LEASES_UNREADABLE: Gauge = "catchment_leases_unreadable", [],
         "Items of the lease table that cannot be read; see the log.";
+    LEASES_OPEN_ENDS: Gauge = "catchment_leases_open_ends", [],
+        "Leases at SHARD_END of shards that the stream shows open, in two comparisons in a row: nobody reads these shards. See the log; `catchment leases rewind` sets them back.";
     SHARD_FAILURES_TOTAL: Counter = "catchment_shard_failures_total", [],
         "Shards given up and retried after an error.";
     CALL_FAILURES_TOTAL: Counter = "catchment_call_failures_total", ["operation", "class"],

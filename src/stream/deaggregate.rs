@@ -11,6 +11,7 @@
 //! aggregate that breaks off in the middle is delivered whole, as it came, instead of in part.
 
 use crate::stream::digests::digests;
+use crate::stream::position::Position;
 use crate::stream::records::{FOREIGN, RecordEntry, Records, Span};
 
 const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
@@ -20,6 +21,22 @@ const DIGEST: usize = 16;
 const LONGEST_KEY: usize = 256;
 /// Partition keys hashed at the same time: a bound for their digests.
 const HASHED_AT_ONCE: usize = 1024;
+
+/// Sub-sequence number of an aggregate that is delivered as it came: behind all of its user records,
+/// for it is all of them. Whoever goes on there with [`Aggregates::Apart`] has nothing left of it.
+pub const WHOLE: u64 = NOT_FOREIGN as u64;
+const NOT_FOREIGN: u32 = FOREIGN - 1;
+
+/// What a record is, and so a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aggregates {
+    /// Each user record of an aggregate.
+    Apart,
+    /// An aggregate as it came.
+    Whole,
+    /// The same, with the position of a plain record: as builds before 0.2 announced it.
+    WholeEarlier,
+}
 
 /// Inclusive range of hash keys a shard takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +87,39 @@ pub struct Split {
     pub foreign: u64,
     /// How many were aggregates.
     pub aggregates: u64,
+}
+
+/// What is read as a record. `after`: what was delivered last. If that is a user record inside an
+/// aggregate, the rest of this aggregate is taken apart, however others are to be read.
+pub fn user_records(
+    records: Records,
+    aggregates: Aggregates,
+    after: Option<&Position>,
+    range: Option<HashRange>,
+) -> Split {
+    let plain = aggregates == Aggregates::WholeEarlier;
+    if plain || !records.payloads().any(may_be_aggregate) {
+        return Split { records, ..Split::default() };
+    }
+    if aggregates == Aggregates::Apart {
+        return split(&records, range);
+    }
+    let begun = after.filter(|after| after.sub < WHOLE);
+    let mut all = Split::default();
+    let mut entries = Vec::with_capacity(records.len());
+    for (record, entry) in records.iter().zip(records.entries()) {
+        if !may_be_aggregate(record.data) {
+            entries.push(entry.clone());
+        } else if begun.is_some_and(|after| record.cmp_sequence(&after.sequence).is_eq()) {
+            let one = split(&records.with(vec![entry.clone()]), range);
+            entries.extend_from_slice(one.records.entries());
+            (all.foreign, all.aggregates) = (one.foreign, one.aggregates);
+        } else {
+            entries.push(RecordEntry { sub: NOT_FOREIGN, ..entry.clone() });
+        }
+    }
+    all.records = records.with(entries);
+    all
 }
 
 /// Splits the aggregates among records. `range` is that of the shard they were read from; `None`

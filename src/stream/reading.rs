@@ -7,7 +7,7 @@ use crate::fault::{CallError, Detail};
 use crate::ids::SequenceNumber;
 use crate::mutant::{self, Mutant};
 use crate::stream::bound::Bound;
-use crate::stream::deaggregate::{HashRange, Split, may_be_aggregate, split};
+use crate::stream::deaggregate::{Aggregates, HashRange, Split, user_records};
 use crate::stream::pacing::Aim;
 use crate::stream::patience::Patience;
 use crate::stream::position::{Position, StartAt, may_have_lost};
@@ -45,8 +45,8 @@ pub struct ReadRange {
     pub until: Option<Position>,
     /// Where the range of a replay ends.
     pub bound: Option<Bound>,
-    /// Take KPL aggregates apart.
-    pub deaggregate: bool,
+    /// What becomes of KPL aggregates.
+    pub aggregates: Aggregates,
     /// Hash keys of the shard: user records outside it are another shard's.
     pub hash_range: Option<HashRange>,
     /// All that arrived up to this time is known to be delivered (wall clock, ms since the epoch):
@@ -383,10 +383,8 @@ impl ReaderState {
 
     /// The user records that are in range.
     fn user_records(&self, records: Records) -> Split {
-        let mut all = match self.range.deaggregate && records.payloads().any(may_be_aggregate) {
-            true => split(&records, self.range.hash_range),
-            false => Split { records, ..Split::default() },
-        };
+        let ReadRange { aggregates, after, hash_range, .. } = &self.range;
+        let mut all = user_records(records, *aggregates, after.as_ref(), *hash_range);
         if self.range.after.is_some() || self.range.until.is_some() {
             all.records.retain(|record| self.range.wants(record));
         }

@@ -22,7 +22,7 @@ use crate::ids::ShardId;
 use crate::lease::row::Lease;
 use crate::stream::Record;
 use crate::stream::bound::Bound;
-use crate::stream::deaggregate::split;
+use crate::stream::deaggregate::user_records;
 use crate::stream::position::{Checkpoint, InitialPosition, Position};
 use crate::verify::tiling::{CoverageProblem, Piece, PieceKind};
 
@@ -141,7 +141,7 @@ pub async fn compare(
         compared: Compared::default(),
     };
     let mut cursor = Cursor::new(start);
-    let deaggregate = means.recipe.settings.deaggregate;
+    let aggregates = means.recipe.settings.aggregates();
     'reading: loop {
         let page = match means.probe.page(&lease.shard, &mut cursor, PAGE).await {
             Ok(page) => page,
@@ -153,9 +153,7 @@ pub async fn compare(
         let (end, mut records) = (page.next.is_none() || tip, page.records);
         let over = bound.as_ref().and_then(|b| b.cut(&records));
         records.truncate(over.unwrap_or(records.len()));
-        if deaggregate {
-            records = split(&records, lease.hash_keys_to_judge()).records;
-        }
+        records = user_records(records, aggregates, None, lease.hash_keys_to_judge()).records;
         for record in records.iter() {
             if !is_delivered(lease, record) {
                 break 'reading;

@@ -99,6 +99,11 @@ pub enum CoverageProblem {
         /// How.
         reason: String,
     },
+    /// Finished in the lease table and open in the stream: nobody reads it.
+    OpenEnd {
+        /// Shard.
+        shard: ShardId,
+    },
     /// Records of the stream, delivered by the lease, in no object.
     Lost {
         /// Shard.

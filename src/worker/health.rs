@@ -74,6 +74,16 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
             format!("{count} record(s) of other shards put aside, see delivery.foreign_records"),
         ));
     }
+    if let Some(shard) = &seen.open_end {
+        let more = match seen.open_ends {
+            0 | 1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        found.push((
+            HealthState::Bad,
+            format!("nobody reads {shard}{more}: finished in the lease table, open in the stream"),
+        ));
+    }
     let errors: u64 = seen
         .recent_errors
         .iter()

@@ -138,6 +138,10 @@ pub struct Snapshot {
     pub foreign_ms: Option<i64>,
     /// Leases whose checkpoint overrules the configured `stream.start`.
     pub start_ignored: usize,
+    /// Leases at SHARD_END whose shards are open.
+    pub open_ends: usize,
+    /// One of those shards.
+    pub open_end: Option<ShardId>,
     /// The last failure worth telling.
     pub last_error: Option<String>,
     /// Everybody's leases, as the table was last read.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::gap::Gap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
+use crate::lease::open_ends::OpenEnds;
 use crate::metrics::table as metric;
 use crate::shutdown::Shutdown;
 use crate::stream::ShardInfo;
@@ -76,6 +77,8 @@ struct Supervisor {
     drain: CancellationToken,
     running: FuturesUnordered<futures::future::BoxFuture<'static, Joined>>,
     held: BTreeMap<ShardId, Arc<HeldLease>>,
+    /// Shards finished by the table and open in the stream.
+    ends: OpenEnds,
     /// What the control plane is being asked: it may take its time, nothing waits for it.
     asking: Option<futures::future::BoxFuture<'static, Seen>>,
     /// When the table was last looked at.
@@ -106,6 +109,7 @@ pub async fn run(worker: Worker, shutdown: Shutdown) -> Exit {
         drain: CancellationToken::new(),
         running: FuturesUnordered::new(),
         held: BTreeMap::new(),
+        ends: OpenEnds::default(),
         asking: None,
         looked: begin,
         next_look: begin,
@@ -234,7 +238,10 @@ impl Supervisor {
     async fn sync(&mut self, shards: Result<Option<Vec<ShardInfo>>, CallError>) {
         let (look, sync) = (self.leases.pace.look, self.shard_sync);
         let done = match shards {
-            Ok(Some(shards)) => shard_sync::sync(&self.sync, self.taker.scanner(), &shards).await,
+            Ok(Some(shards)) => {
+                let (scanner, ends) = (self.taker.scanner(), &mut self.ends);
+                shard_sync::sync(&self.sync, scanner, ends, &shards).await
+            }
             Ok(None) => Ok(Synced::Same),
             Err(error) => Err(error),
         };

@@ -6,6 +6,7 @@ mod kpl;
 mod many;
 mod memory;
 mod parts;
+mod refused;
 mod table;
 mod wire;
 

@@ -59,7 +59,7 @@ fn the_tour_ends_with_a_file_in_s3() {
     assert!(running.wait(Duration::from_secs(40)).success());
 }
 
-fn envelope(key: &str, body: &str) -> Vec<u8> {
+pub(crate) fn envelope(key: &str, body: &str) -> Vec<u8> {
     Envelope {
         file_key: validate_file_key(key).unwrap(),
         content_type: "text/plain".into(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::config::ReadBy;
 use crate::fault::{CallError, Detail, Fault};
 use crate::iam::{CALLS, Role};
+use crate::ids::ShardId;
 use crate::lease::kcl3;
 use crate::lease::row::Lease;
 use crate::stream::Consumer;
@@ -243,6 +244,23 @@ pub(super) fn rows(leases: &[Lease], others: usize, unreadable: &[String]) -> Fi
             "workers leave these alone, so their shards are not delivered: mend or delete them",
         ),
     }
+}
+
+/// Shards at SHARD_END that the stream shows open; none to tell of, no line.
+pub(super) fn ends(open: &BTreeSet<&ShardId>) -> Option<Finding> {
+    let first = open.first()?;
+    Some(Finding::fail(
+        "ends",
+        format!(
+            "{} shard(s) are finished in the lease table and open in the stream, for instance {first}: \
+             nobody reads them",
+            open.len()
+        ),
+        format!(
+            "`catchment leases rewind --shard {first} --from-trim-horizon` reads it again, or \
+             --from-sequence-number from the last record delivered"
+        ),
+    ))
 }
 
 /// Other applications of the Kinesis Client Library on the table. `lock` is the leader lock of KCL

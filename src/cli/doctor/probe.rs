@@ -14,6 +14,7 @@ use crate::config::{Config, ReadBy};
 use crate::fault::{CallError, Fault};
 use crate::iam::{self, Role};
 use crate::lease::keys::Keys;
+use crate::lease::open_ends::open_ends;
 use crate::lease::row::{Item, Lease, attr};
 use crate::lease::{graph, kcl3};
 use crate::stream::StreamInfo;
@@ -73,6 +74,7 @@ pub(super) async fn everything(config: &Config, role: Role, clients: Clients) ->
     findings.extend(read);
     findings.extend(doctor.consumer(stream.as_ref()).await);
     findings.extend(table);
+    findings.extend(doctor.ends(stream.as_ref(), leases.as_deref()).await);
     findings.push(doctor.lag(stream.as_ref(), leases.as_deref()).await);
     findings.extend(bucket);
     findings
@@ -290,6 +292,15 @@ impl Doctor<'_> {
             found.push_str(&format!("; {} not probed: not needed by this role", rest.join(", ")));
         }
         Finding::ok(check, found)
+    }
+
+    /// Shards that are finished and open. Listed after the leases were read.
+    async fn ends(&self, stream: Option<&StreamInfo>, leases: Option<&[Lease]>) -> Option<Finding> {
+        let leases = leases.filter(|leases| leases.iter().any(Lease::is_finished))?;
+        match self.kinesis.list_shards(&stream?.arn).await {
+            Ok(shards) => checks::ends(&open_ends(&shards, leases)),
+            Err(error) => Some(failed("ends", "Kinesis", &error, "try again")),
+        }
     }
 
     /// How far each lease is behind, against retention.

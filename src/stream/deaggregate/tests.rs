@@ -72,6 +72,31 @@ fn an_aggregate_becomes_its_records_in_order() {
     );
 }
 
+#[test]
+fn what_is_delivered_of_an_aggregate_is_not_read_again_in_another_way() {
+    let data = aggregate(&[("a", None, b"1"), ("b", None, b"2"), ("c", None, b"3")]);
+    let (plain, odd) = (b"plain".to_vec(), [&MAGIC[..], b"no aggregate"].concat());
+    for sound in [true, false] {
+        let data = if sound { &data } else { &odd };
+        let read = |aggregates, after: u64| {
+            let after = Position { sub: after, ..record(data).first().unwrap().position() };
+            let mut found = user_records(record(data), aggregates, Some(&after), None).records;
+            found.retain(|r| r.cmp_position(&after).is_gt());
+            found.iter().map(|r| r.sub).collect::<Vec<_>>()
+        };
+        for aggregates in [Aggregates::Apart, Aggregates::Whole] {
+            let rest = if sound { vec![1, 2] } else { vec![] };
+            assert_eq!(read(aggregates, 0), rest, "{aggregates:?}");
+            assert!(read(aggregates, WHOLE).is_empty(), "{aggregates:?}");
+        }
+        // Not begun.
+        let whole = user_records(record(data), Aggregates::Whole, None, None).records;
+        assert_eq!(whole.iter().map(|r| (r.sub, r.data)).collect::<Vec<_>>(), [(WHOLE, &data[..])]);
+    }
+    let none = user_records(record(&plain), Aggregates::Whole, None, None).records;
+    assert_eq!(none.first().unwrap().sub, 0);
+}
+
 fn low() -> HashRange {
     HashRange::parse("0", &(u128::MAX / 2).to_string()).unwrap()
 }

@@ -3,6 +3,7 @@ use crate::fault::Fault;
 use crate::ids::ShardId;
 use crate::stream::ShardInfo;
 use crate::stream::bound::GRACE_MS;
+use crate::stream::deaggregate::WHOLE;
 use crate::stream::deaggregate::tests::aggregate;
 use crate::stream::position::CLOCKS_MS;
 
@@ -25,7 +26,7 @@ fn range(start: StartAt) -> ReadRange {
         after: None,
         until: None,
         bound: None,
-        deaggregate: true,
+        aggregates: Aggregates::Apart,
         hash_range: None,
         through_ms: None,
         at_horizon: false,
@@ -273,9 +274,9 @@ fn aggregates_are_taken_apart_and_what_is_remembered_is_theirs() {
     let news = take(&mut taking, page_with(&[4], &data));
     assert_eq!((subs(&news), news.aggregates, news.foreign), (vec![(0, 3)], 1, 1));
     assert_eq!((news.records, news.payload), (1, data.len()));
-    let mut leaving = reading(ReadRange { deaggregate: false, ..lower.clone() });
+    let mut leaving = reading(ReadRange { aggregates: Aggregates::Whole, ..lower.clone() });
     let news = take(&mut leaving, page_with(&[4], &data));
-    assert_eq!((subs(&news), news.aggregates, news.foreign), (vec![(0, data.len())], 0, 0));
+    assert_eq!((subs(&news), news.aggregates, news.foreign), (vec![(WHOLE, data.len())], 0, 0));
     // A page of nothing but others' records is over, and has shown where reading began.
     let upper = aggregate(&[("b", None, b"high")]);
     let mut passing = reading(lower);

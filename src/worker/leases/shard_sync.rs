@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use futures::future::join_all;
 
 use crate::fault::CallError;
+use crate::ids::ShardId;
 use crate::lease::graph;
+use crate::lease::open_ends::{OpenEnds, open_ends};
 use crate::lease::row::NewLease;
 use crate::metrics::table as metric;
 use crate::stream::{ShardInfo, StreamInfo};
@@ -45,9 +47,13 @@ pub async fn ask(deps: SyncDeps) -> Seen {
 pub async fn sync(
     deps: &SyncDeps,
     scanner: &mut LeaseScanner,
+    ends: &mut OpenEnds,
     shards: &[ShardInfo],
 ) -> Result<Synced, CallError> {
     let start = deps.start;
+    if let Some(known) = scanner.known() {
+        look_at_ends(deps, ends, &open_ends(shards, known));
+    }
     // The table as last read tells whether there is anything to do; what, only a fresh one.
     if let Some(known) = scanner.known()
         && graph::missing(shards, known, start).is_empty()
@@ -71,6 +77,18 @@ pub async fn sync(
         }
     }
     Ok(if again { Synced::Again } else { Synced::Changed })
+}
+
+/// Tells of shards that are finished by the table and open in the stream.
+fn look_at_ends(deps: &SyncDeps, ends: &mut OpenEnds, found: &BTreeSet<&ShardId>) {
+    for shard in ends.compared(found) {
+        tracing::error!(%shard, "the lease table says that this shard was read to its end, the \
+            stream says that it is open: nobody reads it. Set it back: catchment leases rewind \
+            --shard {shard} --from-trim-horizon, or from the last record delivered");
+    }
+    deps.ctx.metrics.set(metric::LEASES_OPEN_ENDS, &[], ends.certain().len());
+    let first = ends.certain().first().cloned();
+    deps.ctx.status.update(|b| (b.open_ends, b.open_end) = (ends.certain().len(), first));
 }
 
 /// Creates leases, parents before children, as parallel as that allows; stops and says so where

@@ -240,7 +240,7 @@ impl Pipeline {
             after: checkpoint.position().cloned(),
             until: None,
             bound: self.deps.sync.replay.as_ref().and_then(|replay| replay.bound(&row.shard)),
-            deaggregate: self.deps.recipe.settings.deaggregate,
+            aggregates: self.deps.recipe.settings.aggregates(),
             hash_range,
             through_ms: row.read_through_ms.filter(|_| exact && !self.suspect),
             at_horizon: self.suspect,

@@ -128,7 +128,7 @@ pub async fn recover(
         after: after.position().cloned(),
         until: Some(intent.last.clone()),
         bound: None,
-        deaggregate: recipe.settings.deaggregate,
+        aggregates: recipe.settings.aggregates(),
         hash_range: lease.hash_keys_of(&recipe.settings),
         through_ms: None,
         at_horizon: true,

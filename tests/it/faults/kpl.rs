@@ -91,6 +91,23 @@ fn put(scene: &Scene, data: Vec<u8>, hash: u128) {
     scene.runtime.block_on(call.send()).unwrap();
 }
 
+/// A worker that is killed once the store has taken so many objects, and what is stored is committed:
+/// the sub-sequence number of its checkpoint.
+fn life(scene: &Scene, settings: &[(&str, &str)], puts: usize) -> u64 {
+    scene.proxy.heal();
+    let refuse = Fault::Refuse(503, "SlowDown");
+    let refused = scene.proxy.add(Rule::new("S3.PutObject", refuse).after(puts));
+    let at = || {
+        let row = scene.row(SHARD)?;
+        Some((row["checkpoint"].clone(), row["checkpointSubSequenceNumber"].clone()))
+    };
+    let before = at();
+    let _worker = scene.worker(settings);
+    eventually("the store refuses the rest", || (refused.hits() > 0).then_some(()));
+    let now = eventually("what was stored is committed", || at().filter(|_| at() != before));
+    now.1.as_n().unwrap().parse().unwrap()
+}
+
 /// Every life of the worker stores two or three batches of seven records and is killed; each begins
 /// in the middle of an aggregate.
 #[test]
@@ -109,23 +126,8 @@ fn a_restart_in_the_middle_of_an_aggregate_loses_and_repeats_nothing() {
         ("delivery.inflight_batches", "1"),
         ("lease.failover", "1s"),
     ];
-    let mut subs = Vec::new();
-    for puts in [2, 3, 2, 3] {
-        scene.proxy.heal();
-        let refuse = Fault::Refuse(503, "SlowDown");
-        let refused = scene.proxy.add(Rule::new("S3.PutObject", refuse).after(puts));
-        let at = || {
-            let row = scene.row(SHARD)?;
-            Some((row["checkpoint"].clone(), row["checkpointSubSequenceNumber"].clone()))
-        };
-        let before = at();
-        let worker = scene.worker(&settings);
-        eventually("the store refuses the rest", || (refused.hits() > 0).then_some(()));
-        let now = eventually("what was stored is committed", || at().filter(|_| at() != before));
-        subs.push(now.1.as_n().unwrap().clone());
-        drop(worker);
-    }
-    assert!(subs.iter().filter(|sub| *sub != "0").count() >= 3, "in the middle: {subs:?}");
+    let subs = [2, 3, 2, 3].map(|puts| life(&scene, &settings, puts));
+    assert!(subs.iter().filter(|sub| **sub != 0).count() >= 3, "in the middle: {subs:?}");
     scene.proxy.heal();
     let mut worker = scene.worker(&settings);
     eventually("every record is delivered", || {
@@ -133,6 +135,58 @@ fn a_restart_in_the_middle_of_an_aggregate_loses_and_repeats_nothing() {
     });
     worker.stop();
     assert!(lines(scene.data()) == expected, "missing or twice; see {}", worker.text());
+}
+
+/// Aggregates apart and whole in turns: each life is killed with a batch announced, and most of them in
+/// the middle of an aggregate. Each of these is delivered as it came, or user record by user record.
+#[test]
+fn between_apart_and_whole_no_record_is_lost_or_repeated() {
+    let scene = Scene::new(1);
+    let (raw, users) = golden("node-explicit");
+    let put_all = 60;
+    (0..put_all).for_each(|_| put(&scene, raw.clone(), 0));
+    let settings = |apart: bool| {
+        [
+            ("delivery.batch_records", "7"),
+            ("delivery.inflight_batches", "1"),
+            ("delivery.format", "envelope"),
+            ("delivery.deaggregate", if apart { "true" } else { "false" }),
+            ("lease.failover", "1s"),
+        ]
+    };
+    let lives = [2, 4, 3, 3, 2, 4].into_iter().enumerate();
+    let subs: Vec<u64> =
+        lives.map(|(nth, puts)| life(&scene, &settings(nth % 2 == 0), puts)).collect();
+    let inside = subs.iter().filter(|sub| **sub + 1 < users.len() as u64).count();
+    assert!(inside >= 2, "in the middle: {subs:?}");
+    scene.proxy.heal();
+    let mut worker = scene.worker(&settings(true));
+    let found = || {
+        let mut found: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
+        for line in lines(scene.data()) {
+            let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            let data = STANDARD.decode(line["data"].as_str().unwrap()).unwrap();
+            let sequence = line["sequence"].as_str().unwrap().to_owned();
+            found.entry(sequence).or_default().push(data);
+        }
+        found
+    };
+    let whole = |of: &[Vec<u8>]| of == [raw.clone()];
+    eventually("every record is delivered", || {
+        let found = found();
+        let ended = found.values().filter(|of| whole(of) || of.len() >= users.len()).count();
+        (ended == put_all).then_some(())
+    });
+    worker.stop();
+    let mut apart: Vec<Vec<u8>> = users.into_iter().map(|(_, _, data)| data).collect();
+    apart.sort();
+    let mut whole_ones = 0;
+    for (sequence, mut of) in found() {
+        of.sort();
+        whole_ones += usize::from(whole(&of));
+        assert!(whole(&of) || of == apart, "{sequence}: {} lines; {}", of.len(), worker.text());
+    }
+    assert!(whole_ones > 0 && whole_ones < put_all, "{whole_ones} whole");
 }
 
 /// User records among the dead letters, and the rest of the lines.

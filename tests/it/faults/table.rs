@@ -167,6 +167,47 @@ fn a_lease_row_deleted_under_its_owner_is_made_anew_and_loses_nothing() {
     assert!(scene.row(SHARD).unwrap().contains_key("leaseCounter"));
 }
 
+/// As an older version, or another consumer, left it that believed an answer without NextShardIterator.
+#[test]
+fn a_finished_lease_of_an_open_shard_is_named_everywhere_and_can_be_set_back() {
+    let mut scene = Scene::new(2);
+    scene.send(20);
+    let settings = [("lease.failover", "6s"), ("lease.shard_sync", "1s")];
+    scene.settle(scene.worker(&settings));
+    let ask = |arguments: &[&str]| {
+        let common = ["--stream", "local", "--bucket", "archive", "--set", "aws.path_style=true"];
+        let output = catchment(&[arguments, &common].concat(), &scene.services.environment);
+        let (told, code) = (String::from_utf8_lossy(&output.stdout).into_owned(), output.status);
+        (code.code(), told + &crate::support::stderr(&output))
+    };
+    let (code, told) = ask(&["verify"]);
+    assert_eq!((code, told.contains("OPEN-END")), (Some(0), false), "{told}");
+    scene.change_row(SHARD, "SET checkpoint = :v", AttributeValue::S("SHARD_END".into()));
+    let remedy = format!("catchment leases rewind --shard {SHARD}");
+    for (command, word) in [("verify", "OPEN-END"), ("doctor", "ends")] {
+        let (code, told) = ask(&[command]);
+        assert_eq!(code, Some(3), "{told}");
+        let line = told.lines().find(|line| line.contains(word)).unwrap_or_default();
+        assert!(line.contains(SHARD) && told.contains(&remedy), "{told}");
+    }
+    let mut worker = scene.worker(&settings);
+    let open_ends = |count: f64| {
+        let seen = || worker.metric("catchment_leases_open_ends").filter(|n| *n == count);
+        eventually("the gauge", seen);
+    };
+    open_ends(1.0);
+    says(&worker, &remedy);
+    let (_, status) = get(&worker.listen, "/status").unwrap();
+    assert!(status.contains(&format!("nobody reads {SHARD}")), "{status}");
+    let rewind = ["leases", "rewind", "--shard", SHARD, "--from-trim-horizon", "--yes"];
+    let output = catchment(&rewind, &scene.services.environment);
+    assert!(output.status.success(), "{}", crate::support::stderr(&output));
+    open_ends(0.0);
+    scene.send(20);
+    every_record_is_there(&scene);
+    worker.stop();
+}
+
 fn delete_stream(scene: &Scene) {
     let call = scene.clients.kinesis.delete_stream().stream_name("local");
     scene.runtime.block_on(call.send()).unwrap();
