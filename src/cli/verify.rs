@@ -108,8 +108,7 @@ async fn verify(
     // The leases of a replay end where its range does.
     if plan.is_none() && after.values().any(Lease::is_finished) {
         let shards = kinesis.list_shards(&stream.arn).await.map_err(fail)?;
-        let leases: Vec<Lease> = after.values().cloned().collect();
-        let open = open_ends(&shards, &leases);
+        let open = open_ends(&shards, after.values());
         outcome.problems.extend(
             open.into_iter().map(|shard| CoverageProblem::OpenEnd { shard: shard.clone() }),
         );

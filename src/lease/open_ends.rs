@@ -11,9 +11,12 @@ use crate::stream::ShardInfo;
 
 /// Shards at SHARD_END that are listed as open and have no children. Certain only where the list is
 /// younger than the leases: a shard may end, and be finished, in between.
-pub fn open_ends<'a>(shards: &'a [ShardInfo], leases: &[Lease]) -> BTreeSet<&'a ShardId> {
+pub fn open_ends<'a, 'b>(
+    shards: &'a [ShardInfo],
+    leases: impl IntoIterator<Item = &'b Lease>,
+) -> BTreeSet<&'a ShardId> {
     let finished: BTreeSet<&ShardId> =
-        leases.iter().filter(|l| l.is_finished()).map(|l| &l.shard).collect();
+        leases.into_iter().filter(|l| l.is_finished()).map(|l| &l.shard).collect();
     let parents: BTreeSet<&ShardId> = shards.iter().flat_map(|s| &s.parents).collect();
     let open = shards.iter().filter(|s| !s.closed && !parents.contains(&s.id));
     open.map(|s| &s.id).filter(|id| finished.contains(id)).collect()

@@ -74,8 +74,8 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
             format!("{count} record(s) of other shards put aside, see delivery.foreign_records"),
         ));
     }
-    if let Some(shard) = &seen.open_end {
-        let more = match seen.open_ends {
+    if let Some(shard) = seen.open_ends.first() {
+        let more = match seen.open_ends.len() {
             0 | 1 => String::new(),
             n => format!(" and {} more", n - 1),
         };

@@ -2,7 +2,7 @@
 //!
 //! Everything here is bounded: what is remembered by rings, what is listed by [`View`](super::view::View).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -138,10 +138,8 @@ pub struct Snapshot {
     pub foreign_ms: Option<i64>,
     /// Leases whose checkpoint overrules the configured `stream.start`.
     pub start_ignored: usize,
-    /// Leases at SHARD_END whose shards are open.
-    pub open_ends: usize,
-    /// One of those shards.
-    pub open_end: Option<ShardId>,
+    /// Open shards whose leases are at SHARD_END.
+    pub open_ends: BTreeSet<ShardId>,
     /// The last failure worth telling.
     pub last_error: Option<String>,
     /// Everybody's leases, as the table was last read.

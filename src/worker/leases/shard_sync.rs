@@ -87,8 +87,7 @@ fn look_at_ends(deps: &SyncDeps, ends: &mut OpenEnds, found: &BTreeSet<&ShardId>
             --shard {shard} --from-trim-horizon, or from the last record delivered");
     }
     deps.ctx.metrics.set(metric::LEASES_OPEN_ENDS, &[], ends.certain().len());
-    let first = ends.certain().first().cloned();
-    deps.ctx.status.update(|b| (b.open_ends, b.open_end) = (ends.certain().len(), first));
+    deps.ctx.status.update(|b| b.open_ends.clone_from(ends.certain()));
 }
 
 /// Creates leases, parents before children, as parallel as that allows; stops and says so where
