@@ -44,6 +44,8 @@ pub enum Mutant {
     FilesAtOnce,
     /// User records whose hash key another shard takes are left out.
     ForeignLeftOut,
+    /// A gap is passed although the policy is to stop, and nobody accepted it.
+    GapsPassed,
     /// A shard has ended when one answer says so.
     EndIsBelieved,
     /// What empty pages do not show of an announced batch is gone.
@@ -62,7 +64,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 22] = [
+    pub const ALL: [Mutant; 23] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -82,6 +84,7 @@ mod chosen {
         Mutant::OverflowFirst,
         Mutant::FilesAtOnce,
         Mutant::ForeignLeftOut,
+        Mutant::GapsPassed,
         Mutant::EndIsBelieved,
         Mutant::EmptyIsGone,
         Mutant::NoPin,

@@ -81,6 +81,9 @@ pub(super) async fn serve(
     exit
 }
 
+/// Parked shards named one by one at the end.
+const NAMED: usize = 5;
+
 /// Exit codes of design: 0 drained, 1 failure, 2 configuration, 3 data would be skipped.
 pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
     match exit {
@@ -106,15 +109,28 @@ pub(super) fn judge(exit: &Exit) -> Result<(), Failure> {
                  needed, and start again"
             ),
         )),
-        Exit::Gap(shard, gap) => Err(Failure::new(
-            3,
-            format!(
-                "records of {shard} {gap} left the stream's retention before they \
-                 were delivered. To record the gap under the error prefix and go on, set \
-                 delivery.on_gap = \"continue\"; to notice earlier, alert on \
-                 catchment_behind_latest_seconds and raise the retention"
-            ),
-        )),
+        Exit::Parked(parked) => {
+            let lost: Vec<String> = parked
+                .iter()
+                .take(NAMED)
+                .map(|(shard, parked)| format!("{shard}: records {}", parked.gap))
+                .collect();
+            let more = match parked.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                n => format!("; and {n} more shards, see `catchment leases list`"),
+            };
+            Err(Failure::new(
+                3,
+                format!(
+                    "nothing is left but shards that are parked, because records left the stream's \
+                     retention before they were delivered. {}{more}. To record the gap under the \
+                     error prefix and go on: `catchment leases resume SHARD` (or --all), or set \
+                     delivery.on_gap = \"continue\" and start again. To notice earlier, alert on \
+                     catchment_behind_latest_seconds and raise the retention",
+                    lost.join("; ")
+                ),
+            ))
+        }
     }
 }
 

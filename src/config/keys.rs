@@ -209,7 +209,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "delivery.on_gap",
         default: "stop",
-        help: "When records left retention undelivered: `stop` the worker with exit code 3, or `continue` and record the gap as a dead letter.",
+        help: "When records left retention undelivered: `stop` parks the shard until `catchment leases resume` (exit code 3 when nothing else is left), `continue` records the gap as a dead letter and goes on.",
     },
     Key {
         name: "memory.budget",

@@ -45,7 +45,7 @@ pub struct Round {
     pub more: bool,
     /// Workers seen alive, this one included.
     pub workers: usize,
-    /// Leases that still have work.
+    /// Leases that still have work and do not wait for an operator.
     pub active: usize,
     /// Those of them that nobody may take yet: a parent is not finished.
     pub waiting: usize,
@@ -104,7 +104,8 @@ pub fn decide(
     now: Duration,
 ) -> Round {
     let unfinished = graph::unfinished(leases);
-    let active: Vec<&Lease> = leases.iter().filter(|l| !l.is_finished()).collect();
+    let active: Vec<&Lease> =
+        leases.iter().filter(|l| !l.is_finished() && l.parked().is_none()).collect();
     let weights = weights(&active);
     let weight = |l: &Lease| weights.get(&l.shard).copied().unwrap_or(1.0);
     let gone = |l: &Lease| l.is_free() || watch.is_expired(now, l);

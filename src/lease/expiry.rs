@@ -105,6 +105,8 @@ pub(crate) mod tests {
 
     pub(crate) fn lease(shard: &str, owner: Option<&str>, counter: u64) -> Lease {
         Lease {
+            gap: None,
+            gap_accepted: None,
             shard: ShardId::new(shard),
             owner: owner.map(WorkerId::new),
             counter,

@@ -10,6 +10,8 @@ pub mod graph;
 pub mod kcl3;
 pub mod keys;
 pub mod open_ends;
+pub mod parked;
+pub mod parking;
 pub mod rewind;
 pub mod rewind_request;
 pub mod row;

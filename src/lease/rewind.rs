@@ -41,6 +41,7 @@ pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Upd
         vec![(":zero", n(0)), (":one", n(1)), (":request", Attr::S(request.raw.clone()))];
     let mut remove = vec![
         attr::REWIND,
+        attr::PARKED,
         attr::READ_THROUGH,
         attr::DELIVERED,
         attr::PENDING,

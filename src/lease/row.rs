@@ -10,6 +10,7 @@ use crate::checkpoint::progress::{Pending, Progress};
 use crate::delivery::intent::{BadIntent, IntentList};
 use crate::delivery::settings::{ForeignRecords, Settings};
 use crate::ids::{SequenceNumber, ShardId, WorkerId};
+use crate::lease::parked::Parked;
 use crate::lease::rewind_request::Request;
 use crate::stream::deaggregate::HashRange;
 use crate::stream::position::{BadCheckpoint, Checkpoint, InitialPosition, StartAt, start_at};
@@ -87,6 +88,10 @@ pub mod attr {
     pub const REWIND: &str = "catchment_rewind";
     /// Ours: the last position delivered before SHARD_END.
     pub const DELIVERED: &str = "catchment_delivered";
+    /// Ours: a gap that the shard waits at, see `lease::parking`.
+    pub const PARKED: &str = "catchment_parked";
+    /// Ours: where the gap begins that an operator accepted last.
+    pub const GAP_ACCEPTED: &str = "catchment_gap_accepted";
     /// Ours, in rows of a replay: records committed.
     pub const RECORDS: &str = "catchment_records";
     /// Ours, in rows of a replay: payload bytes committed.
@@ -128,6 +133,10 @@ pub struct Lease {
     pub rewind: Option<Request>,
     /// `catchment_delivered`.
     pub delivered: Option<String>,
+    /// `catchment_parked`, see [`Self::parked`].
+    pub gap: Option<Parked>,
+    /// `catchment_gap_accepted`.
+    pub gap_accepted: Option<String>,
     /// `catchment_records` and `catchment_bytes`, where the row counts them.
     pub counted: Option<(u64, u64)>,
 }
@@ -210,6 +219,8 @@ impl Lease {
             owner: text(item, attr::OWNER).map(WorkerId::new),
             counter,
             checkpoint_owner: text(item, attr::CHECKPOINT_OWNER).map(WorkerId::new),
+            gap: text(item, attr::PARKED).and_then(|raw| Parked::parse(raw, &checkpoint)),
+            gap_accepted: text(item, attr::GAP_ACCEPTED),
             progress: Progress { checkpoint, pending },
             parents: shards(item, attr::PARENTS),
             children: shards(item, attr::CHILDREN),
@@ -235,6 +246,11 @@ impl Lease {
     /// Delivered to its end, and not asked to go back.
     pub fn is_finished(&self) -> bool {
         self.progress.checkpoint == Checkpoint::ShardEnd && self.rewind.is_none()
+    }
+
+    /// The gap that the shard waits at, unless it is asked to go back.
+    pub fn parked(&self) -> Option<&Parked> {
+        self.gap.as_ref().filter(|_| self.rewind.is_none())
     }
 
     /// Where reading begins for a checkpoint this row holds or held; `None` at SHARD_END.

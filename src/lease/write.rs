@@ -94,7 +94,9 @@ pub fn take(lease: &Lease, me: &WorkerId, stream: &str, pin_ms: Option<i64>) -> 
         update.push_str(&format!(", {} = :pin", attr::STARTED));
         values.push((":pin", n(pin)));
     }
-    update.push_str(&format!(" REMOVE {}, {}", attr::CHECKPOINT_OWNER, attr::LEFT));
+    // A gap that somebody else stopped for is no longer waited at.
+    let over = [attr::CHECKPOINT_OWNER, attr::LEFT, attr::PARKED];
+    update.push_str(&format!(" REMOVE {}", over.join(", ")));
     if lease.effective_owner().is_some_and(|owner| owner != me) {
         update.push_str(&format!(" ADD {} :one", attr::SWITCHES));
         values.push((":one", n(1)));

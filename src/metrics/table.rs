@@ -138,7 +138,7 @@ metrics! {
     LEASES_OWNED: Gauge = "catchment_leases_owned", [],
         "Leases this worker holds (CurrentLeases).";
     LEASES: Gauge = "catchment_leases", ["state"],
-        "Leases of the table as this worker last saw them: active, waiting for a parent shard, or finished.";
+        "Leases of the table as this worker last saw them: active, waiting for a parent shard, parked at a gap until an operator accepts it (`catchment leases resume`), or finished.";
     WORKERS: Gauge = "catchment_workers", [],
         "Workers that hold leases of the table, this one included.";
     LEASES_TAKEN_TOTAL: Counter = "catchment_leases_taken_total", [],

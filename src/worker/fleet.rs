@@ -14,10 +14,12 @@ const OWNERS: usize = 64;
 const LEASES: usize = 256;
 /// Rows of the picture: while a stream is resharded, parents and children overlap.
 const LANES: usize = 3;
-/// Nobody; somebody who is not listed; nobody yet, because a parent is not finished.
+/// Nobody; somebody who is not listed; nobody yet, because a parent is not finished; nobody, until
+/// somebody accepts the gap it is parked at.
 const FREE: i32 = -1;
 const OTHER: i32 = -2;
 const WAITING: i32 = -3;
+const PARKED: i32 = -4;
 
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -34,6 +36,8 @@ pub struct Fleet {
     pub free_since_ms: Option<i64>,
     /// Leases that nobody owns until their parents are finished.
     pub waiting: usize,
+    /// Leases parked at a gap until somebody accepts it.
+    pub parked: usize,
     /// Leases delivered to SHARD_END.
     pub finished: usize,
     /// Leases with work left, in the order of their hash keys; only if there are few enough.
@@ -63,7 +67,7 @@ pub struct HeldShare {
     /// Shard.
     pub shard: ShardId,
     /// Index of its owner; -1 for nobody, -2 for one that is not listed, -3 for nobody because a
-    /// parent is not finished.
+    /// parent is not finished, -4 for nobody because it is parked.
     pub owner: i32,
     /// Handed over to that owner, and not yet let go by the old one.
     pub moving: bool,
@@ -120,6 +124,7 @@ impl Fleet {
         let index: BTreeMap<&str, i32> =
             (0..).zip(&owners).map(|(at, owner)| (owner.worker.as_str(), at)).collect();
         let owner = |lease: &Lease| match &lease.owner {
+            _ if lease.parked().is_some() => PARKED,
             None if graph::may_start(lease, &unfinished) => FREE,
             None => WAITING,
             Some(worker) => index.get(worker.as_str()).copied().unwrap_or(OTHER),
@@ -143,6 +148,7 @@ impl Fleet {
             free,
             free_since_ms: (free > 0).then(|| before.free_since_ms.unwrap_or(seen_ms)),
             waiting: count(WAITING),
+            parked: count(PARKED),
             finished: leases.len() - active.len(),
             leases: listed.iter().map(held).collect(),
             leases_omitted: active.len() - listed.len(),

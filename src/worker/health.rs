@@ -84,6 +84,17 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
             format!("nobody reads {shard}{more}: finished in the lease table, open in the stream"),
         ));
     }
+    if let Some((shard, parked)) = seen.parked.first_key_value() {
+        let more = match seen.fleet.parked {
+            0 | 1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let gap = &parked.gap;
+        found.push((
+            HealthState::Bad,
+            format!("{shard}{more} parked: records {gap} were lost, see `catchment leases resume`"),
+        ));
+    }
     let errors: u64 = seen
         .recent_errors
         .iter()
@@ -101,7 +112,10 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ShardId;
+    use crate::delivery::gap::{Gap, GapEnd};
+    use crate::ids::{ShardId, WorkerId};
+    use crate::lease::parked::Parked;
+    use crate::stream::position::Checkpoint;
     use crate::worker::status::tests::S;
     use crate::worker::status::{Shard, StatusStore};
 
@@ -134,6 +148,12 @@ mod tests {
             }),
             (HealthState::Warn, "3 record(s) of other shards", |b| {
                 (b.foreign_records, b.foreign_ms) = (3, Some(900_000));
+            }),
+            (HealthState::Bad, "and 1 more parked: records after 7 and before 20", |b| {
+                let gap = Gap { after: "7".into(), end: GapEnd::Before("20".into()) };
+                let parked = Parked::new(&gap, &Checkpoint::TrimHorizon, &WorkerId::new("w"), 0);
+                b.parked.insert(ShardId::new("a"), parked);
+                b.fleet.parked = 2;
             }),
             (HealthState::Warn, "6 min behind", |b| shard(b, |s| s.behind_ms = Some(400_000))),
             (HealthState::Bad, "half the stream's retention", |b| {

@@ -9,11 +9,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ids::ShardId;
+use crate::lease::parked::Parked;
 use crate::metrics::registry::ShardGauges;
 use crate::worker::fleet::Fleet;
 
 /// Objects and errors remembered.
 const RECENT: usize = 20;
+/// Parked leases listed.
+pub const PARKED: usize = 20;
 /// Characters of an error remembered: services repeat requests in their messages.
 const ERROR_CHARS: usize = 400;
 /// How often lag and rate are sampled.
@@ -140,6 +143,8 @@ pub struct Snapshot {
     pub start_ignored: usize,
     /// Open shards whose leases are at SHARD_END.
     pub open_ends: BTreeSet<ShardId>,
+    /// Leases parked at a gap, the first of them; `fleet.parked` counts all.
+    pub parked: BTreeMap<ShardId, Parked>,
     /// The last failure worth telling.
     pub last_error: Option<String>,
     /// Everybody's leases, as the table was last read.

@@ -8,10 +8,10 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::gap::Gap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::open_ends::OpenEnds;
+use crate::lease::parked::Parked;
 use crate::metrics::table as metric;
 use crate::shutdown::Shutdown;
 use crate::stream::ShardInfo;
@@ -39,8 +39,8 @@ pub enum Exit {
     Drained,
     /// The deadline passed with shards still draining.
     Late(Vec<ShardId>),
-    /// Records were lost to retention and the policy is to stop.
-    Gap(ShardId, Gap),
+    /// Records were lost to retention, the policy is to stop, and no other shard has work left.
+    Parked(BTreeMap<ShardId, Parked>),
     /// The stream was deleted and created again: its leases are not ours to use.
     OtherStream {
         /// Identity it had when the worker started.
@@ -52,7 +52,7 @@ pub enum Exit {
 
 /// Why a worker stops by itself.
 enum StopCause {
-    Gap(ShardId, Gap),
+    Parked(BTreeMap<ShardId, Parked>),
     OtherStream(String),
 }
 
@@ -79,6 +79,8 @@ struct Supervisor {
     held: BTreeMap<ShardId, Arc<HeldLease>>,
     /// Shards finished by the table and open in the stream.
     ends: OpenEnds,
+    /// Shards were compared with leases since the worker started.
+    compared: bool,
     /// What the control plane is being asked: it may take its time, nothing waits for it.
     asking: Option<futures::future::BoxFuture<'static, Seen>>,
     /// When the table was last looked at.
@@ -110,6 +112,7 @@ pub async fn run(worker: Worker, shutdown: Shutdown) -> Exit {
         running: FuturesUnordered::new(),
         held: BTreeMap::new(),
         ends: OpenEnds::default(),
+        compared: false,
         asking: None,
         looked: begin,
         next_look: begin,
@@ -151,15 +154,16 @@ impl Supervisor {
                 biased;
                 () = shutdown.drain.cancelled() => break None,
                 Some(joined) = self.running.next(), if !self.running.is_empty() => {
-                    if let Some((shard, gap)) = self.ended(joined) {
-                        break Some(StopCause::Gap(shard, gap));
-                    }
+                    self.ended(joined);
                 }
                 // Leases first: whatever the control plane says, they can be taken.
                 () = clock.sleep_until(self.next_look) => {
                     if let Some(at) = self.until_told(&shutdown, Duty::Look).await {
                         told = at;
                         break None;
+                    }
+                    if let Some(parked) = self.stuck() {
+                        break Some(StopCause::Parked(parked));
                     }
                 }
                 seen = answer(&mut self.asking), if self.asking.is_some() => {
@@ -246,6 +250,7 @@ impl Supervisor {
             Err(error) => Err(error),
         };
         let now = self.ctx.clock.now();
+        self.compared |= done.is_ok();
         let again = matches!(done, Ok(Synced::Again) | Err(_));
         let pause = if again { look } else { sync };
         self.next_sync = now + self.ctx.jitter.spread(pause, 0.2);
@@ -294,8 +299,15 @@ impl Supervisor {
         self.count();
     }
 
-    /// A shard task ended; says so if the worker has to stop for it.
-    fn ended(&mut self, (id, ended): Joined) -> Option<(ShardId, Gap)> {
+    /// What waits at a gap, if there is nothing else to do.
+    fn stuck(&self) -> Option<BTreeMap<ShardId, Parked>> {
+        // Before the first comparison shards may be without leases.
+        let idle = self.running.is_empty() && self.compared;
+        self.taker.stuck().filter(|_| idle).cloned()
+    }
+
+    /// A shard task ended.
+    fn ended(&mut self, (id, ended): Joined) {
         self.registry.remove(&id);
         self.held.remove(&id);
         self.ctx.status.update(|b| {
@@ -321,14 +333,17 @@ impl Supervisor {
                 let soon = self.ctx.clock.now() + self.leases.pace.look;
                 self.next_look = self.next_look.max(soon);
             }
-            Ok(Ended::Gap(gap)) => return Some((id, gap)),
+            Ok(Ended::Parked) => {
+                self.ctx.status.error(self.ctx.clock.wall(), &format!("{id}: parked at a gap"));
+                self.taker.cool(&id);
+                self.taker.hurry();
+            }
             Err(error) => {
                 tracing::error!(shard = %id, %error, "the task of a shard died");
                 self.ctx.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
                 self.taker.cool(&id);
             }
         }
-        None
     }
 
     fn count(&self) {
@@ -347,14 +362,12 @@ impl Supervisor {
             () = hand_back::give_back(&self.leases, held) => {}
             () = clock.sleep(LEAVING) => {}
         }
-        let mut found = cause;
         while !self.running.is_empty() {
             tokio::select! {
                 biased;
                 () = shutdown.abort.cancelled() => break,
                 Some(joined) = self.running.next() => {
-                    let gap = self.ended(joined);
-                    found = found.or(gap.map(|(shard, gap)| StopCause::Gap(shard, gap)));
+                    self.ended(joined);
                 }
                 () = clock.sleep_until(deadline) => break,
             }
@@ -372,8 +385,8 @@ impl Supervisor {
             _ = last => {}
             () = clock.sleep(LEAVING) => {}
         }
-        match (found, late.is_empty()) {
-            (Some(StopCause::Gap(shard, gap)), _) => Exit::Gap(shard, gap),
+        match (cause, late.is_empty()) {
+            (Some(StopCause::Parked(parked)), _) => Exit::Parked(parked),
             (Some(StopCause::OtherStream(is)), _) => {
                 Exit::OtherStream { was: self.sync.stream.identity(), is }
             }

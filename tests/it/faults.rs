@@ -5,6 +5,7 @@ mod fan_out;
 mod kpl;
 mod many;
 mod memory;
+mod parked;
 mod parts;
 mod refused;
 mod table;
@@ -317,20 +318,6 @@ fn archived(scene: &Scene) -> Vec<Vec<u8>> {
         .collect();
     found.sort();
     found
-}
-
-#[test]
-fn a_checkpoint_older_than_retention_stops_with_code_three() {
-    let (scene, _) = passed_by_retention();
-    let before = scene.row(SHARD).unwrap()["checkpoint"].clone();
-    let mut worker = scene.worker(&[]);
-    assert_eq!(worker.running.wait(Duration::from_secs(60)).code(), Some(3), "{}", worker.text());
-    let text = worker.text();
-    for part in ["retention", "delivery.on_gap = \"continue\"", SHARD] {
-        assert!(text.contains(part), "{part} is missing in {text}");
-    }
-    assert_eq!(scene.row(SHARD).unwrap()["checkpoint"], before, "nothing was skipped");
-    assert_eq!(lines(scene.data()).len(), 5);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::effects::Fnv;
 use crate::faults::{Outage, Scope, Window};
 use crate::fleet::{Act, BUCKET, Cut, Fleet, STREAM, TABLE};
 use crate::node::{Node, NodeOptions};
+use crate::operator::Operator;
 use crate::oracle;
 use crate::services::World;
 use crate::services::kinesis::{Record, Shard};
@@ -36,6 +37,7 @@ struct Driver<'a> {
     delays: Vec<u64>,
     /// Only this one starts again.
     only: Option<usize>,
+    operator: Operator,
 }
 
 /// Runs the fleet: produce, disturb, heal, and wait until `done`, or say what was not done in time.
@@ -65,6 +67,7 @@ pub async fn drive(
         restarts: vec![None; fleet.workers],
         delays: vec![0; fleet.workers],
         only: None,
+        operator: Operator::new(fleet),
     };
     if fleet.kcl {
         taken_over(&mut sim.net.world());
@@ -111,6 +114,7 @@ pub async fn drive(
             continue;
         }
         driver.restart(at + dark);
+        driver.operator.look(sim);
         if at >= fleet.heal_ms && produced == due.len() {
             break;
         }
@@ -135,6 +139,7 @@ pub async fn drive(
     let mut late = Err("nothing was looked at".to_owned());
     for _ in 0..fleet.settle_ms / 1000 {
         driver.restart(sim.net.now().at);
+        driver.operator.look(sim);
         late = done(&mut sim.net.world());
         if late.is_ok() {
             break;

@@ -33,6 +33,8 @@ pub struct Fleet {
     pub latest: bool,
     /// Some incarnations stop at a gap; the next may go on.
     pub stops: bool,
+    /// All stop at gaps, and an operator accepts one after the other.
+    pub parks: bool,
     /// The one that must finish alone: when faults stop, the others stay dead, frozen or cut off.
     pub survivor: Option<usize>,
     pub faults: FaultMix,
@@ -97,6 +99,7 @@ impl Fleet {
             kcl: false,
             latest: false,
             stops: false,
+            parks: false,
             survivor: None,
             faults: FaultMix::calm(),
             world: WorldOptions::default(),
@@ -192,6 +195,9 @@ impl Fleet {
         }
         fleet.answers_oddly(&mut fastrand::Rng::with_seed(seed ^ 0x4f_4444));
         fleet.plan.sort_by_key(|(at, _)| *at);
+        // Of its own again, and only where retention takes something.
+        let loses = fleet.backlog > 0 || fleet.dark_ms() > 0;
+        fleet.parks = loses && fastrand::Rng::with_seed(seed ^ 0x5041_524b).u32(0..3) == 0;
         fleet
     }
 

@@ -16,7 +16,7 @@ use catchment::stream::position::Position;
 
 use crate::consumer::decode;
 use crate::effects::{Event, Moment, Observer};
-use crate::fleet::{BUCKET, STREAM, TABLE};
+use crate::fleet::{BUCKET, Fleet, STREAM, TABLE};
 use crate::services::World;
 use crate::services::attr::{Attr, Row};
 use crate::services::kinesis::{Kinesis, Record, Shard, Stream, parse_sequence_number};
@@ -62,6 +62,10 @@ struct Book {
     salvaged: BTreeSet<Id>,
     /// Ranges named by a report as gone, exclusive on both sides.
     gaps: BTreeMap<String, Vec<(u128, u128)>>,
+    /// Nobody passes a gap unless it is accepted.
+    parks: bool,
+    /// The gaps accepted: the shard, and where the gap begins.
+    accepted: BTreeSet<(String, String)>,
     /// Every intent that ever stood in a row, and who put it there.
     announced: BTreeMap<(String, Position, Position), String>,
     /// The last checkpoint of each row; kept when the row is deleted.
@@ -397,6 +401,11 @@ impl Book {
         let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
         let (shard, after, before) = (text("shard"), text("after"), text("before"));
         let (before, more) = if before.is_empty() { (text("through"), 1) } else { (before, 0) };
+        if self.parks && !self.accepted.contains(&(shard.clone(), after.clone())) {
+            return Err(format!(
+                "[12] the gap of {shard} after {after} is passed, and not accepted"
+            ));
+        }
         let shown =
             format!("{} to {}", self.checkpoint_name(&after), self.checkpoint_name(&before));
         self.tell(moment, format!("reports a gap in {shard}: {shown}"));
@@ -472,6 +481,13 @@ impl Book {
                 _ => Ok(()),
             };
         };
+        if let Some(accepted) = after.get("catchment_gap_accepted").and_then(Attr::as_s) {
+            self.accepted.insert((key.to_owned(), accepted.to_owned()));
+        }
+        if after.contains_key("catchment_parked") && !before.contains_key("catchment_parked") {
+            self.tell(moment, format!("{key} is parked"));
+            self.count("lease parked");
+        }
         let (was, now) = (progress(before)?, progress(after)?);
         let owner = |row: &Row| row.get("leaseOwner").and_then(Attr::as_s).map(str::to_owned);
         if owner(before) != owner(after) {
@@ -588,6 +604,13 @@ impl Observer for Oracle {
 }
 
 impl Oracle {
+    /// What it holds against this fleet.
+    pub fn of(fleet: &Fleet) -> Self {
+        let this = Self::default();
+        this.book().parks = fleet.parks;
+        this
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

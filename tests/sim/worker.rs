@@ -54,7 +54,7 @@ pub fn config(fleet: &Fleet, node: &str) -> Config {
     set("delivery.inflight_batches", rng.u32(1..5).to_string());
     set("delivery.concurrent_puts", rng.u32(1..5).to_string());
     set("delivery.upload_deadline", format!("{}s", rng.u32(10..300)));
-    let stops = fleet.stops && rng.bool();
+    let stops = (fleet.stops && rng.bool()) || fleet.parks;
     set("delivery.on_gap", if stops { "stop" } else { "continue" }.into());
     set("memory.budget", one(&mut rng, &["8MiB", "40MiB", "256MiB"]).into());
     set("telemetry.listen", "off".into());
@@ -122,10 +122,10 @@ async fn live(node: Node, config: Config, older: bool) {
             node.note("drained");
         }
         Exit::Late(_) => node.note("stopped late"),
-        Exit::Gap(shard, _) if on_gap == OnGap::Continue => {
-            node.violation(&format!("stops for a gap in {shard}"));
+        Exit::Parked(parked) if on_gap == OnGap::Continue => {
+            node.violation(&format!("stops for a gap in {:?}", parked.keys()));
         }
-        Exit::Gap(..) => node.note("stopped for a gap"),
+        Exit::Parked(_) => node.note("stopped for a gap"),
         Exit::OtherStream { is, .. } => node.violation(&format!("takes the stream for {is}")),
     }
 }
@@ -157,7 +157,7 @@ pub fn fleet_of_workers(fleet: &Fleet) -> Outcome {
 
 /// The same, with a look at the process while the fleet is at work.
 pub fn fleet_watched(fleet: &Fleet, probe: impl Fn()) -> Outcome {
-    let oracle = Oracle::default();
+    let oracle = Oracle::of(fleet);
     let seed = fleet.seed;
     let own = fleet.clone();
     let start = move |node: &Node| -> catchment::task::BoxTask {

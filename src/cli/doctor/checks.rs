@@ -1,6 +1,6 @@
 //! What was seen, and what is to be thought of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -9,6 +9,7 @@ use crate::fault::{CallError, Detail, Fault};
 use crate::iam::{CALLS, Role};
 use crate::ids::ShardId;
 use crate::lease::kcl3;
+use crate::lease::parked::Parked;
 use crate::lease::row::Lease;
 use crate::stream::Consumer;
 use crate::stream::StreamSummary;
@@ -260,6 +261,21 @@ pub(super) fn ends(open: &BTreeSet<&ShardId>) -> Option<Finding> {
             "`catchment leases rewind --shard {first} --from-trim-horizon` reads it again, or \
              --from-sequence-number from the last record delivered"
         ),
+    ))
+}
+
+/// Shards parked at a gap; none, no line.
+pub(super) fn parked(parked: &BTreeMap<ShardId, Parked>) -> Option<Finding> {
+    let (first, why) = parked.first_key_value()?;
+    Some(Finding::fail(
+        "parked",
+        format!(
+            "{} shard(s) wait at a gap, for instance {first}: records {} left retention before they \
+             were delivered",
+            parked.len(),
+            why.gap
+        ),
+        format!("`catchment leases resume {first}` accepts the gap, reports it and goes on"),
     ))
 }
 

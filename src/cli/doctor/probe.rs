@@ -15,6 +15,7 @@ use crate::fault::{CallError, Fault};
 use crate::iam::{self, Role};
 use crate::lease::keys::Keys;
 use crate::lease::open_ends::open_ends;
+use crate::lease::parking;
 use crate::lease::row::{Item, Lease, attr};
 use crate::lease::{graph, kcl3};
 use crate::stream::StreamInfo;
@@ -74,6 +75,8 @@ pub(super) async fn everything(config: &Config, role: Role, clients: Clients) ->
     findings.extend(read);
     findings.extend(doctor.consumer(stream.as_ref()).await);
     findings.extend(table);
+    let parked = leases.as_deref().map(parking::parked).unwrap_or_default();
+    findings.extend(checks::parked(&parked));
     findings.extend(doctor.ends(stream.as_ref(), leases.as_deref()).await);
     findings.push(doctor.lag(stream.as_ref(), leases.as_deref()).await);
     findings.extend(bucket);

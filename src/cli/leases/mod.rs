@@ -2,6 +2,7 @@
 
 pub(super) mod lag;
 mod reset;
+mod resume;
 mod rewind;
 mod show;
 
@@ -71,6 +72,10 @@ enum LeasesAction {
     /// Go back to an earlier record while the workers run: each shard delivers what it has in hand,
     /// moves its checkpoint back, and goes on from there.
     Rewind(rewind::RewindOptions),
+    /// Go on with shards that are parked, because records left the stream's retention before they
+    /// were delivered (`delivery.on_gap = "stop"`): the gap is reported under the error prefix, and
+    /// what follows is delivered.
+    Resume(resume::ResumeOptions),
     /// Move the checkpoint of leases nobody owns. Records behind it are delivered again, in objects
     /// with other ranges in their names; records skipped are not delivered.
     Reset(reset::ResetOptions),
@@ -107,6 +112,7 @@ pub(super) fn run(options: &LeasesOptions) -> Result<(), Failure> {
             LeasesAction::List { json, depth } => show::list(&tools, *json, depth).await,
             LeasesAction::Show { shard, depth } => show::one(&tools, shard, depth).await,
             LeasesAction::Release { shard } => release(&tools.table, shard).await,
+            LeasesAction::Resume(options) => resume::run(&tools.table, options).await,
             LeasesAction::Reset(options) => reset::run(&tools.table, options).await,
             LeasesAction::Rewind(options) => rewind::run(&config, &tools, options).await,
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::ids::ShardId;
+use crate::lease::parked::Parked;
 use crate::lease::row::Lease;
 
 use super::lag::{self, Lag};
@@ -39,6 +40,9 @@ struct Shown<'a> {
     /// Ends of the announced batches.
     announced: Vec<String>,
     state: &'static str,
+    /// The gap it waits at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parked: Option<&'a Parked>,
     parents: &'a [ShardId],
     children: &'a [ShardId],
     stream: Option<&'a str>,
@@ -55,6 +59,7 @@ impl<'a> Shown<'a> {
     fn of(lease: &'a Lease, asked: &'a ShowRequest) -> Self {
         let state = match (&lease.progress, lease.is_free()) {
             _ if lease.is_finished() => "finished",
+            _ if lease.parked().is_some() => "parked",
             (_, _) if lease.checkpoint_owner.is_some() => "handing over",
             (_, true) => "free",
             (_, false) => "owned",
@@ -70,6 +75,7 @@ impl<'a> Shown<'a> {
             lag: asked.lags.get(&lease.shard),
             announced: intents.map(|i| i.last.to_string()).collect(),
             state,
+            parked: lease.parked(),
             parents: &lease.parents,
             children: &lease.children,
             stream: lease.stream.as_deref(),

@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::delivery::gap::Gap;
 use crate::lease::change_marker;
 use crate::lease::expiry::tests::lease;
+use crate::lease::parked::Parked;
 use crate::lease::throughput::notable;
 use crate::stream::position::Checkpoint;
 
@@ -31,6 +33,19 @@ fn takes_its_fair_share_and_no_more() {
         .collect();
     let round = round(&leases, "me");
     assert_eq!((round.workers, round.take.len(), round.ask.len()), (2, 3, 0));
+}
+
+#[test]
+fn a_lease_that_waits_at_a_gap_is_nobodys_and_its_children_wait_too() {
+    let mut parked = lease("a", None, 1);
+    let gap = Gap::to_end(&Checkpoint::TrimHorizon);
+    parked.gap = Some(Parked::new(&gap, &Checkpoint::TrimHorizon, &WorkerId::new("w"), 0));
+    let mut child = lease("b", None, 0);
+    child.parents = vec![parked.shard.clone()];
+    let leases = [parked, child, lease("c", None, 1)];
+    let round = round(&leases, "me");
+    assert_eq!(round.take, [ShardId::new("c")]);
+    assert_eq!((round.active, round.waiting), (2, 1));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::aws::dynamodb::LeaseTable;
 use crate::aws::kinesis::Kinesis;
+use crate::config::OnGap;
 use crate::fault::CallError;
 use crate::ids::WorkerId;
 use crate::lease::scan_schedule::ScanPace;
@@ -36,6 +37,8 @@ pub struct LeaseDeps {
     pub identity: String,
     /// Start of shards without a checkpoint; a lease that is taken is pinned to it.
     pub start: InitialPosition,
+    /// Whether leases parked at a gap are left alone.
+    pub on_gap: OnGap,
 }
 
 impl LeaseDeps {

@@ -4,6 +4,7 @@
 //! conditions; the mutex around the row sees to that. A write of unknown outcome is never guessed:
 //! the row is read again, consistently, and what it holds is the truth.
 
+mod parking;
 mod rewind;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -7,11 +7,14 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use crate::aws::dynamodb::Written;
+use crate::config::OnGap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::assign::{self, Bounds, Round};
 use crate::lease::change_marker::{self, ChangeMarker};
 use crate::lease::expiry::{HANDOFF, Watch};
+use crate::lease::parked::Parked;
+use crate::lease::parking;
 use crate::lease::row::{Item, Lease};
 use crate::lease::scan_schedule::{ScanSchedule, ScanScope};
 use crate::lease::write::{self, Notes};
@@ -23,6 +26,7 @@ use crate::worker::leases::context::{LeaseDeps, PARALLEL};
 use crate::worker::leases::heartbeat::Registry;
 use crate::worker::leases::held::HeldLease;
 use crate::worker::leases::scanner::LeaseScanner;
+use crate::worker::status::PARKED;
 
 /// A shard that failed here is left to others for this long.
 const COOL_DOWN: Duration = Duration::from_secs(5);
@@ -39,6 +43,8 @@ pub struct LeaseTaker {
     coming: BTreeMap<ShardId, Duration>,
     /// Rounds in which there was something to take.
     rounds: u32,
+    /// Leases that wait at a gap, where nothing else is left in the table.
+    stuck: BTreeMap<ShardId, Parked>,
 }
 
 impl LeaseTaker {
@@ -53,12 +59,18 @@ impl LeaseTaker {
             cooling: BTreeMap::new(),
             coming: BTreeMap::new(),
             rounds: 0,
+            stuck: BTreeMap::new(),
         }
     }
 
     /// What reads the table, for shard sync.
     pub fn scanner(&mut self) -> &mut LeaseScanner {
         &mut self.scanner
+    }
+
+    /// The leases that wait at a gap, if by the last reading of the table no other has work left.
+    pub fn stuck(&self) -> Option<&BTreeMap<ShardId, Parked>> {
+        Some(&self.stuck).filter(|stuck| !stuck.is_empty())
     }
 
     /// A shard failed here: let others try first.
@@ -129,7 +141,11 @@ impl LeaseTaker {
     async fn round(&mut self, won: &mut Vec<Arc<HeldLease>>) -> Result<(), CallError> {
         let begun = self.deps.ctx.clock.now();
         // Rows may be seconds old, each of another age: all that follows is conditional on them.
-        let leases = self.scanner.scan(false).await?;
+        let mut leases = self.scanner.scan(false).await?;
+        if self.deps.on_gap == OnGap::Continue {
+            // What others stopped for, this worker passes.
+            leases.iter_mut().for_each(|lease| lease.gap = None);
+        }
         let now = self.deps.ctx.clock.now();
         self.deps.ctx.metrics.add(metric::LEASE_SCANS_TOTAL, &[], 1);
         self.watch.observe(now, &leases);
@@ -138,7 +154,9 @@ impl LeaseTaker {
         let bounds = Bounds { hold: self.deps.max, take: assign::ramp(self.rounds, active) };
         let round = assign::decide(&leases, &self.watch, &self.deps.me, bounds, begun);
         let Round { take, ask, ours, coming, free, more, workers, active, waiting } = round;
-        self.show(workers, active, waiting, &leases);
+        let parked = parking::parked(&leases);
+        self.show(workers, active, waiting, &parked, &leases);
+        self.stuck = if parking::is_stuck(&leases) { parked } else { BTreeMap::new() };
         let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|l| (&l.shard, l)).collect();
         let marker = change_marker::place(&leases);
         let rest = self.deps.ctx.jitter.spread(self.deps.pace.rest(workers), 0.2);
@@ -290,17 +308,26 @@ impl LeaseTaker {
         Some(owned)
     }
 
-    fn show(&self, workers: usize, active: usize, waiting: usize, leases: &[Lease]) {
+    fn show(
+        &self,
+        workers: usize,
+        active: usize,
+        waiting: usize,
+        parked: &BTreeMap<ShardId, Parked>,
+        leases: &[Lease],
+    ) {
         let metrics = &self.deps.ctx.metrics;
         metrics.set(metric::WORKERS, &[], workers);
         metrics.set(metric::LEASES, &["active"], active - waiting);
         metrics.set(metric::LEASES, &["waiting"], waiting);
-        metrics.set(metric::LEASES, &["finished"], leases.len() - active);
+        metrics.set(metric::LEASES, &["parked"], parked.len());
+        metrics.set(metric::LEASES, &["finished"], leases.len() - active - parked.len());
         let wall = self.deps.ctx.clock.wall();
         self.deps.ctx.status.update(|b| {
             b.ready = true;
             b.workers = workers;
             b.active_leases = active;
+            b.parked = parked.iter().take(PARKED).map(|(s, p)| (s.clone(), p.clone())).collect();
             b.fleet = Fleet::of(leases, wall, &b.fleet);
         });
     }

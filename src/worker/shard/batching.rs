@@ -10,6 +10,7 @@ use crate::delivery::encode::EncodeError;
 use crate::delivery::gap::Gap;
 use crate::delivery::object::Object;
 use crate::delivery::route;
+use crate::lease::parking;
 use crate::metrics::table as metric;
 use crate::mutant::{self, Mutant};
 use crate::stream::Records;
@@ -96,14 +97,20 @@ impl Pipeline {
     }
 
     /// Retention passed the reader: what it read before is delivered, and the gap stands before the
-    /// batch that begins with `first`. True if the worker stops for it instead.
+    /// batch that begins with `first`. True if the shard stops there instead.
     pub(super) async fn passed(&mut self, first: &Position) -> Result<bool, Stop> {
         self.cut(FlushReason::ShardEnd).await?;
-        match self.gap(&Gap::new(&self.ledger.reached(), first)) {
-            Ok(()) => {
-                self.lost = true;
-                Ok(false)
-            }
+        let gap = Gap::new(&self.ledger.reached(), first);
+        let stops = self.stops_at(&gap).await?;
+        self.lost = !stops;
+        Ok(stops)
+    }
+
+    /// Tells of lost records behind those in hand. True if the shard stops there, once what is in
+    /// hand is delivered.
+    pub(super) async fn stops_at(&mut self, gap: &Gap) -> Result<bool, Stop> {
+        match self.gap(gap) {
+            Ok(()) => Ok(false),
             Err(Stop::Gap(gap)) => {
                 self.stopped = Some(gap);
                 self.drain().await?;
@@ -113,14 +120,17 @@ impl Pipeline {
         }
     }
 
-    /// Tells of lost records; stops if the policy says so.
+    /// Tells of lost records; stops if the policy says so, and nobody has accepted them as lost.
     pub(super) fn gap(&self, gap: &Gap) -> Result<(), Stop> {
-        self.deps.ctx.metrics.add(metric::GAPS_TOTAL, &[], 1);
-        tracing::error!(shard = %self.lease.shard, %gap,
+        let accepted = parking::is_accepted(self.accepted.as_deref(), gap);
+        if !accepted {
+            self.deps.ctx.metrics.add(metric::GAPS_TOTAL, &[], 1);
+        }
+        tracing::error!(shard = %self.lease.shard, %gap, accepted,
             "records left the stream's retention before they were delivered");
         match self.deps.on_gap {
-            OnGap::Stop => Err(Stop::Gap(gap.clone())),
-            OnGap::Continue => Ok(()),
+            OnGap::Stop if !accepted => Err(Stop::Gap(gap.clone())),
+            OnGap::Stop | OnGap::Continue => Ok(()),
         }
     }
 

@@ -79,28 +79,33 @@ impl Pipeline {
         }
         self.cut(FlushReason::ShardEnd).await?;
         self.suspect = true;
-        self.lost_tail().await?;
+        if self.lost_tail().await? {
+            return Ok(());
+        }
         let children: Vec<_> =
             shards.into_iter().filter(|s| s.parents.contains(&self.lease.shard)).collect();
         self.shard_end(children).await
     }
 
     /// The end was reached, and neither the checkpointed record nor any to deliver after it was
-    /// there: what stood between may have left retention, and no batch will tell of it.
-    pub(super) async fn lost_tail(&mut self) -> Result<(), Stop> {
+    /// there: what stood between may have left retention, and no batch will tell of it. True if the
+    /// shard stops there instead.
+    pub(super) async fn lost_tail(&mut self) -> Result<bool, Stop> {
         if !self.suspect {
-            return Ok(());
+            return Ok(false);
         }
         self.cut(FlushReason::ShardEnd).await?;
         let reached = self.ledger.reached();
         let (gap, stamp) = (Gap::to_end(&reached), self.deps.sync.stream.created_ms);
-        self.gap(&gap)?;
+        if self.stops_at(&gap).await? {
+            return Ok(true);
+        }
         let Recipe { settings, errors, .. } = &*self.deps.recipe;
         let report = gap_report(settings, errors, &self.lease.shard, &gap.name(), stamp, &gap);
         let permit = self.deps.budget.force_acquire(report.memory());
         upload(&self.deps.upload, &self.lease, vec![report], Vec::new(), permit).await?;
         self.suspect = false;
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -104,7 +104,13 @@ pub async fn run(deps: Arc<ShardDeps>, lease: Arc<HeldLease>, drain: Cancellatio
 async fn end(ctx: &TaskContext, lease: &HeldLease, stop: Stop) -> Ended {
     let ended = match stop {
         Stop::Lost => return Ended::Lost,
-        Stop::Gap(gap) => Ended::Gap(gap),
+        Stop::Gap(gap) => {
+            Box::pin(lease.park(&gap)).await;
+            tracing::error!(shard = %lease.shard, %gap,
+                "the shard is parked until somebody accepts the gap: `catchment leases resume {}`; \
+                 the others go on", lease.shard);
+            return Ended::Parked;
+        }
         error => {
             tracing::error!(shard = %lease.shard, %error, "shard given up; it will be tried again");
             ctx.metrics.add(metric::SHARD_FAILURES_TOTAL, &[], 1);
@@ -156,8 +162,10 @@ struct Pipeline {
     reader: Option<Handle<()>>,
     /// Records behind those in hand left retention before they were read.
     lost: bool,
-    /// A gap that the worker stops for, once what is in hand is delivered.
+    /// A gap that the shard stops at, once what is in hand is delivered.
     stopped: Option<Gap>,
+    /// Where the gap begins that an operator accepted.
+    accepted: Option<String>,
     /// A checkpoint whose record was not found where reading began.
     start_gone: bool,
     /// When reading began, the shard had not been read to its tip for as long as retention reaches:
@@ -198,6 +206,7 @@ impl Pipeline {
             reader: None,
             lost: false,
             stopped: None,
+            accepted: row.gap_accepted,
             start_gone: false,
             suspect: false,
             oldest: VecDeque::new(),
@@ -361,13 +370,17 @@ impl Pipeline {
             Fetched::End { children, lost, beginning } => {
                 self.began(beginning);
                 self.suspect |= lost;
-                Box::pin(self.lost_tail()).await?;
+                if Box::pin(self.lost_tail()).await? {
+                    return Ok(());
+                }
                 Box::pin(self.shard_end(children)).await
             }
             Fetched::Bound { lost, beginning } => {
                 self.began(beginning);
                 self.suspect |= lost;
-                Box::pin(self.lost_tail()).await?;
+                if Box::pin(self.lost_tail()).await? {
+                    return Ok(());
+                }
                 Box::pin(self.over()).await
             }
             Fetched::Failed(ReadError::Call(error)) if error.fault == Fault::NotFound => {

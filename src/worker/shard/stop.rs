@@ -18,8 +18,8 @@ pub enum Ended {
     Released,
     /// The lease went to somebody else.
     Lost,
-    /// Records were lost to retention and the policy is to stop.
-    Gap(Gap),
+    /// Records were lost to retention and the policy is to stop: the lease is parked.
+    Parked,
     /// Something failed; the lease was released, somebody tries again.
     Failed(String),
     /// The same, and the stream itself is not the one it was.

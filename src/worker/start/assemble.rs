@@ -81,6 +81,7 @@ pub(super) fn assemble(
         max: lease.max,
         identity: stream.identity(),
         start: reading.start,
+        on_gap: delivery.on_gap,
     };
     // A shard's two ends: the stream it is read from, the bucket it is put into.
     let reader = ReaderDeps {
