@@ -495,6 +495,8 @@ ALERTS = [
           "Records of {{ $labels.stream }} were put aside: {{ $labels.kind }}"),
     Alert("CatchmentGap", "critical", "0m", grew("catchment_gaps_total", "1h"),
           "Records of {{ $labels.stream }} left retention before they were delivered"),
+    Alert("CatchmentPossibleGap", "warning", "0m", grew("catchment_possible_gaps_total", "1h"),
+          "Records of {{ $labels.stream }} may have left retention before they were delivered"),
     Alert("CatchmentParked", "critical", "1m", f'max {BY} (catchment_leases{{state="parked"}}) > 0',
           "{{ $value }} shards of {{ $labels.stream }} wait at a gap until somebody accepts it"),
     Alert("CatchmentOpenEnds", "critical", "1m", f"max {BY} (catchment_leases_open_ends) > 0",

@@ -163,7 +163,7 @@ mod tests {
             bytes: 1,
             stamp_ms: 0,
             arrived_ms: None,
-            gap: false,
+            gap: None,
             settings: Arc::new(Settings::sample()),
         }
     }

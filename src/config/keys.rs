@@ -212,6 +212,11 @@ pub const KEYS: &[Key] = &[
         help: "When records left retention undelivered: `stop` parks the shard until `catchment leases resume` (exit code 3 when nothing else is left), `continue` records the gap as a dead letter and goes on.",
     },
     Key {
+        name: "delivery.on_possible_gap",
+        default: "continue",
+        help: "The same where records may have been lost and nothing says so either way, as in the row of a KCL whose last record has left retention: `continue` reports it and goes on, `stop` parks the shard.",
+    },
+    Key {
         name: "memory.budget",
         default: "256MiB",
         help: "Bytes of records held at once, whatever the number of shards.",

@@ -96,10 +96,26 @@ pub struct LeaseConfig {
 /// What to do when records are lost to retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnGap {
-    /// End with exit code 3.
+    /// Park the shard; end with exit code 3 when nothing else is left.
     Stop,
     /// Record it and go on.
     Continue,
+}
+
+/// By what is known of a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GapPolicy {
+    /// Records were lost.
+    pub known: OnGap,
+    /// Records may have been lost.
+    pub possible: OnGap,
+}
+
+impl GapPolicy {
+    /// Whether shards wait for an operator at some gaps. Who never waits passes what others wait at.
+    pub fn waits(self) -> bool {
+        self.known == OnGap::Stop || self.possible == OnGap::Stop
+    }
 }
 
 /// Writing.
@@ -118,8 +134,8 @@ pub struct DeliveryConfig {
     pub multipart_bytes: usize,
     /// Give a shard up after this.
     pub upload_deadline: Duration,
-    /// Policy for lost records.
-    pub on_gap: OnGap,
+    /// Policies for lost records.
+    pub gaps: GapPolicy,
 }
 
 impl DeliveryConfig {

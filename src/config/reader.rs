@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::raw::{ConfigProblem, Layers};
 use super::{
-    AwsConfig, Config, DeliveryConfig, Invalid, LeaseConfig, Logs, OnGap, ReadBy, StreamConfig,
-    TelemetryConfig,
+    AwsConfig, Config, DeliveryConfig, GapPolicy, Invalid, LeaseConfig, Logs, OnGap, ReadBy,
+    StreamConfig, TelemetryConfig,
 };
 use crate::delivery::batch::BatchLimits;
 use crate::delivery::field::Path;
@@ -18,6 +18,8 @@ use crate::stream::wire::WireFormat;
 
 /// What a connection may take to open, on a machine with other work.
 const CONNECTING: Duration = Duration::from_millis(500);
+/// What to do at a gap.
+const ON_GAP: &[(&str, OnGap)] = &[("stop", OnGap::Stop), ("continue", OnGap::Continue)];
 
 impl Config {
     /// Validates all layers.
@@ -130,8 +132,10 @@ impl ConfigReader {
             concurrent_puts: self.number("delivery.concurrent_puts", 1, 1024),
             multipart_bytes: self.bytes("delivery.multipart_bytes", 5 << 20, 1 << 30),
             upload_deadline: self.duration("delivery.upload_deadline", 1_000, 86_400_000),
-            on_gap: self
-                .choice("delivery.on_gap", &[("stop", OnGap::Stop), ("continue", OnGap::Continue)]),
+            gaps: GapPolicy {
+                known: self.choice("delivery.on_gap", ON_GAP),
+                possible: self.choice("delivery.on_possible_gap", ON_GAP),
+            },
         }
     }
 

@@ -367,7 +367,7 @@ impl OpenBatch {
                 bytes: self.bytes,
                 stamp_ms: self.stamp_ms,
                 arrived_ms: Intent::arrived(self.first_ms, self.stamp_ms),
-                gap: self.gap.is_some(),
+                gap: self.gap.as_ref().map(|gap| gap.certainty),
                 settings,
             },
             objects,
@@ -405,7 +405,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::dead_letter::{Aside, letter, put_aside};
-    use crate::delivery::gap::GapEnd;
+    use crate::delivery::gap::{Certainty, GapEnd};
     use crate::delivery::settings::{Format, Settings};
 
     const DAY: i64 = 86_400_000;
@@ -544,7 +544,11 @@ mod tests {
     fn dead_letters_and_gaps_are_objects_of_the_same_plan() {
         let settings = Settings { format: Format::JsonArray, ..Settings::sample() };
         let recipe = Arc::new(Recipe::new(Arc::new(settings)).unwrap());
-        let gap = Gap { after: "1".into(), end: GapEnd::Before("7".into()) };
+        let gap = Gap {
+            after: "1".into(),
+            end: GapEnd::Before("7".into()),
+            certainty: Certainty::Possible,
+        };
         let mut open = OpenBatch::new(recipe, ShardId::new("shardId-000000000000"), 0, Some(gap));
         open.fill(&mut records(7, [(Some(0), "{}"), (Some(0), "{")]), &BatchLimits::NONE).unwrap();
         let sealed = seal(open);
@@ -552,7 +556,7 @@ mod tests {
         assert!(keys[1].starts_with("errors/invalid-json/"), "{keys:?}");
         assert!(keys[2].starts_with("errors/gap/") && keys[2].ends_with("-7-8.gap.json"));
         assert_eq!(sealed.dead, [("invalid-json", 1)]);
-        assert!(sealed.intent.gap);
+        assert_eq!(sealed.intent.gap, Some(Certainty::Possible));
     }
 
     /// Payload, key length and count of user records that share a key: what anybody may put.

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::delivery::body::Body;
-use crate::delivery::gap::{Gap, GapEnd};
+use crate::delivery::gap::{Certainty, Gap, GapEnd};
 use crate::delivery::object::{BESIDES, Object, ObjectKind, is_range};
 use crate::delivery::object_key::Template;
 use crate::delivery::recipe::Recipe;
@@ -138,9 +138,20 @@ pub fn gap_report(
 ) -> Object {
     let mut line = serde_json::json!({
         "stream": settings.stream, "shard": shard, "kind": "gap",
-        "reason": "records between these positions left the stream's retention undelivered",
+        "reason": match gap.certainty {
+            Certainty::Known => {
+                "records between these positions left the stream's retention undelivered"
+            }
+            Certainty::Possible => {
+                "records between these positions may have left the stream's retention undelivered, \
+                 or there were none: nothing says when the shard was last read to its tip"
+            }
+        },
         "after": gap.after,
     });
+    if gap.certainty == Certainty::Possible {
+        line["possible"] = true.into();
+    }
     match &gap.end {
         GapEnd::Before(end) => line["before"] = end.as_str().into(),
         GapEnd::Through(end) => line["through"] = end.as_str().into(),

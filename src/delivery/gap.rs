@@ -9,6 +9,18 @@ pub struct Gap {
     pub after: String,
     /// Where it ends.
     pub end: GapEnd,
+    /// Whether it is known that records are missing.
+    pub certainty: Certainty,
+}
+
+/// What is known of a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// The shard was not read to its tip for as long as retention reaches back.
+    Known,
+    /// Nothing says when the shard was last read to its tip, as in a row of the KCL: perhaps it was
+    /// idle.
+    Possible,
 }
 
 /// The end of a gap.
@@ -23,12 +35,21 @@ pub enum GapEnd {
 impl Gap {
     /// Between a checkpoint and the first record found.
     pub fn new(after: &Checkpoint, before: &Position) -> Self {
-        Self { after: after.to_string(), end: GapEnd::Before(before.to_string()) }
+        Self::ending(after, GapEnd::Before(before.to_string()))
+    }
+
+    fn ending(after: &Checkpoint, end: GapEnd) -> Self {
+        Self { after: after.to_string(), end, certainty: Certainty::Known }
+    }
+
+    /// The same, of this certainty.
+    pub fn of(self, certainty: Certainty) -> Self {
+        Self { certainty, ..self }
     }
 
     /// From a checkpoint to the end of an announced range, that end included.
     pub fn through(after: &Checkpoint, last: &Position) -> Self {
-        Self { after: after.to_string(), end: GapEnd::Through(last.to_string()) }
+        Self::ending(after, GapEnd::Through(last.to_string()))
     }
 
     /// It as part of an object's name. Not the range of a batch: the same batch may be found with less
@@ -42,8 +63,7 @@ impl Gap {
 
     /// From a checkpoint to the end of the shard.
     pub fn to_end(after: &Checkpoint) -> Self {
-        let end = GapEnd::Before(Checkpoint::ShardEnd.to_string());
-        Self { after: after.to_string(), end }
+        Self::ending(after, GapEnd::Before(Checkpoint::ShardEnd.to_string()))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::delivery::gap::Certainty;
 use crate::delivery::settings::{ENCODER_VERSION, Settings};
 use crate::mutant;
 use crate::stream::position::Position;
@@ -31,8 +32,8 @@ pub struct Intent {
     /// When its first record arrived, ms since the epoch, if that was long before it was read: a
     /// backlog leaves retention earlier than the stamp tells.
     pub arrived_ms: Option<i64>,
-    /// Records between the previous position and `first` left retention unread.
-    pub gap: bool,
+    /// Records between the previous position and `first` left retention unread, or may have.
+    pub gap: Option<Certainty>,
     /// How to encode, where to put.
     pub settings: Arc<Settings>,
 }
@@ -79,6 +80,9 @@ struct StoredIntent {
     arrived_ms: Option<i64>,
     #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
     gap: bool,
+    /// The gap is only possible.
+    #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
+    possible: bool,
     /// Index into `settings`: a list usually has one.
     #[serde(rename = "s", default, skip_serializing_if = "is_zero")]
     settings: usize,
@@ -136,7 +140,8 @@ impl IntentList {
                     bytes: intent.bytes,
                     stamp_ms: intent.stamp_ms,
                     arrived_ms: intent.arrived_ms,
-                    gap: intent.gap,
+                    gap: intent.gap.is_some(),
+                    possible: intent.gap == Some(Certainty::Possible),
                     settings: index,
                 }
             })
@@ -193,7 +198,11 @@ impl IntentList {
                     bytes: stored.bytes,
                     stamp_ms: stored.stamp_ms,
                     arrived_ms: stored.arrived_ms,
-                    gap: stored.gap,
+                    gap: stored.gap.then_some(if stored.possible {
+                        Certainty::Possible
+                    } else {
+                        Certainty::Known
+                    }),
                     settings,
                 })
             })
@@ -215,7 +224,7 @@ mod tests {
             bytes: 300,
             stamp_ms: 1_700_000_000_000,
             arrived_ms: None,
-            gap: false,
+            gap: None,
             settings: Arc::new(Settings::sample()),
         }
     }
@@ -223,7 +232,9 @@ mod tests {
     #[test]
     fn a_list_round_trips_and_shares_its_settings() {
         let late = Intent { arrived_ms: Some(7), ..intent("6", "9") };
-        let list = [intent("1", "5"), late];
+        let lost = Intent { gap: Some(Certainty::Known), ..intent("10", "11") };
+        let perhaps = Intent { gap: Some(Certainty::Possible), ..intent("12", "13") };
+        let list = [intent("1", "5"), late, lost, perhaps];
         let raw = IntentList::encode(&list);
         assert!(IntentList::is_ours(&raw));
         assert_eq!(IntentList::decode(&raw).unwrap(), list);

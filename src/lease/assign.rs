@@ -108,7 +108,7 @@ pub fn decide(
         leases.iter().filter(|l| !l.is_finished() && l.parked().is_none()).collect();
     let weights = weights(&active);
     let weight = |l: &Lease| weights.get(&l.shard).copied().unwrap_or(1.0);
-    let gone = |l: &Lease| l.is_free() || watch.is_expired(now, l);
+    let gone = |l: &Lease| l.is_free() || watch.is_expired(now, l, me);
     let is = |worker: &Option<WorkerId>| worker.as_ref() == Some(me);
     // A lease under way to a new owner counts as the new owner's load already.
     let mut loads: Loads<'_> = BTreeMap::from([(me, WorkerLoad::default())]);

@@ -87,12 +87,23 @@ impl Watch {
         self.seen.get(shard).map(|s| now.saturating_sub(s.since))
     }
 
-    /// Owned, but its owner's heart has stopped.
-    pub fn is_expired(&self, now: Duration, lease: &Lease) -> bool {
+    /// We asked for a lease: its handoff counts from now, not from the next reading that shows it.
+    pub fn asked(&mut self, now: Duration, shard: &ShardId) {
+        if let Some(seen) = self.seen.get_mut(shard) {
+            seen.handoff = Some(now);
+        }
+    }
+
+    /// Owned, but its owner's heart has stopped; or asked for by `me`, and not handed over in time.
+    /// What others asked for is theirs to judge: a `checkpointOwner` may be left of somebody dead,
+    /// for a KCL 2.x neither knows nor removes it.
+    pub fn is_expired(&self, now: Duration, lease: &Lease, me: &WorkerId) -> bool {
         let silent = self.age(now, &lease.shard).is_some_and(|age| age > self.failover);
         let seen = self.seen.get(&lease.shard);
-        let stuck =
-            seen.and_then(|s| s.handoff).is_some_and(|at| now.saturating_sub(at) > self.patience);
+        let stuck = lease.owner.as_ref() == Some(me)
+            && seen
+                .and_then(|s| s.handoff)
+                .is_some_and(|at| now.saturating_sub(at) > self.patience);
         !lease.is_free() && (silent || stuck)
     }
 }
@@ -135,8 +146,8 @@ pub(crate) mod tests {
         let standing = lease("a", Some("w"), 1);
         watch.observe(S, &[standing.clone(), lease("b", Some("w"), 1)]);
         watch.observe(12 * S, &[standing.clone(), lease("b", Some("w"), 2)]);
-        assert!(watch.is_expired(12 * S, &standing));
-        assert!(!watch.is_expired(12 * S, &lease("b", Some("w"), 2)));
+        assert!(watch.is_expired(12 * S, &standing, &WorkerId::new("new")));
+        assert!(!watch.is_expired(12 * S, &lease("b", Some("w"), 2), &WorkerId::new("new")));
     }
 
     #[test]
@@ -147,7 +158,23 @@ pub(crate) mod tests {
         for second in 0..=41 {
             asked.counter += 1;
             watch.observe(second * S, &[asked.clone()]);
-            assert_eq!(watch.is_expired(second * S, &asked), second == 41);
+            let expired = |me| watch.is_expired(second * S, &asked, &WorkerId::new(me));
+            assert_eq!((expired("new"), expired("other")), (second == 41, false));
+        }
+    }
+
+    /// The reading that follows a request may come much later.
+    #[test]
+    fn a_handoff_counts_from_the_request() {
+        let mut watch = Watch::new(10 * S);
+        let mut row = lease("a", Some("old"), 1);
+        watch.observe(S, &[row.clone()]);
+        watch.asked(2 * S, &row.shard);
+        (row.owner, row.checkpoint_owner) = (Some(WorkerId::new("new")), row.owner.clone());
+        for (second, expired) in [(30, false), (42, false), (43, true)] {
+            row.counter += 1;
+            watch.observe(second * S, &[row.clone()]);
+            assert_eq!(watch.is_expired(second * S, &row, &WorkerId::new("new")), expired);
         }
     }
 
@@ -156,8 +183,8 @@ pub(crate) mod tests {
         let mut watch = Watch::new(10 * S);
         watch.observe(S, &[lease("a", Some("w"), 1)]);
         watch.observe(20 * S, &[lease("a", Some("x"), 1), lease("b", Some("w"), 9)]);
-        assert!(!watch.is_expired(20 * S, &lease("a", Some("x"), 1)));
-        assert!(!watch.is_expired(25 * S, &lease("b", Some("w"), 9)));
-        assert!(!watch.is_expired(25 * S, &lease("unseen", Some("w"), 9)));
+        assert!(!watch.is_expired(20 * S, &lease("a", Some("x"), 1), &WorkerId::new("new")));
+        assert!(!watch.is_expired(25 * S, &lease("b", Some("w"), 9), &WorkerId::new("new")));
+        assert!(!watch.is_expired(25 * S, &lease("unseen", Some("w"), 9), &WorkerId::new("new")));
     }
 }

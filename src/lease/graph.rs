@@ -124,7 +124,12 @@ pub fn overruled(leases: &[Lease], initial: InitialPosition) -> Vec<&Lease> {
     if initial == InitialPosition::TrimHorizon || leases.iter().any(begun_with) {
         return Vec::new();
     }
-    leases.iter().filter(|lease| !lease.is_finished()).collect()
+    // A row of the KCL at AT_TIMESTAMP knows no time: the configured one is used.
+    let uses = |lease: &Lease| {
+        let open = lease.progress.checkpoint == Checkpoint::AtTimestamp;
+        open && lease.started_ms.is_none() && matches!(initial, InitialPosition::AtTimestamp(_))
+    };
+    leases.iter().filter(|lease| !lease.is_finished() && !uses(lease)).collect()
 }
 
 /// Shards whose leases still have work.
@@ -248,6 +253,9 @@ mod tests {
         let count = |l: &Lease, i| overruled(std::slice::from_ref(l), i).len();
         assert_eq!((count(&read, default), count(&read, InitialPosition::Latest)), (0, 1));
         assert_eq!(count(&read, at), 1);
+        let mut of_the_kcl = read.clone();
+        of_the_kcl.progress.checkpoint = Checkpoint::AtTimestamp;
+        assert_eq!((count(&of_the_kcl, at), count(&of_the_kcl, InitialPosition::Latest)), (0, 1));
         read.started_ms = Some(5);
         assert_eq!((count(&read, at), count(&read, InitialPosition::Latest)), (0, 0));
         assert_eq!(count(&read, InitialPosition::AtTimestamp(6)), 1);

@@ -77,6 +77,9 @@ pub mod attr {
     pub const STARTED: &str = "catchment_started_ms";
     /// Ours: when the shard was last known to be read to its tip, ms since the epoch.
     pub const READ_THROUGH: &str = "catchment_read_through_ms";
+    /// Ours: the checkpoint we wrote last, its end (see [`super::mark`]). Where another stands, somebody
+    /// else has moved on, and when we last read the shard to its tip says nothing any more.
+    pub const COMMITTED: &str = "catchment_committed";
     /// Ours: who gave the lease back, so that it goes to others; means something only while it is
     /// free.
     pub const LEFT: &str = "catchment_left";
@@ -96,6 +99,13 @@ pub mod attr {
     pub const RECORDS: &str = "catchment_records";
     /// Ours, in rows of a replay: payload bytes committed.
     pub const BYTES: &str = "catchment_bytes";
+}
+
+/// What tells a checkpoint of a shard from another: its last digits. The row is written often, and
+/// paid by its size.
+pub fn mark(checkpoint: &Checkpoint) -> String {
+    let text = checkpoint.to_string();
+    text.chars().skip(text.chars().count().saturating_sub(12)).collect()
 }
 
 /// A parsed lease.
@@ -123,7 +133,8 @@ pub struct Lease {
     pub stream: Option<String>,
     /// `catchment_started_ms`.
     pub started_ms: Option<i64>,
-    /// `catchment_read_through_ms`.
+    /// `catchment_read_through_ms`, unless somebody else has moved the checkpoint since; 0 if we have
+    /// read the shard, and never to its tip.
     pub read_through_ms: Option<i64>,
     /// `catchment_left`, of a free lease.
     pub left: Option<WorkerId>,
@@ -211,6 +222,10 @@ impl Lease {
             ),
             None => None,
         };
+        // Builds before 0.2 do not write it.
+        let committed = text(item, attr::COMMITTED);
+        let read_through_ms = number(item, attr::READ_THROUGH)
+            .filter(|_| committed.is_none_or(|ours| ours == mark(&checkpoint)));
         let range = (text(item, attr::HASH_START), text(item, attr::HASH_END));
         Ok(Some(Self {
             left: text(item, attr::LEFT)
@@ -228,7 +243,7 @@ impl Lease {
             throughput_kbps: number(item, attr::THROUGHPUT),
             stream: text(item, attr::STREAM),
             started_ms: number(item, attr::STARTED),
-            read_through_ms: number(item, attr::READ_THROUGH),
+            read_through_ms,
             start_sequence: text(item, attr::START_SEQUENCE)
                 .and_then(|digits| SequenceNumber::parse(&digits).ok()),
             rewind,

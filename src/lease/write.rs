@@ -6,7 +6,7 @@
 
 use crate::checkpoint::progress::{Pending, Progress};
 use crate::ids::WorkerId;
-use crate::lease::row::{Attr, Lease, attr};
+use crate::lease::row::{Attr, Lease, attr, mark};
 use crate::mutant::{self, Mutant};
 use crate::stream::position::Checkpoint;
 
@@ -220,6 +220,8 @@ pub fn progress(
     }
     set.push(format!("{} = :now", attr::READ_THROUGH));
     values.push((":now", n(now_ms)));
+    set.push(format!("{} = :committed", attr::COMMITTED));
+    values.push((":committed", Attr::S(mark(&to.checkpoint))));
     if let Some(value) = throughput_kbps {
         set.push(format!("{} = :kbps", attr::THROUGHPUT));
         values.push((":kbps", kbps(value)));

@@ -135,6 +135,8 @@ metrics! {
          template is absent or unusable, the time is none, or the batch had too many partitions.";
     GAPS_TOTAL: Counter = "catchment_gaps_total", [],
         "Ranges of records that left retention before they were delivered.";
+    POSSIBLE_GAPS_TOTAL: Counter = "catchment_possible_gaps_total", [],
+        "Ranges whose records may have left retention undelivered: the checkpointed record is gone, and the row does not say when the shard was last read to its tip.";
     LEASES_OWNED: Gauge = "catchment_leases_owned", [],
         "Leases this worker holds (CurrentLeases).";
     LEASES: Gauge = "catchment_leases", ["state"],

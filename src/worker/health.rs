@@ -15,6 +15,8 @@ const BEHIND_MS: i64 = 300_000;
 const FREE_MS: i64 = 20_000;
 /// An error counts for this long.
 const RECENT_MS: i64 = 300_000;
+/// What happens once, and somebody should know of.
+const TO_BE_SEEN_MS: i64 = 3_600_000;
 
 /// The word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -74,6 +76,13 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
             format!("{count} record(s) of other shards put aside, see delivery.foreign_records"),
         ));
     }
+    if seen.possible_gap_ms.is_some_and(|at| now_ms.saturating_sub(at) < TO_BE_SEEN_MS) {
+        let count = seen.possible_gaps;
+        found.push((
+            HealthState::Warn,
+            format!("{count} possible gap(s): see the reports, delivery.on_possible_gap"),
+        ));
+    }
     if let Some(shard) = seen.open_ends.first() {
         let more = match seen.open_ends.len() {
             0 | 1 => String::new(),
@@ -112,7 +121,7 @@ pub fn assess(seen: &Snapshot, now: Duration, now_ms: i64) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::gap::{Gap, GapEnd};
+    use crate::delivery::gap::{Certainty, Gap, GapEnd};
     use crate::ids::{ShardId, WorkerId};
     use crate::lease::parked::Parked;
     use crate::stream::position::Checkpoint;
@@ -149,8 +158,15 @@ mod tests {
             (HealthState::Warn, "3 record(s) of other shards", |b| {
                 (b.foreign_records, b.foreign_ms) = (3, Some(900_000));
             }),
+            (HealthState::Warn, "1 possible gap(s)", |b| {
+                (b.possible_gaps, b.possible_gap_ms) = (1, Some(-2_000_000));
+            }),
             (HealthState::Bad, "and 1 more parked: records after 7 and before 20", |b| {
-                let gap = Gap { after: "7".into(), end: GapEnd::Before("20".into()) };
+                let gap = Gap {
+                    after: "7".into(),
+                    end: GapEnd::Before("20".into()),
+                    certainty: Certainty::Known,
+                };
                 let parked = Parked::new(&gap, &Checkpoint::TrimHorizon, &WorkerId::new("w"), 0);
                 b.parked.insert(ShardId::new("a"), parked);
                 b.fleet.parked = 2;

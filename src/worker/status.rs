@@ -139,6 +139,10 @@ pub struct Snapshot {
     pub foreign_records: u64,
     /// When the last of them was met, ms since the epoch.
     pub foreign_ms: Option<i64>,
+    /// Ranges whose records may have been lost before they were read.
+    pub possible_gaps: u64,
+    /// When the last of them was met, ms since the epoch.
+    pub possible_gap_ms: Option<i64>,
     /// Leases whose checkpoint overrules the configured `stream.start`.
     pub start_ignored: usize,
     /// Open shards whose leases are at SHARD_END.

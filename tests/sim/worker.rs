@@ -91,7 +91,7 @@ async fn live(node: Node, config: Config, older: bool) {
         s3: node.s3.clone(),
         transport: Transport::default(),
     };
-    let on_gap = config.delivery.on_gap;
+    let on_gap = config.delivery.gaps.known;
     let prepared = tokio::select! {
         biased;
         () = node.shutdown.drain.cancelled() => return,

@@ -256,7 +256,7 @@ fn retention(
         }
     };
     match lost {
-        Some(lost) if config.delivery.on_gap == OnGap::Stop => Err(Failure::new(
+        Some(lost) if config.delivery.gaps.known == OnGap::Stop => Err(Failure::new(
             3,
             format!(
                 "{lost}: what is gone cannot be delivered again. To go back as far as possible use \

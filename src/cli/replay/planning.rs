@@ -141,7 +141,7 @@ impl Session<'_> {
     /// What a new replay must not begin with: lost records, or a prefix that is in use.
     pub(super) async fn admit(&self, plan: &Plan, stream: &StreamInfo) -> Result<(), Failure> {
         if let Some(lost) = self.lost(plan, stream).await?
-            && self.config.delivery.on_gap == OnGap::Stop
+            && self.config.delivery.gaps.known == OnGap::Stop
         {
             return Err(Failure::new(
                 3,

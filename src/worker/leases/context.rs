@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::aws::dynamodb::LeaseTable;
 use crate::aws::kinesis::Kinesis;
-use crate::config::OnGap;
 use crate::fault::CallError;
 use crate::ids::WorkerId;
 use crate::lease::scan_schedule::ScanPace;
@@ -38,7 +37,7 @@ pub struct LeaseDeps {
     /// Start of shards without a checkpoint; a lease that is taken is pinned to it.
     pub start: InitialPosition,
     /// Whether leases parked at a gap are left alone.
-    pub on_gap: OnGap,
+    pub waits_at_gaps: bool,
 }
 
 impl LeaseDeps {

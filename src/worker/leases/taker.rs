@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use crate::aws::dynamodb::Written;
-use crate::config::OnGap;
 use crate::fault::CallError;
 use crate::ids::ShardId;
 use crate::lease::assign::{self, Bounds, Round};
@@ -121,7 +120,7 @@ impl LeaseTaker {
             let ours = row.filter(|row| row.owner.as_ref() == Some(&self.deps.me));
             if let Some(row) = &ours
                 && row.checkpoint_owner.is_some()
-                && now.saturating_sub(asked) < patience
+                && now.saturating_sub(asked) <= patience
             {
                 continue;
             }
@@ -142,7 +141,7 @@ impl LeaseTaker {
         let begun = self.deps.ctx.clock.now();
         // Rows may be seconds old, each of another age: all that follows is conditional on them.
         let mut leases = self.scanner.scan(false).await?;
-        if self.deps.on_gap == OnGap::Continue {
+        if !self.deps.waits_at_gaps {
             // What others stopped for, this worker passes.
             leases.iter_mut().for_each(|lease| lease.gap = None);
         }
@@ -188,6 +187,9 @@ impl LeaseTaker {
             won.extend(adopted.into_iter().flatten());
         }
         let asked = join_all(ask.iter().filter_map(row).map(|lease| self.ask(lease))).await;
+        for shard in asked.iter().flatten() {
+            self.watch.asked(now, shard);
+        }
         for shard in asked.into_iter().flatten().chain(coming) {
             self.coming.entry(shard).or_insert(now);
         }

@@ -7,7 +7,7 @@ use crate::budget::Permit;
 use crate::config::OnGap;
 use crate::delivery::batch::{BatchLimits, FlushReason, OpenBatch, SealedBatch};
 use crate::delivery::encode::EncodeError;
-use crate::delivery::gap::Gap;
+use crate::delivery::gap::{Certainty, Gap};
 use crate::delivery::object::Object;
 use crate::delivery::route;
 use crate::lease::parking;
@@ -91,7 +91,7 @@ impl Pipeline {
         if !std::mem::take(&mut self.start_gone) || !std::mem::take(&mut self.suspect) {
             return Ok(None);
         }
-        let gap = Gap::new(&self.ledger.reached(), first);
+        let gap = Gap::new(&self.ledger.reached(), first).of(self.certainty);
         self.gap(&gap)?;
         Ok(Some(gap))
     }
@@ -123,12 +123,29 @@ impl Pipeline {
     /// Tells of lost records; stops if the policy says so, and nobody has accepted them as lost.
     pub(super) fn gap(&self, gap: &Gap) -> Result<(), Stop> {
         let accepted = parking::is_accepted(self.accepted.as_deref(), gap);
+        let (policy, counter) = match gap.certainty {
+            Certainty::Known => (self.deps.gaps.known, metric::GAPS_TOTAL),
+            Certainty::Possible => (self.deps.gaps.possible, metric::POSSIBLE_GAPS_TOTAL),
+        };
         if !accepted {
-            self.deps.ctx.metrics.add(metric::GAPS_TOTAL, &[], 1);
+            self.deps.ctx.metrics.add(counter, &[], 1);
         }
-        tracing::error!(shard = %self.lease.shard, %gap, accepted,
-            "records left the stream's retention before they were delivered");
-        match self.deps.on_gap {
+        match gap.certainty {
+            Certainty::Known => tracing::error!(shard = %self.lease.shard, %gap, accepted,
+                "records left the stream's retention before they were delivered"),
+            Certainty::Possible => {
+                let wall = self.deps.ctx.clock.wall();
+                self.deps.ctx.status.update(|b| {
+                    b.possible_gaps += 1;
+                    b.possible_gap_ms = Some(wall);
+                });
+                tracing::warn!(shard = %self.lease.shard, %gap, accepted,
+                    "records may have left the stream's retention undelivered: the checkpointed one \
+                     is gone, and nothing says when the shard was last read to its tip; perhaps it \
+                     was idle");
+            }
+        }
+        match policy {
             OnGap::Stop if !accepted => Err(Stop::Gap(gap.clone())),
             OnGap::Stop | OnGap::Continue => Ok(()),
         }

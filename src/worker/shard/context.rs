@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use crate::aws::s3::ObjectStore;
 use crate::budget::Budget;
-use crate::config::OnGap;
+use crate::config::GapPolicy;
 use crate::delivery::batch::BatchLimits;
 use crate::delivery::recipe::Recipe;
 use crate::worker::context::TaskContext;
@@ -53,7 +53,7 @@ pub struct ShardDeps {
     /// Announced batches of a shard.
     pub inflight_batches: usize,
     /// What to do when records are lost to retention.
-    pub on_gap: OnGap,
+    pub gaps: GapPolicy,
 }
 
 impl ShardDeps {

@@ -96,7 +96,8 @@ impl Pipeline {
         }
         self.cut(FlushReason::ShardEnd).await?;
         let reached = self.ledger.reached();
-        let (gap, stamp) = (Gap::to_end(&reached), self.deps.sync.stream.created_ms);
+        let gap = Gap::to_end(&reached).of(self.certainty);
+        let stamp = self.deps.sync.stream.created_ms;
         if self.stops_at(&gap).await? {
             return Ok(true);
         }

@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Permit;
 use crate::checkpoint::ledger::{Change, Ledger};
 use crate::delivery::batch::{FlushReason, OpenBatch};
-use crate::delivery::gap::Gap;
+use crate::delivery::gap::{Certainty, Gap};
 use crate::delivery::object::Object;
 use crate::fault::{CallError, Fault};
 use crate::lease::expiry::HANDOFF;
@@ -172,6 +172,8 @@ struct Pipeline {
     /// if the checkpointed record turns out to be gone, others may be. Until that is known, the
     /// row keeps the old time: a tip that is empty now says nothing about what was there before.
     suspect: bool,
+    /// Of the gap that there may be where reading began.
+    certainty: Certainty,
     /// The oldest record in hand: when it was read.
     oldest: VecDeque<(Position, Duration)>,
     ending: bool,
@@ -209,6 +211,7 @@ impl Pipeline {
             accepted: row.gap_accepted,
             start_gone: false,
             suspect: false,
+            certainty: Certainty::Known,
             oldest: VecDeque::new(),
             ending: false,
             draining: false,
@@ -234,10 +237,14 @@ impl Pipeline {
         let (now, retention) = (self.deps.ctx.clock.wall(), self.deps.reader.retention.ms());
         let exact = matches!(start, StartAt::At(_));
         self.suspect = exact && may_have_lost(row.read_through_ms, now, retention);
+        if self.suspect && row.read_through_ms.is_none() {
+            self.certainty = Certainty::Possible;
+        }
         if let Some(replay) = &self.deps.sync.replay
             && replay.begins_too_late(&row, &self.deps.sync.stream, now)
         {
             (self.suspect, self.start_gone) = (true, true);
+            self.certainty = Certainty::Known;
         }
         let hash_range = match mutant::is(Mutant::ForeignLeftOut) {
             true => row.hash_keys().map(HashRange::earlier),
@@ -340,6 +347,13 @@ impl Pipeline {
         self.suspect &= self.start_gone || !beginning.seen;
     }
 
+    /// Retention passed the reader at the end of the range: that is known, whatever was before.
+    fn passed_by(&mut self, lost: bool) {
+        if lost {
+            (self.suspect, self.certainty) = (true, Certainty::Known);
+        }
+    }
+
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), Stop> {
         match fetched {
             Fetched::Page { records, permit, behind_ms, caught_up_ms, lost, beginning } => {
@@ -369,7 +383,7 @@ impl Pipeline {
             }
             Fetched::End { children, lost, beginning } => {
                 self.began(beginning);
-                self.suspect |= lost;
+                self.passed_by(lost);
                 if Box::pin(self.lost_tail()).await? {
                     return Ok(());
                 }
@@ -377,7 +391,7 @@ impl Pipeline {
             }
             Fetched::Bound { lost, beginning } => {
                 self.began(beginning);
-                self.suspect |= lost;
+                self.passed_by(lost);
                 if Box::pin(self.lost_tail()).await? {
                     return Ok(());
                 }

@@ -114,7 +114,7 @@ pub async fn recover(
     };
     let stamp_ms =
         if mutant::is(Mutant::OwnClock) { deps.ctx.clock.wall() } else { intent.stamp_ms };
-    let recorded_gap = intent.gap.then(|| Gap::new(after, &intent.first));
+    let recorded_gap = intent.gap.map(|certainty| Gap::new(after, &intent.first).of(certainty));
     let mut open =
         OpenBatch::new(Arc::clone(&recipe), shard.clone(), stamp_ms, recorded_gap).following(after);
     // Room for the whole batch, before the first record of it is held: what is read here can be

@@ -81,7 +81,7 @@ pub(super) fn assemble(
         max: lease.max,
         identity: stream.identity(),
         start: reading.start,
-        on_gap: delivery.on_gap,
+        waits_at_gaps: delivery.gaps.waits(),
     };
     // A shard's two ends: the stream it is read from, the bucket it is put into.
     let reader = ReaderDeps {
@@ -125,7 +125,7 @@ pub(super) fn assemble(
         spreading,
         limits: delivery.limits,
         inflight_batches: delivery.inflight_batches,
-        on_gap: delivery.on_gap,
+        gaps: delivery.gaps,
     };
     Ok(Worker {
         ctx,

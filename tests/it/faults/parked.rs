@@ -127,3 +127,77 @@ fn a_worker_ends_with_code_three_when_nothing_else_is_left() {
     assert!(archived(&scene) == left && !scene.is_parked(SHARD));
     assert_eq!(gap_reports(&scene), 1);
 }
+
+/// A row as a KCL leaves it: nothing of ours in it.
+fn of_the_kcl(scene: &Scene, shard: &str) {
+    let row = scene.row(shard).unwrap();
+    let ours: Vec<&str> =
+        row.keys().map(String::as_str).filter(|name| name.starts_with("catchment_")).collect();
+    let call = scene.clients.dynamodb.update_item().table_name(TABLE);
+    let call = call
+        .key("leaseKey", AttributeValue::S(shard.into()))
+        .update_expression(format!("REMOVE {}", ours.join(", ")));
+    scene.runtime.block_on(call.send()).unwrap();
+}
+
+/// Five records of a shard delivered; then they leave retention, and five others come.
+fn idle_for_longer_than_retention(change: impl Fn(&Scene)) -> Scene {
+    let mut scene = Scene::new(1);
+    scene.send(5);
+    let worker = scene.worker(&[]);
+    scene.settle(worker);
+    change(&scene);
+    let sequences = scene.send(5);
+    scene.proxy.add(Rule::new("Kinesis.GetRecords", Fault::Trim(sequences[0].clone())));
+    scene
+}
+
+#[test]
+fn an_idle_shard_of_a_kcl_table_may_have_a_gap_and_is_read_on() {
+    let scene = idle_for_longer_than_retention(|scene| of_the_kcl(scene, SHARD));
+    let mut worker = scene.worker(&[]);
+    eventually("all is delivered", || (archived(&scene) == scene.expected()).then_some(()));
+    assert_eq!(worker.metric("catchment_possible_gaps_total"), Some(1.0));
+    assert_eq!(worker.metric("catchment_gaps_total").unwrap_or(0.0), 0.0);
+    let (_, status) = get(&worker.listen, "/status").unwrap();
+    assert!(status.contains("1 possible gap(s)"), "{status}");
+    worker.stop();
+    let (_, report) = objects(scene.data(), "archive")
+        .into_iter()
+        .find(|(key, _)| key.starts_with("errors/gap/"))
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["possible"], true, "{report}");
+    // From here on the row tells what is known.
+    let worker = scene.worker(&[]);
+    eventually("the shard is read", || worker.metric("catchment_records_read_total"));
+    assert!(scene.row(SHARD).unwrap().contains_key("catchment_committed"));
+}
+
+#[test]
+fn a_possible_gap_parks_the_shard_if_so_configured() {
+    let scene = idle_for_longer_than_retention(|scene| of_the_kcl(scene, SHARD));
+    let stop = [("delivery.on_possible_gap", "stop"), ("delivery.on_gap", "continue")];
+    let mut worker = scene.worker(&stop);
+    assert_eq!(worker.running.wait(Duration::from_secs(60)).code(), Some(3), "{}", worker.text());
+    assert!(scene.is_parked(SHARD));
+    scene.leases(&["resume", "--all"]);
+    let mut worker = scene.worker(&stop);
+    eventually("all is delivered", || (archived(&scene) == scene.expected()).then_some(()));
+    worker.stop();
+}
+
+/// The KCL has moved on since we read the shard: what we know of it is old.
+#[test]
+fn a_checkpoint_that_a_kcl_moved_is_no_gap_by_what_we_knew_before_it() {
+    let scene = idle_for_longer_than_retention(|scene| {
+        let long_ago = AttributeValue::N("1600000000000".into());
+        scene.change_row(SHARD, "SET catchment_read_through_ms = :v", long_ago);
+        let other = AttributeValue::S("000000000001".into());
+        scene.change_row(SHARD, "SET catchment_committed = :v", other);
+    });
+    let mut worker = scene.worker(&[]);
+    eventually("all is delivered", || (archived(&scene) == scene.expected()).then_some(()));
+    assert_eq!(worker.metric("catchment_possible_gaps_total"), Some(1.0));
+    worker.stop();
+}
