@@ -1,8 +1,10 @@
-//! Writes to the lease table hang, among the many leases of one worker.
+//! Many leases of one worker: a write that hangs, and writes that are all due at the same time.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::proxy::Moment;
 
 /// So long a write hangs: longer than a lease lives without one.
 const HANG: Duration = Duration::from_secs(15);
@@ -70,4 +72,42 @@ fn one_hanging_write_among_many_leases_costs_no_other_lease() {
         stuck.hits()
     );
     scene.settle(worker);
+}
+
+/// Progress writes and releases in flight at once, see `worker/leases/context.rs`.
+const PLACES: usize = 32;
+const RELEASE: &str = "REMOVE leaseOwner";
+
+/// A worker that is told to stop cuts the batches of all shards in the same moment. Their writes
+/// would outlast the time of an attempt if they were all under way together.
+#[test]
+fn leases_that_are_all_written_at_once_wait_for_their_turn() {
+    let mut scene = Scene::new(200);
+    // However busy the machine is, this is not about leases that expire.
+    let calm = ("lease.failover", "60s");
+    let mut worker = scene.worker(&[("stream.idle", "1s"), ("delivery.batch_age", "10m"), calm]);
+    scene.send(400);
+    eventually("everything is read", || (taken(&worker.listen)? >= scene.sent).then_some(()));
+    let log: Arc<Mutex<Vec<Moment>>> = Arc::default();
+    scene.proxy.add(Rule::new("DynamoDB.UpdateItem", Fault::Record(Arc::clone(&log))));
+    worker.stop();
+    let (mut open, mut peak, mut writes) = (0_usize, 0, 0);
+    for Moment { body, answered, .. } in log.lock().unwrap().iter() {
+        // Heartbeats and the change marker have their own.
+        let body = String::from_utf8_lossy(body);
+        if !body.contains(PROGRESS) && !body.contains(RELEASE) {
+            continue;
+        }
+        if *answered {
+            open -= 1;
+        } else {
+            (open, writes) = (open + 1, writes + 1);
+            peak = peak.max(open);
+        }
+    }
+    // Every lease is released, and most have a batch to announce and to commit.
+    assert!(writes > 400, "{writes} writes: {}", worker.text());
+    assert!((2..=PLACES).contains(&peak), "{peak} writes at once");
+    assert!(!worker.text().contains("releasing a lease failed"), "{}", worker.text());
+    assert!(lines(scene.data()) == scene.expected());
 }
