@@ -2,6 +2,7 @@
 //! a person has to mend is told with its remedy.
 
 mod fan_out;
+mod hang;
 mod kpl;
 mod many;
 mod memory;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
@@ -44,6 +45,8 @@ pub(crate) enum Fault {
     Cut(usize),
     /// The first such request is answered; the others get its answer again, however old.
     Stale(Arc<Mutex<Option<(HeaderMap, Bytes)>>>),
+    /// It hangs for so long, and is done then, whether its client still waits or not.
+    Hang(Duration),
     /// It is done, and the date of the reply is this many seconds later.
     Later(i64),
     /// A GetRecords in CBOR is answered in CBOR, for services that speak JSON only.
@@ -260,6 +263,14 @@ async fn answer(
             let mut reply = Response::new(Body::from(body));
             *reply.headers_mut() = headers;
             Ok(reply)
+        }
+        Some(Fault::Hang(time)) => {
+            // A task of its own: the connection goes, and its futures, when the client gives up.
+            let late = async move {
+                tokio::time::sleep(time).await;
+                forward(upstream, request).await
+            };
+            tokio::runtime::Handle::current().spawn(late).await?
         }
         Some(Fault::Later(seconds)) => {
             let mut reply = forward(upstream, request).await?;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::aws::dynamodb::LeaseTable;
 use crate::aws::kinesis::Kinesis;
 use crate::fault::CallError;
@@ -38,6 +40,15 @@ pub struct LeaseDeps {
     pub start: InitialPosition,
     /// Whether leases parked at a gap are left alone.
     pub waits_at_gaps: bool,
+    /// Places for progress writes and releases of all leases, see [`places`].
+    pub places: Arc<Semaphore>,
+}
+
+/// Batches of a thousand shards that received something at the same time are cut at the same time,
+/// and a worker that stops releases all of its leases at once. So many writes together would open
+/// as many connections, outlast the time of an attempt, and begin anew, heartbeats among them.
+pub fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(PARALLEL))
 }
 
 impl LeaseDeps {
@@ -51,6 +62,7 @@ impl LeaseDeps {
             failover: self.pace.failover,
             metrics: Arc::clone(&self.ctx.metrics),
             changes: self.changes.clone(),
+            places: Arc::clone(&self.places),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::aws::dynamodb::{LeaseTable, Written};
@@ -49,6 +49,7 @@ pub struct HeldLease {
     failover: Duration,
     metrics: Arc<Metrics>,
     changes: ChangeSignal,
+    places: Arc<Semaphore>,
     row: Mutex<Lease>,
     meter: std::sync::Mutex<Meter>,
     /// Clock milliseconds of the start of the last heartbeat tried.
@@ -76,6 +77,8 @@ pub struct HeldLeaseDeps {
     pub metrics: Arc<Metrics>,
     /// The fleet's ear.
     pub changes: ChangeSignal,
+    /// Places for progress writes and releases, shared by all leases of the worker.
+    pub places: Arc<Semaphore>,
 }
 
 /// Part of the failover time after which delivery stops until the lease is renewed.
@@ -102,6 +105,7 @@ impl HeldLease {
             failover: means.failover,
             metrics: means.metrics,
             changes: means.changes,
+            places: means.places,
             meter: std::sync::Mutex::new(Meter::new(asked, row.throughput_kbps)),
             tried_ms: AtomicU64::new(millis(asked)),
             alive_ms: AtomicU64::new(millis(asked)),
@@ -221,12 +225,23 @@ impl HeldLease {
         }
     }
 
+    /// A place among the writes of all leases; `None` when the lease is lost meanwhile. Asked for
+    /// before the row is held: heartbeats have places of their own, and go on beating.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::select! {
+            biased;
+            () = self.lost.cancelled() => None,
+            place = self.places.acquire() => place.ok(),
+        }
+    }
+
     /// Moves progress from one exact state to the next, and returns only when the row is known to
     /// hold it.
     ///
     /// # Errors
     /// [`Lost`]
     pub async fn progress(&self, from: &Progress, to: &Progress) -> Result<(), Lost> {
+        let _place = self.place().await;
         let mut row = self.row.lock().await;
         let mut pause = Duration::from_millis(50);
         loop {
@@ -298,6 +313,7 @@ impl HeldLease {
     /// Gives the lease back, or over to the worker that asked for it. Best effort: if it fails, the
     /// lease expires.
     pub async fn release(&self) {
+        let _place = self.place().await;
         let _row = self.row.lock().await;
         if self.lost.is_cancelled() {
             return;

@@ -17,7 +17,7 @@ use crate::replay::plan::Plan;
 use crate::stream::StreamInfo;
 use crate::worker::context::{Observed, TaskContext};
 use crate::worker::leases::change_signal::ChangeSignal;
-use crate::worker::leases::context::{LeaseDeps, SyncDeps};
+use crate::worker::leases::context::{self, LeaseDeps, SyncDeps};
 use crate::worker::reader::context::{ReaderDeps, Retention};
 use crate::worker::shard::context::{ShardDeps, UploadDeps};
 use crate::worker::spreading::Spreading;
@@ -82,6 +82,7 @@ pub(super) fn assemble(
         identity: stream.identity(),
         start: reading.start,
         waits_at_gaps: delivery.gaps.waits(),
+        places: context::places(),
     };
     // A shard's two ends: the stream it is read from, the bucket it is put into.
     let reader = ReaderDeps {

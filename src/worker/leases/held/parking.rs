@@ -11,6 +11,7 @@ impl HeldLease {
     /// Gives the lease back, parked. Best effort: if it fails the lease expires, and the next owner
     /// meets the same gap.
     pub async fn park(&self, gap: &Gap) {
+        let _place = self.place().await;
         let row = self.row.lock().await;
         if self.lost.is_cancelled() {
             return;
