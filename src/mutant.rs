@@ -50,6 +50,12 @@ pub enum Mutant {
     EmptyIsGone,
     /// A row at a LATEST of no time begins at whatever is latest when it is taken.
     NoPin,
+    /// A subscription resumes behind the last record instead of at the continuation.
+    NoContinuation,
+    /// A subscription that is refused is asked for again at once.
+    NoRest,
+    /// An event of which a field got lost is believed.
+    BareIsEmpty,
 }
 
 #[cfg(feature = "mutants")]
@@ -62,7 +68,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 22] = [
+    pub const ALL: [Mutant; 25] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -85,6 +91,9 @@ mod chosen {
         Mutant::EndIsBelieved,
         Mutant::EmptyIsGone,
         Mutant::NoPin,
+        Mutant::NoContinuation,
+        Mutant::NoRest,
+        Mutant::BareIsEmpty,
     ];
 
     /// Breaks a rule on this thread, or none.

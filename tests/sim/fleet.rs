@@ -4,6 +4,7 @@
 use crate::effects::{Fnv, Observer};
 use crate::faults::{FaultMix, Outage, Script};
 use crate::load::Load;
+use crate::services::fan_out::FanOutOptions;
 use crate::services::kinesis::KinesisOptions;
 use crate::services::world::WorldOptions;
 use crate::services::{Backend, Service};
@@ -31,6 +32,8 @@ pub struct Fleet {
     pub kcl: bool,
     /// Workers begin at LATEST.
     pub latest: bool,
+    /// Some incarnations read by enhanced fan-out.
+    pub fan_out: bool,
     /// Some incarnations stop at a gap; the next may go on.
     pub stops: bool,
     /// The one that must finish alone: when faults stop, the others stay dead, frozen or cut off.
@@ -96,6 +99,7 @@ impl Fleet {
             backlog: 0,
             kcl: false,
             latest: false,
+            fan_out: false,
             stops: false,
             survivor: None,
             faults: FaultMix::calm(),
@@ -191,8 +195,32 @@ impl Fleet {
             fleet.goes_dark(&mut rng);
         }
         fleet.answers_oddly(&mut fastrand::Rng::with_seed(seed ^ 0x4f_4444));
+        // Each of its own, so that what is drawn above stays what it was.
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5055_5348);
+        if rng.u32(0..4) == 0 {
+            fleet.is_pushed(&mut rng);
+        }
         fleet.plan.sort_by_key(|(at, _)| *at);
         fleet
+    }
+
+    /// A fleet whose workers read by subscription, some of them and some of their lives.
+    fn is_pushed(&mut self, rng: &mut fastrand::Rng) {
+        self.fan_out = true;
+        let share = |rng: &mut fastrand::Rng, most: u32| match rng.bool() {
+            true => rng.u32(1..most),
+            false => 0,
+        };
+        self.world.kinesis.fan_out = FanOutOptions {
+            seed: self.seed,
+            creating_ms: if rng.bool() { rng.i64(0..3_000) } else { rng.i64(0..90_000) },
+            resets: share(rng, 60),
+            silences: share(rng, 30),
+            early_ends: share(rng, 60),
+            exceptions: share(rng, 30),
+            twice: share(rng, 60),
+            void: share(rng, 30),
+        };
     }
 
     /// What Kinesis is reported to do beside what it documents.
