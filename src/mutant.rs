@@ -56,6 +56,8 @@ pub enum Mutant {
     NoRest,
     /// An event of which a field got lost is believed.
     BareIsEmpty,
+    /// A shard goes back while batches are announced.
+    BackAtOnce,
 }
 
 #[cfg(feature = "mutants")]
@@ -68,7 +70,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -94,6 +96,7 @@ mod chosen {
         Mutant::NoContinuation,
         Mutant::NoRest,
         Mutant::BareIsEmpty,
+        Mutant::BackAtOnce,
     ];
 
     /// Breaks a rule on this thread, or none.

@@ -75,6 +75,19 @@ pub enum Act {
     /// The whole fleet is down for `0` hours, retention takes what it takes; worker `1`, if there
     /// is one of this number, is not dead but frozen.
     Blackout(u64, usize),
+    /// An operator has the shards go back; the command dies at its `1`th poll.
+    Rewind(BackTo, u64),
+}
+
+/// Where an operator has the shards go back to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackTo {
+    /// The oldest record kept.
+    TrimHorizon,
+    /// So many milliseconds ago.
+    Ago(i64),
+    /// The `0`th record that there is.
+    Record(usize),
 }
 
 /// What is cut off.
@@ -200,8 +213,25 @@ impl Fleet {
         if rng.u32(0..4) == 0 {
             fleet.is_pushed(&mut rng);
         }
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5245_5749_4e44);
+        if rng.u32(0..8) == 0 {
+            fleet.goes_back(&mut rng);
+        }
         fleet.plan.sort_by_key(|(at, _)| *at);
         fleet
+    }
+
+    /// An operator has it go back once or twice while it is at work.
+    fn goes_back(&mut self, rng: &mut fastrand::Rng) {
+        for _ in 0..rng.usize(1..3) {
+            let to = match rng.u32(0..3) {
+                0 => BackTo::TrimHorizon,
+                1 => BackTo::Ago(rng.i64(0..60_000)),
+                _ => BackTo::Record(rng.usize(0..100)),
+            };
+            let dies = if rng.bool() { u64::MAX / 2 } else { rng.u64(1..200) };
+            self.plan.push((rng.u64(8_000..self.heal_ms), Act::Rewind(to, dies)));
+        }
     }
 
     /// A fleet whose workers read by subscription, some of them and some of their lives.

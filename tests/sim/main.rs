@@ -26,6 +26,7 @@ mod meta;
 mod net;
 mod net_test;
 mod node;
+mod operator;
 mod oracle;
 mod services;
 mod sim;
