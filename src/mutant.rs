@@ -50,8 +50,6 @@ pub enum Mutant {
     EmptyIsGone,
     /// A row at a LATEST of no time begins at whatever is latest when it is taken.
     NoPin,
-    /// A subscription resumes behind the last record instead of at the continuation.
-    NoContinuation,
     /// A subscription that is refused is asked for again at once.
     NoRest,
     /// An event of which a field got lost is believed.
@@ -70,7 +68,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 26] = [
+    pub const ALL: [Mutant; 25] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -93,7 +91,6 @@ mod chosen {
         Mutant::EndIsBelieved,
         Mutant::EmptyIsGone,
         Mutant::NoPin,
-        Mutant::NoContinuation,
         Mutant::NoRest,
         Mutant::BareIsEmpty,
         Mutant::BackAtOnce,

@@ -205,7 +205,6 @@ impl ReaderState {
             return None;
         }
         let continued = self.continuation.as_ref().filter(|_| self.detour.is_none());
-        let continued = continued.filter(|_| !mutant::is(Mutant::NoContinuation));
         let further = continued.filter(|c| self.last.as_ref().is_none_or(|last| *c > last));
         Some(further.map_or_else(|| self.start(), |c| StartAt::After(c.clone())))
     }
