@@ -52,6 +52,12 @@ pub enum Mutant {
     EmptyIsGone,
     /// A row at a LATEST of no time begins at whatever is latest when it is taken.
     NoPin,
+    /// A subscription that is refused is asked for again at once.
+    NoRest,
+    /// An event of which a field got lost is believed.
+    BareIsEmpty,
+    /// A shard goes back while batches are announced.
+    BackAtOnce,
 }
 
 #[cfg(feature = "mutants")]
@@ -64,7 +70,7 @@ mod chosen {
     }
 
     /// Every one of them.
-    pub const ALL: [Mutant; 23] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::PutBeforeIntent,
         Mutant::AmbiguousIsWritten,
         Mutant::IgnorePending,
@@ -88,6 +94,9 @@ mod chosen {
         Mutant::EndIsBelieved,
         Mutant::EmptyIsGone,
         Mutant::NoPin,
+        Mutant::NoRest,
+        Mutant::BareIsEmpty,
+        Mutant::BackAtOnce,
     ];
 
     /// Breaks a rule on this thread, or none.

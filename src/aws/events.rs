@@ -19,6 +19,8 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
 use http_body::{Body, Frame};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::aws::records::Scanned;
 use crate::stream::arena::{Arena, Arenas};
@@ -28,9 +30,41 @@ use crate::stream::scan;
 /// Of the events looked into.
 const EVENT: &str = "SubscribeToShardEvent";
 
-/// What was taken out of the events that the SDK has not handed over yet, in their order; `None`
-/// for one that was left to it. The SDK asks for a message at a time, so these are one or two.
-type Taken = VecDeque<Option<Scanned>>;
+/// What was taken out of the events that the SDK has not handed over yet, in their order. The SDK
+/// asks for a message at a time, so these are one or two.
+type Taken = VecDeque<EventRecords>;
+
+/// Where the records of an event are.
+#[derive(Debug)]
+pub(super) enum EventRecords {
+    /// Taken out here.
+    Taken(Scanned),
+    /// Left to the SDK.
+    Left,
+    /// Nowhere: the event has lost this field, which every event has. The SDK would hand over its
+    /// zero value.
+    Bare(&'static str),
+}
+
+/// The fields of an event that are never absent. (ContinuationSequenceNumber is, at the end of a
+/// shard.)
+#[derive(Deserialize)]
+struct EventFields {
+    #[serde(rename = "Records")]
+    records: Option<IgnoredAny>,
+    #[serde(rename = "MillisBehindLatest")]
+    behind: Option<IgnoredAny>,
+}
+
+/// The field that an event lacks. What cannot be read is the SDK's to judge.
+fn absent(payload: &[u8]) -> Option<&'static str> {
+    let fields: EventFields = serde_json::from_slice(payload).ok()?;
+    match fields {
+        EventFields { records: None, .. } => Some("Records"),
+        EventFields { behind: None, .. } => Some("MillisBehindLatest"),
+        _ => None,
+    }
+}
 
 /// Takes the records out of the events of one subscription. Clones share the queue.
 #[derive(Clone, Debug)]
@@ -45,12 +79,13 @@ impl TakeEvents {
     }
 
     /// Of the event that the SDK handed over.
-    pub(super) fn next(&self) -> Option<Scanned> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).pop_front().flatten()
+    pub(super) fn next(&self) -> EventRecords {
+        let next = self.taken.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        next.unwrap_or(EventRecords::Left)
     }
 
-    fn push(&self, scanned: Option<Scanned>) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push_back(scanned);
+    fn push(&self, records: EventRecords) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push_back(records);
     }
 }
 
@@ -182,14 +217,19 @@ impl Events {
             return Ok(arena.freeze());
         };
         let Some(layout) = scan::take(&mut arena.bytes()[payload.clone()])? else {
-            self.take.push(None);
+            let absent = absent(&arena.bytes()[payload]);
+            self.take.push(absent.map_or(EventRecords::Left, EventRecords::Bare));
             return Ok(arena.freeze());
         };
         let rest = layout.rest(&arena.bytes()[payload.clone()]);
+        if let Some(field) = absent(&rest) {
+            self.take.push(EventRecords::Bare(field));
+            return Ok(prelude.with_payload(arena.bytes(), &rest).into());
+        }
         let rest = prelude.with_payload(arena.bytes(), &rest);
         let held = arena.capacity();
         let records = layout.records(arena.freeze().slice(payload), held);
-        self.take.push(Some(Scanned { records, cbor: false }));
+        self.take.push(EventRecords::Taken(Scanned { records, cbor: false }));
         Ok(rest.into())
     }
 }

@@ -4,13 +4,14 @@ use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
 use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardEventStream};
 
-use crate::aws::events::TakeEvents;
+use crate::aws::events::{EventRecords, TakeEvents};
 use crate::aws::fault::{by_code, chain, describe, detail};
 use crate::aws::kinesis::{IteratorStart, Kinesis, child_shards, malformed, records};
 use crate::aws::reply::{incomplete, required};
 use crate::aws::subscriptions::Place;
 use crate::fault::{CallError, Fault};
 use crate::ids::ShardId;
+use crate::mutant::{self, Mutant};
 use crate::stream::position::StartAt;
 use crate::stream::{Consumer, Page};
 
@@ -100,16 +101,21 @@ impl Subscription {
             match event.map_err(|e| broken(&e))? {
                 None => return Ok(None),
                 Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => {
-                    let scanned = self.take.as_ref().and_then(TakeEvents::next);
-                    let strict = scanned.is_none();
-                    let records = match scanned {
+                    let found = self.take.as_ref().map_or(EventRecords::Left, TakeEvents::next);
+                    let strict = !matches!(found, EventRecords::Taken(_));
+                    let records = match found {
                         // An event of which nothing was taken, and the records of another: the
                         // two are out of step, and neither may be believed.
-                        Some(_) if !event.records.is_empty() => {
+                        EventRecords::Taken(_) if !event.records.is_empty() => {
                             return Err(malformed("SubscribeToShard", "records of two events"));
                         }
-                        Some(scanned) => scanned.records,
-                        None => records("SubscribeToShard", &event.records)?,
+                        EventRecords::Taken(scanned) => scanned.records,
+                        EventRecords::Bare(field) if !mutant::is(Mutant::BareIsEmpty) => {
+                            return Err(incomplete("SubscribeToShard", field));
+                        }
+                        EventRecords::Bare(_) | EventRecords::Left => {
+                            records("SubscribeToShard", &event.records)?
+                        }
                     };
                     return Ok(Some(Page {
                         records,

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use catchment::ids::{SequenceNumber, ShardId};
+use catchment::lease::rewind_request::Target;
 use catchment::task::BoxTask;
 use serde_json::json;
 
 use crate::effects::Fnv;
 use crate::faults::{Outage, Scope, Window};
-use crate::fleet::{Act, BUCKET, Cut, Fleet, STREAM, TABLE};
+use crate::fleet::{Act, BUCKET, BackTo, Cut, Fleet, STREAM, TABLE};
 use crate::node::{Node, NodeOptions};
-use crate::operator::Operator;
+use crate::operator;
 use crate::oracle;
+use crate::resume::Resumer;
 use crate::services::World;
 use crate::services::kinesis::{Record, Shard};
 use crate::sim::Sim;
@@ -37,7 +40,9 @@ struct Driver<'a> {
     delays: Vec<u64>,
     /// Only this one starts again.
     only: Option<usize>,
-    operator: Operator,
+    resumer: Resumer,
+    /// Commands that people gave.
+    operators: Vec<Node>,
 }
 
 /// Runs the fleet: produce, disturb, heal, and wait until `done`, or say what was not done in time.
@@ -67,7 +72,8 @@ pub async fn drive(
         restarts: vec![None; fleet.workers],
         delays: vec![0; fleet.workers],
         only: None,
-        operator: Operator::new(fleet),
+        resumer: Resumer::new(fleet),
+        operators: Vec::new(),
     };
     if fleet.kcl {
         taken_over(&mut sim.net.world());
@@ -114,7 +120,7 @@ pub async fn drive(
             continue;
         }
         driver.restart(at + dark);
-        driver.operator.look(sim);
+        driver.resumer.look(sim);
         if at >= fleet.heal_ms && produced == due.len() {
             break;
         }
@@ -130,7 +136,7 @@ pub async fn drive(
     }
     sim.net.heal();
     sim.trace.note(sim.net.now().at, &"world".into(), "heal");
-    for node in &driver.nodes {
+    for node in driver.nodes.iter().chain(&driver.operators) {
         node.disarm();
     }
     if let Some(survivor) = fleet.survivor {
@@ -139,8 +145,11 @@ pub async fn drive(
     let mut late = Err("nothing was looked at".to_owned());
     for _ in 0..fleet.settle_ms / 1000 {
         driver.restart(sim.net.now().at);
-        driver.operator.look(sim);
+        driver.resumer.look(sim);
         late = done(&mut sim.net.world());
+        if driver.operators.iter().any(|node| node.end().is_none()) {
+            late = Err("an operator waits".to_owned());
+        }
         if late.is_ok() {
             break;
         }
@@ -331,6 +340,29 @@ impl Driver<'_> {
         stream.produce(Some(format!("key-{number}")), produced, now.wall_ms);
     }
 
+    /// `catchment leases rewind`, by a process of its own.
+    fn rewind(&mut self, to: &BackTo, dies: u64) {
+        let now = self.sim.net.now().wall_ms;
+        let (to, within) = match to {
+            BackTo::TrimHorizon => (Target::TrimHorizon, None),
+            BackTo::Ago(ms) => (Target::Timestamp(now - ms), None),
+            BackTo::Record(nth) => {
+                let mut world = self.sim.net.world();
+                let Ok(stream) = world.kinesis.stream(STREAM) else { return };
+                let all = stream.listed().flat_map(|s| s.visible().iter().map(move |r| (s, r)));
+                let all: Vec<_> = all.map(|(s, r)| (s.id.clone(), r.sequence_number())).collect();
+                let Some((shard, number)) = all.get(nth % all.len().max(1)) else { return };
+                let Ok(number) = SequenceNumber::parse(number) else { return };
+                (Target::Sequence(number), Some(ShardId::new(shard.as_str())))
+            }
+        };
+        let name = format!("op{}.1", self.operators.len());
+        let node = Node::new(self.sim, &name, &NodeOptions::default());
+        node.crash_at_poll(dies);
+        node.run(operator::rewind(node.clone(), to, within));
+        self.operators.push(node);
+    }
+
     fn act(&mut self, act: &Act) {
         let now = self.sim.net.now();
         self.sim.trace.note(now.at, &"world".into(), &format!("{act:?}"));
@@ -382,6 +414,7 @@ impl Driver<'_> {
                 self.delays[*worker] = *after;
             }
             Act::Step(worker, ms) => self.nodes[*worker].clock.step_wall(*ms),
+            Act::Rewind(to, dies) => self.rewind(to, *dies),
             Act::Blackout(..) => {}
         }
     }

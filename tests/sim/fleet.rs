@@ -4,6 +4,7 @@
 use crate::effects::{Fnv, Observer};
 use crate::faults::{FaultMix, Outage, Script};
 use crate::load::Load;
+use crate::services::fan_out::FanOutOptions;
 use crate::services::kinesis::KinesisOptions;
 use crate::services::world::WorldOptions;
 use crate::services::{Backend, Service};
@@ -31,6 +32,8 @@ pub struct Fleet {
     pub kcl: bool,
     /// Workers begin at LATEST.
     pub latest: bool,
+    /// Some incarnations read by enhanced fan-out.
+    pub fan_out: bool,
     /// Some incarnations stop at a gap; the next may go on.
     pub stops: bool,
     /// All stop at gaps, and an operator accepts one after the other.
@@ -74,6 +77,19 @@ pub enum Act {
     /// The whole fleet is down for `0` hours, retention takes what it takes; worker `1`, if there
     /// is one of this number, is not dead but frozen.
     Blackout(u64, usize),
+    /// An operator has the shards go back; the command dies at its `1`th poll.
+    Rewind(BackTo, u64),
+}
+
+/// Where an operator has the shards go back to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackTo {
+    /// The oldest record kept.
+    TrimHorizon,
+    /// So many milliseconds ago.
+    Ago(i64),
+    /// The `0`th record that there is.
+    Record(usize),
 }
 
 /// What is cut off.
@@ -98,6 +114,7 @@ impl Fleet {
             backlog: 0,
             kcl: false,
             latest: false,
+            fan_out: false,
             stops: false,
             parks: false,
             survivor: None,
@@ -194,11 +211,52 @@ impl Fleet {
             fleet.goes_dark(&mut rng);
         }
         fleet.answers_oddly(&mut fastrand::Rng::with_seed(seed ^ 0x4f_4444));
+        // Each of its own, so that what is drawn above stays what it was.
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5055_5348);
+        if rng.u32(0..4) == 0 {
+            fleet.is_pushed(&mut rng);
+        }
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5245_5749_4e44);
+        if rng.u32(0..8) == 0 {
+            fleet.goes_back(&mut rng);
+        }
         fleet.plan.sort_by_key(|(at, _)| *at);
         // Of its own again, and only where retention takes something.
         let loses = fleet.backlog > 0 || fleet.dark_ms() > 0;
         fleet.parks = loses && fastrand::Rng::with_seed(seed ^ 0x5041_524b).u32(0..3) == 0;
         fleet
+    }
+
+    /// An operator has it go back once or twice while it is at work.
+    fn goes_back(&mut self, rng: &mut fastrand::Rng) {
+        for _ in 0..rng.usize(1..3) {
+            let to = match rng.u32(0..3) {
+                0 => BackTo::TrimHorizon,
+                1 => BackTo::Ago(rng.i64(0..60_000)),
+                _ => BackTo::Record(rng.usize(0..100)),
+            };
+            let dies = if rng.bool() { u64::MAX / 2 } else { rng.u64(1..200) };
+            self.plan.push((rng.u64(8_000..self.heal_ms), Act::Rewind(to, dies)));
+        }
+    }
+
+    /// A fleet whose workers read by subscription, some of them and some of their lives.
+    fn is_pushed(&mut self, rng: &mut fastrand::Rng) {
+        self.fan_out = true;
+        let share = |rng: &mut fastrand::Rng, most: u32| match rng.bool() {
+            true => rng.u32(1..most),
+            false => 0,
+        };
+        self.world.kinesis.fan_out = FanOutOptions {
+            seed: self.seed,
+            creating_ms: if rng.bool() { rng.i64(0..3_000) } else { rng.i64(0..90_000) },
+            resets: share(rng, 60),
+            silences: share(rng, 30),
+            early_ends: share(rng, 60),
+            exceptions: share(rng, 30),
+            twice: share(rng, 60),
+            void: share(rng, 30),
+        };
     }
 
     /// What Kinesis is reported to do beside what it documents.

@@ -1,7 +1,7 @@
 //! Simulation: a fleet of workers with the real AWS SDK clients against simulated services, over a
 //! simulated network, in virtual time. One seed is one fleet, one thread, one trace.
 //!
-//! [`sim`] runs a seed; [`net`] carries requests; [`node`] is a process that can die; [`services`]
+//! [`sim`] runs a seed; [`net`] carries requests, [`feed`] what is pushed; [`node`] is a process that can die; [`services`]
 //! answer; [`effects`] records and lets an oracle judge; [`fleet`] draws what happens, and [`drive`] does it.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
@@ -18,6 +18,7 @@ mod consumer;
 mod drive;
 mod effects;
 mod faults;
+mod feed;
 mod fleet;
 mod leases_test;
 mod load;
@@ -27,6 +28,7 @@ mod net_test;
 mod node;
 mod operator;
 mod oracle;
+mod resume;
 mod services;
 mod sim;
 mod sweep;

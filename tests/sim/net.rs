@@ -5,7 +5,7 @@
 //! zombies, late PUTs and lost responses with it. A lost message is silence, not an error: the
 //! sender's own time-outs must end the wait, as with a real connection.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use tokio::sync::oneshot;
 
 use crate::effects::{Effect, Fnv, Trace};
 use crate::faults::{Fault, FaultMix, Outage, Scope, Script, Window};
+use crate::feed::{MessageBody, Messages};
+use crate::services::fan_out::Subscription;
 use crate::services::world::Now;
 use crate::services::{
     Refusal, Request, Response, Service, World, expired, internal, operation, s3, skewed, throttle,
@@ -55,13 +57,18 @@ struct State {
     requests: u64,
     /// Uploads in parts that lost a race: S3 wants them begun anew.
     beaten: BTreeSet<String>,
+    /// When a node last asked for a subscription to a shard.
+    asked: BTreeMap<(Arc<str>, String), u64>,
 }
 
-type Reply = Result<Response, Broken>;
+type Reply = Result<Answer, Broken>;
+
+/// A response, and what goes on coming behind its head.
+struct Answer(Response, Option<Messages>);
 
 /// The connection broke.
 #[derive(Debug)]
-struct Broken;
+pub struct Broken;
 
 impl Net {
     pub fn new(seed: u64, mix: FaultMix, world: World, clock: Clock, trace: Trace) -> Self {
@@ -75,6 +82,7 @@ impl Net {
             in_flight: 0,
             requests: 0,
             beaten: BTreeSet::new(),
+            asked: BTreeMap::new(),
         };
         Self(Arc::new(Inner { clock, trace, world: Mutex::new(world), state: Mutex::new(state) }))
     }
@@ -132,7 +140,16 @@ impl Net {
         self.state().requests
     }
 
-    fn cut_off(&self, covers: impl Fn(&Scope) -> bool) -> Option<Outage> {
+    pub fn trace(&self) -> &Trace {
+        &self.0.trace
+    }
+
+    /// How long something is on its way.
+    pub fn leg(&self, rng: &mut fastrand::Rng) -> Duration {
+        self.state().mix.legs(rng).1
+    }
+
+    pub fn cut_off(&self, covers: impl Fn(&Scope) -> bool) -> Option<Outage> {
         let at = self.now().at;
         let state = self.state();
         if state.exiled.as_ref().is_some_and(|node| covers(&Scope::Node(Arc::clone(node)))) {
@@ -175,6 +192,7 @@ impl Net {
     fn send(&self, node: Arc<str>, request: Request) -> oneshot::Receiver<Reply> {
         let (reply, receiver) = oneshot::channel();
         let (fault, d1, d2) = self.plan(&node, &request);
+        self.pace(&node, &request);
         let net = self.clone();
         net.state().in_flight += 1;
         tokio::spawn(async move {
@@ -186,6 +204,25 @@ impl Net {
             net.state().in_flight -= 1;
         });
         receiver
+    }
+
+    /// [12] Kinesis takes one SubscribeToShard a second for a consumer and shard. What the SDK tries
+    /// again by itself is not the worker's doing.
+    fn pace(&self, node: &Arc<str>, request: &Request) {
+        let attempt = request.headers().get("amz-sdk-request").and_then(|v| v.to_str().ok());
+        let first = attempt.is_some_and(|text| text.contains("attempt=1"));
+        if operation(request) != "SubscribeToShard" || !first {
+            return;
+        }
+        let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        let shard = body["ShardId"].as_str().unwrap_or_default().to_owned();
+        let at = self.now().at;
+        let last = self.state().asked.insert((Arc::clone(node), shard.clone()), at);
+        if let Some(last) = last.filter(|last| at < last + 1_000) {
+            let ms = at - last;
+            let what = format!("[12] subscribes to {shard} {ms} ms after it did last");
+            self.0.trace.violation(format!("at {at} ms, {node}: {what}"));
+        }
     }
 
     async fn carry(
@@ -264,7 +301,11 @@ impl Net {
         }
         let date = s3::http_date(self.now().wall_ms);
         response.headers_mut().insert("date", date.parse().unwrap());
-        let answer = if fault == Some(Fault::ResetAfter) { Err(Broken) } else { Ok(response) };
+        let subscription = response.extensions_mut().remove::<Subscription>();
+        let answer = match fault {
+            Some(Fault::ResetAfter) => Err(Broken),
+            _ => Ok(Answer(response, subscription.map(|to| self.feed(node, to)))),
+        };
         let _ = reply.send(answer);
     }
 
@@ -374,8 +415,14 @@ impl HttpConnector for Wire {
             let body = body.collect().await.map_err(ConnectorError::user)?.to_bytes();
             let reply = wire.net.send(wire.node, Request::from_parts(parts, body));
             match reply.await {
-                Ok(Ok(response)) => HttpResponse::try_from(response.map(SdkBody::from))
-                    .map_err(|e| ConnectorError::other(e.into(), None)),
+                Ok(Ok(Answer(response, messages))) => {
+                    let body = |whole| match messages {
+                        Some(messages) => SdkBody::from_body_1_x(MessageBody(messages)),
+                        None => SdkBody::from(whole),
+                    };
+                    HttpResponse::try_from(response.map(body))
+                        .map_err(|e| ConnectorError::other(e.into(), None))
+                }
                 Ok(Err(Broken)) => {
                     let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
                     Err(ConnectorError::io(reset.into()))

@@ -12,6 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use catchment::delivery::intent::{Intent, IntentList};
 use catchment::delivery::object_key::parse_object_name;
+use catchment::lease::rewind_request::{Request, Target};
+use catchment::lease::row::attr;
 use catchment::stream::position::Position;
 
 use crate::consumer::decode;
@@ -68,6 +70,12 @@ struct Book {
     accepted: BTreeSet<(String, String)>,
     /// Every intent that ever stood in a row, and who put it there.
     announced: BTreeMap<(String, Position, Position), String>,
+    /// The objects that records were in before their shard went back.
+    earlier: BTreeSet<(Id, String)>,
+    /// Shards that went back, ever.
+    rewound: BTreeSet<String>,
+    /// What stands announced now.
+    standing: BTreeMap<String, Vec<Intent>>,
     /// The last checkpoint of each row; kept when the row is deleted.
     checkpoints: BTreeMap<String, String>,
     deleted: BTreeSet<String>,
@@ -190,10 +198,11 @@ impl Book {
         moment: &Moment,
         key: &str,
         body: &Bytes,
-        existed: bool,
+        existing: Option<&Bytes>,
         stored: bool,
         stream: &Stream,
     ) -> Result<(), String> {
+        let existed = existing.is_some();
         if stored && existed {
             return Err(format!("[2] {key} was replaced"));
         }
@@ -222,7 +231,9 @@ impl Book {
         for parent in &held.parents {
             let ended = self.checkpoints.get(parent).is_some_and(|c| c == "SHARD_END");
             let gone = stream.index(parent).is_none();
-            if !ended && !gone {
+            // What of the child was in hand when its parent went back is delivered all the same.
+            let back = self.rewound.contains(parent);
+            if !ended && !gone && !back {
                 return Err(format!("[6] {key} before the end of its parent {parent}"));
             }
         }
@@ -235,6 +246,11 @@ impl Book {
         let kind = key.rsplit_once('/').map_or(key, |(folder, _)| folder);
         self.tell(moment, format!("put {kind} {shard} {range} {result}"));
         if !stored {
+            let again = |i: &Intent| i.first == first && i.last == last;
+            let standing = self.standing.get(&shard).is_some_and(|all| all.iter().any(again));
+            if let (Some(there), true) = (existing, standing) {
+                self.again(key, there)?;
+            }
             return Ok(());
         }
         let mut before = 0;
@@ -269,6 +285,65 @@ impl Book {
                 return Err(format!("[1] {record} is in {home} and in {key}"));
             }
         }
+        Ok(())
+    }
+
+    /// A batch of exactly the same range as one before its shard went back: its objects are there.
+    fn again(&mut self, key: &str, body: &Bytes) -> Result<(), String> {
+        for data in decode(key, body)? {
+            let Some(id) = self.produced.get(data.as_slice()).cloned() else { continue };
+            if self.earlier.contains(&(id.clone(), key.to_owned())) {
+                self.homes.entry(id).or_insert_with(|| key.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// [13] A shard goes back as it was asked to, with nothing announced. Its records from there on
+    /// are to be delivered once more.
+    fn rewind(
+        &mut self,
+        moment: &Moment,
+        held: &Shard,
+        asked: &Attr,
+        was: &Progress,
+        now: &Progress,
+    ) -> Result<(), String> {
+        let key = &held.id;
+        let raw = asked.as_s().unwrap_or_default();
+        let request = Request::parse(raw).ok_or(format!("[13] {key} has an odd request: {raw}"))?;
+        self.tell(moment, format!("{key} goes back to {}", request.to));
+        if !was.intents.is_empty() || !now.intents.is_empty() {
+            return Err(format!("[13] {key} goes back with batches announced"));
+        }
+        self.count("rewind");
+        let pin = self.pins.remove(key);
+        let (from, pin) = match &request.to {
+            Target::TrimHorizon => (0, None),
+            Target::Timestamp(ms) => {
+                let first = held.records.iter().find(|r| r.arrival_ms >= *ms);
+                (first.map_or(u128::MAX, |r| place(r.sequence, 0)), pin.map(|pin| pin.min(*ms)))
+            }
+            Target::Sequence(number) => {
+                let number = parse_sequence_number(number.as_str()).unwrap_or(0);
+                let record = held.records.iter().find(|r| r.sequence == number);
+                let arrived = record.map_or(i64::MIN, |r| r.arrival_ms);
+                (place(number, 0), pin.map(|pin| pin.min(arrived)))
+            }
+        };
+        self.pins.extend(pin.map(|pin| (key.clone(), pin)));
+        for (at, gone) in places(held) {
+            let id = (key.clone(), at);
+            if at >= from
+                && !gone
+                && let Some(home) = self.homes.remove(&id)
+            {
+                self.earlier.insert((id, home));
+            }
+        }
+        self.rewound.insert(key.clone());
+        self.checkpoints.insert(key.clone(), now.checkpoint.clone());
+        self.standing.remove(key);
         Ok(())
     }
 
@@ -489,6 +564,12 @@ impl Book {
             self.count("lease parked");
         }
         let (was, now) = (progress(before)?, progress(after)?);
+        if let Some(asked) = before.get(attr::REWIND).filter(|_| !after.contains_key(attr::REWIND))
+            && reach(&now.checkpoint) == 0
+            && reach(&was.checkpoint) > 0
+        {
+            return self.rewind(moment, held, asked, &was, &now);
+        }
         let owner = |row: &Row| row.get("leaseOwner").and_then(Attr::as_s).map(str::to_owned);
         if owner(before) != owner(after) {
             let new = owner(after);
@@ -538,6 +619,7 @@ impl Book {
             let end = was.intents.iter().position(|i| number(&i.last) == high);
             end.ok_or(format!("[4] the checkpoint moves to no intent's end: {line}"))? + 1
         };
+        self.standing.insert(key.to_owned(), now.intents.clone());
         let left = &was.intents[removed..];
         if !now.intents.starts_with(left) {
             return Err(format!("[4] intents vanish from the middle: {line}"));
@@ -592,7 +674,7 @@ impl Observer for Oracle {
         book.learn(stream);
         match *event {
             Event::Put { bucket: BUCKET, key, body, existing, stored } => {
-                book.put(moment, key, body, existing.is_some(), stored, stream)
+                book.put(moment, key, body, existing.map(|o| &o.body), stored, stream)
             }
             Event::Row { table: TABLE, key, before, after } => {
                 book.row(moment, key, before, after, stream)
@@ -643,6 +725,9 @@ impl Oracle {
                     let name = book.short(place);
                     return Err(format!("[7] {name} of {} is in no object", shard.id));
                 }
+            }
+            if rows.get(&shard.id).is_some_and(|row| row.contains_key(attr::REWIND)) {
+                return Err(format!("[13] {} is asked to go back, and has not", shard.id));
             }
             match row {
                 Some(row) if !row.intents.is_empty() => {

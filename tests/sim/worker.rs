@@ -57,6 +57,11 @@ pub fn config(fleet: &Fleet, node: &str) -> Config {
     let stops = (fleet.stops && rng.bool()) || fleet.parks;
     set("delivery.on_gap", if stops { "stop" } else { "continue" }.into());
     set("memory.budget", one(&mut rng, &["8MiB", "40MiB", "256MiB"]).into());
+    if fleet.fan_out {
+        let mut rng = fastrand::Rng::with_seed(rng.clone().u64(..) ^ 0x5055_5348);
+        let reader = one(&mut rng, &["fan-out", "fan-out", "auto", "polling"]);
+        set("stream.reader", reader.into());
+    }
     set("telemetry.listen", "off".into());
     set("shutdown.deadline", format!("{}s", rng.u32(3..25)));
     let mut config = Config::from_layers(layers).unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::effects::Fnv;
 use crate::faults::{Fault, Script};
-use crate::fleet::Fleet;
+use crate::fleet::{Act, Fleet};
 use crate::sim::Report;
 use crate::worker::fleet_of_workers;
 
@@ -89,6 +89,17 @@ fn on_all_cores<T: Send>(seeds: &[u64], work: impl Fn(u64) -> Option<T> + Sync) 
     all.into_iter().map(|(_, result)| result).collect()
 }
 
+/// The seeds whose fleets are of the kind that `KIND` names: `pushed` or `rewound`; else all.
+fn of_kind(seeds: impl Iterator<Item = u64>) -> Vec<u64> {
+    let kind = std::env::var("KIND").unwrap_or_default();
+    let wanted = |fleet: Fleet| match kind.as_str() {
+        "pushed" => fleet.fan_out,
+        "rewound" => fleet.plan.iter().any(|(_, act)| matches!(act, Act::Rewind(..))),
+        _ => true,
+    };
+    seeds.filter(|seed| wanted(Fleet::draw(*seed))).collect()
+}
+
 /// What a seed leaves behind once it is judged.
 struct Sum {
     seed: u64,
@@ -100,7 +111,7 @@ struct Sum {
 }
 
 /// `SEED=n` replays one; `SEEDS=n` runs that many, beginning at `FROM`; `ALL=1` goes on after a
-/// failure and lists them; `JOBS=n` threads.
+/// failure and lists them; `JOBS=n` threads; `KIND`: see [`of_kind`].
 #[test]
 fn fleets_deliver() {
     if let Some(seed) = env("SEED") {
@@ -110,7 +121,8 @@ fn fleets_deliver() {
     #[expect(clippy::disallowed_methods, reason = "how fast the machine is")]
     let begun = std::time::Instant::now();
     let first = env("FROM").unwrap_or(0);
-    let seeds: Vec<u64> = corpus().chain(first..first + env("SEEDS").unwrap_or(10)).collect();
+    let drawn = first..first + env("SEEDS").unwrap_or(10);
+    let seeds = of_kind(corpus().chain(drawn));
     let go_on = env("ALL").is_some();
     let sums = on_all_cores(&seeds, |seed| {
         let (failures, report) = if go_on {
@@ -168,6 +180,8 @@ const SOMETIMES: &[&str] = &[
     "credentials expired",
     "did not start",
     "drained",
+    "event twice",
+    "exception in a subscription",
     "finished lease deleted",
     "gap",
     "intent of another worker finished",
@@ -187,8 +201,16 @@ const SOMETIMES: &[&str] = &[
     "record gone before the first checkpoint",
     "record partitioned by a field",
     "record spilled",
+    "rewind",
     "split",
     "stopped for a gap",
+    "subscription at the end of its shard",
+    "subscription broken",
+    "subscription held up",
+    "subscription over",
+    "subscription over early",
+    "subscription replaced",
+    "subscription silent",
     "upload conflict",
     "upload found its key taken",
     "zombie",
@@ -236,7 +258,7 @@ fn mutants_are_killed() {
 
     use catchment::mutant::{ALL, Mutant, choose};
 
-    let seeds: Vec<u64> = (0..env("SEEDS").unwrap_or(2_000)).collect();
+    let seeds = of_kind(0..env("SEEDS").unwrap_or(2_000));
     let mut alive = Vec::new();
     println!("{:<22} {:>5}  seen as", "mutant", "seed");
     // `MUTANT=Name` tries one.

@@ -206,6 +206,24 @@ fn refusals_stay_the_sdks() {
     });
 }
 
+/// The SDK would hand over the zero value: no records, or nothing behind. Whoever believed that
+/// would pass over what the event held.
+#[test]
+fn an_event_that_lost_a_field_is_a_failure() {
+    for lost in [
+        json!({}),
+        json!({"ContinuationSequenceNumber": "9", "MillisBehindLatest": 7}),
+        json!({"ContinuationSequenceNumber": "9", "Records": []}),
+    ] {
+        let lost = event("SubscribeToShardEvent", lost.to_string().as_bytes());
+        let body = [initial(), records(1, 2), lost, records(3, 1)].concat();
+        let (kinesis, _) = asking(vec![Canned::of(200, &body, 50)]);
+        let (pages, error) = now(brought(&kinesis));
+        assert_eq!(pages.len(), 1, "what came before it stays");
+        assert_eq!(error.map(|(fault, _)| fault), Some(Fault::Unavailable));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 

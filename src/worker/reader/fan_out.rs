@@ -13,6 +13,7 @@ use crate::clock::{Clock, Jitter};
 use crate::fault::{Detail, Fault};
 use crate::ids::ShardId;
 use crate::metrics::table as metric;
+use crate::mutant::{self, Mutant};
 use crate::stream::Page;
 use crate::stream::position::StartAt;
 use crate::worker::reader::context::ReaderDeps;
@@ -31,6 +32,8 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub struct FanOut {
     consumer: String,
     open: Option<Subscription>,
+    /// When it was last opened.
+    opened: Duration,
     /// No new subscription before.
     rest_until: Duration,
     /// The end of the shard was announced; GetRecords finds it.
@@ -40,7 +43,13 @@ pub struct FanOut {
 impl FanOut {
     /// For the consumer with this ARN.
     pub fn new(consumer: String) -> Self {
-        Self { consumer, open: None, rest_until: Duration::ZERO, ended: false }
+        Self {
+            consumer,
+            open: None,
+            opened: Duration::ZERO,
+            rest_until: Duration::ZERO,
+            ended: false,
+        }
     }
 
     /// The next page, from behind `resume`; `None` when the shard is to be read by GetRecords this
@@ -75,7 +84,9 @@ impl FanOut {
             }
             Some(Ok(None)) => {
                 means.metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["over"], 1);
-                self.rest(clock, jitter, Duration::from_secs(1));
+                // One that ended early keeps the next one out as long as any.
+                let pause = (self.opened + OCCUPIED).saturating_sub(clock.now());
+                self.rest(clock, jitter, pause.max(Duration::from_secs(1)));
                 None
             }
             Some(Err(error)) => {
@@ -116,7 +127,7 @@ impl FanOut {
         let error = match reply {
             Ok(subscription) => {
                 metrics.add(metric::SUBSCRIPTIONS_TOTAL, &["opened"], 1);
-                self.open = Some(subscription);
+                (self.open, self.opened) = (Some(subscription), clock.now());
                 return Some(());
             }
             Err(error) => error,
@@ -128,7 +139,8 @@ impl FanOut {
             // The worker that had the shard before, or our own before this one: it passes.
             Fault::Throttled | Fault::Unavailable | Fault::ExpiredIterator => {
                 tracing::debug!(%shard, %error, "no subscription yet; polling meanwhile");
-                self.rest(clock, jitter, OCCUPIED);
+                let pause = if mutant::is(Mutant::NoRest) { Duration::ZERO } else { OCCUPIED };
+                self.rest(clock, jitter, pause);
             }
             Fault::Denied | Fault::NotFound | Fault::Invalid => {
                 tracing::warn!(%shard, %error, consumer = self.consumer,

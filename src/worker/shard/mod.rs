@@ -81,6 +81,7 @@ pub async fn run(deps: Arc<ShardDeps>, lease: Arc<HeldLease>, drain: Cancellatio
         result = pipeline.run(&drain) => result,
         // The worker that asked has waited long enough. Announced batches are finished by it.
         () = async { wanted.cancelled().await; patience.sleep(HANDOFF).await } => Ok(Ended::Released),
+        () = lease.rewind_requested.cancelled(), if mutant::is(Mutant::BackAtOnce) => Ok(Ended::Released),
     };
     deps.budget.closed(&shard);
     drop(pipeline);

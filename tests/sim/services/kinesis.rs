@@ -5,11 +5,14 @@
 //! is part of the number, so a number of another shard is recognised.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
+use tokio::sync::Notify;
 
 use super::Refusal;
+use super::fan_out::{Consumer, FanOutOptions, Turn};
 use crate::load::Produced;
 
 /// What a stream does beyond the rules, per run.
@@ -41,6 +44,8 @@ pub struct KinesisOptions {
     pub stuck: bool,
     /// Retention takes records all the time, those of so many milliseconds at once.
     pub grain_ms: Option<i64>,
+    /// Consumers and what is pushed to them.
+    pub fan_out: FanOutOptions,
 }
 
 impl Default for KinesisOptions {
@@ -59,6 +64,7 @@ impl Default for KinesisOptions {
             repeats: 0,
             stuck: false,
             grain_ms: None,
+            fan_out: FanOutOptions::default(),
         }
     }
 }
@@ -137,6 +143,12 @@ pub struct Stream {
     pub created_ms: i64,
     pub retention_hours: i64,
     pub shards: Vec<Shard>,
+    /// Registered consumers, by name.
+    pub(super) consumers: BTreeMap<String, Consumer>,
+    /// The latest subscription of each consumer to each shard.
+    pub(super) turns: BTreeMap<(String, usize), Turn>,
+    /// A record came, a shard was closed, a subscription was replaced.
+    pub changed: Arc<Notify>,
     ticket: u128,
 }
 
@@ -144,6 +156,13 @@ impl Stream {
     fn next_sequence(&mut self, now_ms: i64, shard: usize) -> u128 {
         let base = u128::try_from(now_ms).unwrap_or(0) * 1_000_000;
         self.ticket = (self.ticket + 1).max(base);
+        self.ticket * SHARDS + shard as u128
+    }
+
+    /// A number behind all that was ever put into a shard, and before what will be.
+    pub(super) fn tip(&mut self, shard: usize, now_ms: i64) -> u128 {
+        let base = u128::try_from(now_ms).unwrap_or(0) * 1_000_000;
+        self.ticket = self.ticket.max(base);
         self.ticket * SHARDS + shard as u128
     }
 
@@ -188,6 +207,7 @@ impl Stream {
     fn close(&mut self, index: usize, now_ms: i64) {
         let end = self.next_sequence(now_ms, index);
         self.shards[index].closed = Some((end, now_ms));
+        self.changed.notify_waiters();
     }
 
     fn open_shard(&self, id: &str) -> Result<usize, Refusal> {
@@ -280,6 +300,7 @@ impl Stream {
             users: users.map(|(sub, (_, payload))| (sub, payload)).collect(),
             file,
         });
+        self.changed.notify_waiters();
         (self.shards[index].id.clone(), sequence)
     }
 
@@ -316,6 +337,9 @@ impl Kinesis {
             created_ms: now_ms,
             retention_hours: 24,
             shards: Vec::new(),
+            consumers: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            changed: Arc::default(),
             ticket: 0,
         };
         // 2^128 divided by the number of shards, which does not fit for a single one.

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::fan_out::opened;
 use super::kinesis::{
     Kinesis, KinesisOptions, Record, Shard, Stream, parse_sequence_number, sequence_number,
 };
@@ -24,9 +25,9 @@ pub struct Served {
     pub ended: bool,
 }
 
-type Answer = Result<Value, Refusal>;
+pub(super) type Answer = Result<Value, Refusal>;
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(400, "InvalidArgumentException", message)
 }
 
@@ -35,7 +36,7 @@ pub fn stream_arn(name: &str) -> String {
     format!("arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/{name}")
 }
 
-fn stream_name(body: &Value) -> Result<String, Refusal> {
+pub(super) fn stream_name(body: &Value) -> Result<String, Refusal> {
     let by_arn = body["StreamARN"].as_str().and_then(|arn| arn.split_once(":stream/"));
     match (body["StreamName"].as_str(), by_arn) {
         (Some(name), Some((_, other))) if name != other => {
@@ -76,7 +77,7 @@ fn hash_range(shard: &Shard) -> Value {
     })
 }
 
-fn children(stream: &Stream, shard: &str) -> Vec<Value> {
+pub(super) fn children(stream: &Stream, shard: &str) -> Vec<Value> {
     let born = stream.shards.iter().filter(|s| s.parents.iter().any(|p| p == shard));
     born.map(
         |s| json!({ "ShardId": s.id, "ParentShards": s.parents, "HashKeyRange": hash_range(s) }),
@@ -89,6 +90,44 @@ fn iterator(stream: &Stream, shard: &str, position: u128, now_ms: i64) -> Value 
         STANDARD
             .encode(format!("{}|{}|{shard}|{position}|{now_ms}", stream.name, stream.created_ms))
     )
+}
+
+/// The first number wanted by a reader that begins here: type, sequence number, time.
+pub(super) fn position(
+    stream: &Stream,
+    index: usize,
+    (kind, number, time): (&str, &Value, &Value),
+    now_ms: i64,
+) -> Result<u128, Refusal> {
+    let held = &stream.shards[index];
+    let numbered = || {
+        let text = number.as_str().unwrap_or_default();
+        let n = parse_sequence_number(text).filter(|n| stream.shard_of(*n) == index);
+        n.ok_or_else(|| {
+            let shard = &held.id;
+            invalid(format!(
+                "StartingSequenceNumber {text} used in GetShardIterator on shard {shard} is invalid"
+            ))
+        })
+    };
+    let beyond = held.records.last().map_or(held.start, |r| r.sequence) + 1;
+    Ok(match kind {
+        "TRIM_HORIZON" => 0,
+        "LATEST" => beyond,
+        "AT_SEQUENCE_NUMBER" => numbered()?,
+        "AFTER_SEQUENCE_NUMBER" => numbered()? + 1,
+        "AT_TIMESTAMP" => {
+            let at = time.as_f64().ok_or_else(|| invalid("Timestamp"))? * 1000.0;
+            if at > now_ms as f64 {
+                return Err(invalid(format!(
+                    "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. timestampInMillis: {at}, currentTimestampInMillis: {now_ms}"
+                )));
+            }
+            let first = held.visible().iter().find(|r| r.arrival_ms as f64 >= at);
+            first.map_or(beyond, |r| r.sequence)
+        }
+        other => return Err(Refusal::validation(format!("ShardIteratorType {other}"))),
+    })
 }
 
 impl Kinesis {
@@ -117,6 +156,13 @@ impl Kinesis {
             "PutRecords" => self.put_records(body, now_ms),
             "SplitShard" => self.split_shard(body, now_ms),
             "MergeShards" => self.merge_shards(body, now_ms),
+            "DescribeStreamConsumer" => self.describe_consumer(body, now_ms),
+            "RegisterStreamConsumer" => self.register_consumer(body, now_ms),
+            "SubscribeToShard" => {
+                let subscribed = self.subscribe(body, now_ms);
+                let response = subscribed.map_or_else(|e| e.response(Service::Kinesis), opened);
+                return (response, None);
+            }
             other => Err(Refusal::new(
                 400,
                 "UnknownOperationException",
@@ -162,7 +208,7 @@ impl Kinesis {
             "StreamCreationTimestamp": stream.created_ms as f64 / 1000.0,
             "EnhancedMonitoring": [],
             "OpenShardCount": open,
-            "ConsumerCount": 0,
+            "ConsumerCount": stream.consumers.len(),
         }}))
     }
 
@@ -253,32 +299,9 @@ impl Kinesis {
             let message = format!("Shard {shard} in stream {} does not exist", stream.name);
             Refusal::new(400, "ResourceNotFoundException", message)
         })?;
-        let held = &stream.shards[index];
-        let numbered = || {
-            let text = body["StartingSequenceNumber"].as_str().unwrap_or_default();
-            let n = parse_sequence_number(text).filter(|n| stream.shard_of(*n) == index);
-            n.ok_or_else(|| {
-                invalid(format!("StartingSequenceNumber {text} used in GetShardIterator on shard {shard} is invalid"))
-            })
-        };
-        let beyond = held.records.last().map_or(held.start, |r| r.sequence) + 1;
-        let position = match body["ShardIteratorType"].as_str().unwrap_or_default() {
-            "TRIM_HORIZON" => 0,
-            "LATEST" => beyond,
-            "AT_SEQUENCE_NUMBER" => numbered()?,
-            "AFTER_SEQUENCE_NUMBER" => numbered()? + 1,
-            "AT_TIMESTAMP" => {
-                let at = body["Timestamp"].as_f64().ok_or_else(|| invalid("Timestamp"))? * 1000.0;
-                if at > now_ms as f64 {
-                    return Err(invalid(format!(
-                        "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. timestampInMillis: {at}, currentTimestampInMillis: {now_ms}"
-                    )));
-                }
-                let first = held.visible().iter().find(|r| r.arrival_ms as f64 >= at);
-                first.map_or(beyond, |r| r.sequence)
-            }
-            other => return Err(Refusal::validation(format!("ShardIteratorType {other}"))),
-        };
+        let kind = body["ShardIteratorType"].as_str().unwrap_or_default();
+        let number = &body["StartingSequenceNumber"];
+        let position = position(stream, index, (kind, number, &body["Timestamp"]), now_ms)?;
         Ok(json!({ "ShardIterator": iterator(stream, shard, position, now_ms) }))
     }
 
@@ -427,7 +450,7 @@ impl Kinesis {
 }
 
 /// A record without a partition key never has one, whoever reads it.
-fn record_json(record: &Record, options: &KinesisOptions) -> Value {
+pub(super) fn record_json(record: &Record, options: &KinesisOptions) -> Value {
     // By the record, so that it looks the same whenever it is read.
     let dice = Fnv::of(&record.sequence.to_be_bytes()) % 1000;
     let mut shown = json!({

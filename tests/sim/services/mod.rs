@@ -7,6 +7,7 @@
 pub mod attr;
 pub mod dynamodb;
 pub mod expression;
+pub mod fan_out;
 pub mod kinesis;
 pub mod kinesis_api;
 #[cfg(feature = "local")]

@@ -88,9 +88,11 @@ impl World {
         }
     }
 
-    /// The virtual clock never fails twice: stale reads and aborts end with the other faults.
+    /// The virtual clock never fails twice: stale reads, aborts and broken
+    /// subscriptions end with the other faults.
     pub fn heal(&mut self) {
         (self.options.stale, self.options.aborts) = (0, 0);
+        self.kinesis.options.fan_out.heal();
     }
 
     /// Applies a request and leaves its effect in the trace.

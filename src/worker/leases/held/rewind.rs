@@ -5,6 +5,7 @@ use crate::checkpoint::progress::Pending;
 use crate::lease::row::Lease;
 use crate::lease::{rewind, write};
 use crate::metrics::table as metric;
+use crate::mutant::{self, Mutant};
 
 use super::HeldLease;
 
@@ -40,7 +41,8 @@ impl HeldLease {
         };
         let Some(found) = found else { return };
         let Some(request) = found.rewind.clone() else { return };
-        if matches!(found.progress.pending, Pending::Ours { .. })
+        let announced = matches!(found.progress.pending, Pending::Ours { .. });
+        if announced && !mutant::is(Mutant::BackAtOnce)
             || write::classify_renewal(Some(&found), &self.me) == write::Verdict::Lost
         {
             return;
