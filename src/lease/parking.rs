@@ -85,7 +85,7 @@ pub fn is_stuck(leases: &[Lease]) -> bool {
 mod tests {
     use super::*;
     use crate::lease::row::Item;
-    use crate::stream::position::{Checkpoint, Position};
+    use crate::stream::position::Checkpoint;
 
     fn row(shard: &str, checkpoint: &str, more: &[(&str, &str)]) -> Lease {
         let mut item = Item::from([
@@ -99,7 +99,7 @@ mod tests {
 
     fn gap() -> Gap {
         let Checkpoint::At(first) = Checkpoint::parse("20", 0).unwrap() else { unreachable!() };
-        Gap::new(&Checkpoint::parse("7", 0).unwrap(), &Position { ..first })
+        Gap::new(&Checkpoint::parse("7", 0).unwrap(), &first)
     }
 
     fn attribute() -> String {
