@@ -216,7 +216,11 @@ impl Book {
             return self.file(moment, key, body, stored, stream);
         }
         if key.starts_with("errors/upload-conflict/") {
-            return if stored { self.conflict(moment, key, body) } else { Ok(()) };
+            return match existing {
+                _ if stored => self.conflict(moment, key, body),
+                Some(there) => self.conflict_again(key, there),
+                None => Ok(()),
+            };
         }
         let named = parse_object_name(key).ok_or(format!("[3] {key} names no range"))?;
         let (shard, first, last) = named;
@@ -293,6 +297,23 @@ impl Book {
         for data in decode(key, body)? {
             let Some(id) = self.produced.get(data.as_slice()).cloned() else { continue };
             if self.earlier.contains(&(id.clone(), key.to_owned())) {
+                self.homes.entry(id).or_insert_with(|| key.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a dead letter.
+    fn conflict_again(&mut self, key: &str, body: &Bytes) -> Result<(), String> {
+        for line in body.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+            let line: serde_json::Value =
+                serde_json::from_slice(line).map_err(|e| format!("{key}: {e}"))?;
+            let named = line["position"].as_str().and_then(|p| p.split_once('/'));
+            let Some((shard, position)) = named else { continue };
+            let id = (shard.to_owned(), reach(position));
+            let covers = |i: &Intent| number(&i.first) <= id.1 && id.1 <= number(&i.last);
+            let standing = self.standing.get(shard).is_some_and(|all| all.iter().any(covers));
+            if standing && self.earlier.contains(&(id.clone(), key.to_owned())) {
                 self.homes.entry(id).or_insert_with(|| key.to_owned());
             }
         }

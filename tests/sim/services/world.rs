@@ -283,6 +283,17 @@ impl World {
                     &Event::Put { bucket, key, body: &body, existing, stored: true },
                 );
             }
+            // It found its key taken, as a single put may.
+            "CompleteMultipartUpload" if response.status() == 412 => {
+                if let Some(there) = &existing {
+                    let (bucket, key, body) = (bucket.as_str(), key.as_str(), &there.body);
+                    let existing = existing.as_ref();
+                    self.observe(
+                        moment,
+                        &Event::Put { bucket, key, body, existing, stored: false },
+                    );
+                }
+            }
             "DeleteObject" if done => {
                 self.observe(moment, &Event::Delete { bucket: &bucket, key: &key });
             }
