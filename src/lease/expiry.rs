@@ -133,6 +133,7 @@ pub(crate) mod tests {
             left: None,
             start_sequence: None,
             rewind: None,
+            rewinds: 0,
             delivered: None,
             counted: None,
         }

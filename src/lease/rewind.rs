@@ -14,16 +14,26 @@ use crate::lease::row::{Attr, Lease, attr};
 use crate::lease::write::{Update, holds, n, owned_by_me};
 use crate::stream::position::Checkpoint;
 
-/// Puts a request into a row, unless another one stands there.
-pub fn ask(request: &Request) -> Update {
+/// Puts a request into the row that was read as `lease`, unless another one stands there, or the
+/// shard has gone back since: what was decided for where it stood then might move it forward now,
+/// and a request that was met is not met twice, if an answer gets lost.
+pub fn ask(request: &Request, lease: &Lease) -> Update {
+    let mut values = vec![(":request", Attr::S(request.raw.clone()))];
+    let since = match lease.rewinds {
+        0 => format!("attribute_not_exists({})", attr::REWINDS),
+        seen => {
+            values.push((":seen", n(seen)));
+            format!("{} = :seen", attr::REWINDS)
+        }
+    };
     Update {
         update: format!("SET {} = :request", attr::REWIND),
         condition: format!(
-            "attribute_exists({}) AND (attribute_not_exists({r}) OR {r} = :request)",
+            "attribute_exists({}) AND (attribute_not_exists({r}) OR {r} = :request) AND {since}",
             attr::KEY,
             r = attr::REWIND
         ),
-        values: vec![(":request", Attr::S(request.raw.clone()))],
+        values,
     }
 }
 
@@ -90,10 +100,11 @@ pub fn go_back(from: &Progress, request: &Request, me: Option<&WorkerId>) -> Upd
     let held = holds(from, &mut values);
     Update {
         update: format!(
-            "SET {} REMOVE {} ADD {} :one",
+            "SET {} REMOVE {} ADD {} :one, {} :one",
             set.join(", "),
             remove.join(", "),
-            attr::COUNTER
+            attr::COUNTER,
+            attr::REWINDS
         ),
         condition: format!("{owner} AND {held} AND {} = :request", attr::REWIND),
         values,

@@ -89,6 +89,8 @@ pub mod attr {
     pub const START_SEQUENCE: &str = "catchment_start_sequence";
     /// Ours: a request to go back, see `lease::rewind`.
     pub const REWIND: &str = "catchment_rewind";
+    /// Ours: how often the shard has gone back.
+    pub const REWINDS: &str = "catchment_rewinds";
     /// Ours: the last position delivered before SHARD_END.
     pub const DELIVERED: &str = "catchment_delivered";
     /// Ours: a gap that the shard waits at, see `lease::parking`.
@@ -142,6 +144,8 @@ pub struct Lease {
     pub start_sequence: Option<SequenceNumber>,
     /// `catchment_rewind`.
     pub rewind: Option<Request>,
+    /// `catchment_rewinds`.
+    pub rewinds: u64,
     /// `catchment_delivered`.
     pub delivered: Option<String>,
     /// `catchment_parked`, see [`Self::parked`].
@@ -247,6 +251,7 @@ impl Lease {
             start_sequence: text(item, attr::START_SEQUENCE)
                 .and_then(|digits| SequenceNumber::parse(&digits).ok()),
             rewind,
+            rewinds: number(item, attr::REWINDS).unwrap_or(0),
             delivered: text(item, attr::DELIVERED),
             counted: number(item, attr::RECORDS).zip(number(item, attr::BYTES)),
             shard: ShardId::new(key),

@@ -68,12 +68,13 @@ async fn go_back(node: &Node, to: &Target, within: Option<&ShardId>) -> Result<S
     let mut asked = Vec::new();
     for (shard, decision) in decided {
         let Decision::Back(to) = decision else { continue };
-        let standing = leases_now.iter().find(|l| l.shard == shard).and_then(|l| l.rewind.clone());
+        let Some(row) = leases_now.iter().find(|l| l.shard == shard) else { continue };
+        let standing = row.rewind.clone();
         let request = match standing {
             Some(standing) if standing.to == to => standing,
             _ => Request::new(&node.jitter.uuid().simple().to_string(), to),
         };
-        match table.update(&shard, rewind::ask(&request)).await {
+        match table.update(&shard, rewind::ask(&request, row)).await {
             Ok(Written::Done(_)) => asked.push((shard, request)),
             Ok(Written::Refused(_)) => {
                 withdraw(&table, &asked).await;

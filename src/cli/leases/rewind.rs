@@ -290,13 +290,14 @@ async fn ask(
 ) -> Result<Vec<(ShardId, Request)>, Failure> {
     let mut asked = Vec::new();
     for (shard, to) in back {
-        let standing = leases.get(&shard).and_then(|l| l.rewind.clone());
+        let Some(row) = leases.get(&shard) else { continue };
+        let standing = row.rewind.clone();
         let request = match standing {
             // An earlier run was cut off after asking.
             Some(standing) if standing.to == to => standing,
             _ => Request::new(id, to),
         };
-        let written = table.update(&shard, rewind::ask(&request)).await;
+        let written = table.update(&shard, rewind::ask(&request, row)).await;
         match written {
             Ok(Written::Done(_)) => asked.push((shard, request)),
             Ok(Written::Refused(_)) => {
@@ -304,8 +305,9 @@ async fn ask(
                 return Err(Failure::new(
                     1,
                     format!(
-                        "{shard} is asked to go back elsewhere already, or its row is gone; requests \
-                         made now are withdrawn. Wait until the other one is done, then look again"
+                        "{shard} is asked to go back elsewhere already, has gone back since it was \
+                         looked at, or its row is gone; requests made now are withdrawn. Wait until \
+                         the other one is done, then look again"
                     ),
                 ));
             }
