@@ -83,9 +83,15 @@ pub fn is_stuck(leases: &[Lease]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::checkpoint::progress::Pending;
+    use crate::delivery::intent::{Intent, IntentList};
+    use crate::delivery::settings::Settings;
+    use crate::ids::SequenceNumber;
     use crate::lease::row::Item;
-    use crate::stream::position::Checkpoint;
+    use crate::stream::position::{Checkpoint, Position};
 
     fn row(shard: &str, checkpoint: &str, more: &[(&str, &str)]) -> Lease {
         let mut item = Item::from([
@@ -132,6 +138,22 @@ mod tests {
             crate::lease::rewind_request::Target::TrimHorizon,
         ));
         assert_eq!(asked.parked(), None);
+        let position = |digits| Position::plain(SequenceNumber::parse(digits).unwrap());
+        let intent = Intent {
+            first: position("8"),
+            last: position("9"),
+            records: 2,
+            bytes: 2,
+            stamp_ms: 0,
+            arrived_ms: None,
+            gap: None,
+            settings: Arc::new(Settings::sample()),
+        };
+        asked.progress.pending = Pending::Ours {
+            raw: IntentList::encode(std::slice::from_ref(&intent)),
+            intents: vec![intent],
+        };
+        assert!(asked.parked().is_some(), "what is announced comes first");
     }
 
     #[test]

@@ -268,9 +268,11 @@ impl Lease {
         self.progress.checkpoint == Checkpoint::ShardEnd && self.rewind.is_none()
     }
 
-    /// The gap that the shard waits at, unless it is asked to go back.
+    /// The gap that the shard waits at. A request to go back ends the waiting, but where the gap is in
+    /// what is announced: that is finished before a shard goes back.
     pub fn parked(&self) -> Option<&Parked> {
-        self.gap.as_ref().filter(|_| self.rewind.is_none())
+        let goes_back = self.rewind.is_some() && self.progress.pending.intents().is_empty();
+        self.gap.as_ref().filter(|_| !goes_back)
     }
 
     /// Where reading begins for a checkpoint this row holds or held; `None` at SHARD_END.

@@ -238,7 +238,8 @@ impl Pipeline {
         let (now, retention) = (self.deps.ctx.clock.wall(), self.deps.reader.retention.ms());
         let exact = matches!(start, StartAt::At(_));
         self.suspect = exact && may_have_lost(row.read_through_ms, now, retention);
-        if self.suspect && row.read_through_ms.is_none() {
+        // (A shard that is to begin at a record which is gone has lost it, whatever was read before.)
+        if self.suspect && row.read_through_ms.is_none() && checkpoint.position().is_some() {
             self.certainty = Certainty::Possible;
         }
         if let Some(replay) = &self.deps.sync.replay

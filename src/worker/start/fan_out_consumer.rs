@@ -49,17 +49,22 @@ pub(super) async fn find(
                 return Err(StartError::NoConsumer { consumer: asked.to_owned(), source: error });
             }
             Some(_) => {
-                match kinesis.register(&stream.arn, asked).await {
-                    // Another worker of the fleet may have done it a moment ago.
-                    Err(error) if error.detail != Detail::Occupied => {
-                        return Err(match error.fault {
-                            Fault::Denied => StartError::Denied(error),
-                            _ => {
-                                StartError::NoConsumer { consumer: asked.to_owned(), source: error }
-                            }
-                        });
+                // Another worker of the fleet may have done it a moment ago.
+                let register = || async {
+                    match kinesis.register(&stream.arn, asked).await {
+                        Err(error) if error.detail == Detail::Occupied => Ok(()),
+                        done => done,
                     }
-                    _ => tracing::info!(consumer = asked, "fan-out consumer registered"),
+                };
+                match retry_transient(clock, register).await {
+                    Ok(()) => tracing::info!(consumer = asked, "fan-out consumer registered"),
+                    // A limit that does not pass within a minute is that of consumers.
+                    Err(StartError::Unavailable(source, _))
+                        if source.fault != Fault::Unavailable =>
+                    {
+                        return Err(StartError::NoConsumer { consumer: asked.to_owned(), source });
+                    }
+                    Err(other) => return Err(other),
                 }
                 registered = true;
             }
