@@ -1,6 +1,5 @@
 """AWS's SDKs and CLIs against the embedded services: defaults, and the printed export lines, only."""
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -11,8 +10,13 @@ from driver.processes import Scene
 CLIENTS = ("boto3", "cli-1", "cli-2", "node", "go", "java", "java-async", "java-1", "java-json")
 QUICK = ("boto3", "node", "go", "java")
 MEANS = {
-    "boto3": "boto3 1.44.8", "cli-1": "AWS CLI 1.46.3", "cli-2": "AWS CLI 2", "node": "SDK v3 for JavaScript",
-    "go": "SDK v2 for Go", "java": "SDK 2.58 for Java", "java-async": "SDK 2.58 for Java, async, HTTP/2",
+    "boto3": "boto3 1.44.8",
+    "cli-1": "AWS CLI 1.46.3",
+    "cli-2": "AWS CLI 2, which is told the endpoint if it is older than 2.13",
+    "node": "SDK v3 for JavaScript",
+    "go": "SDK v2 for Go",
+    "java": "SDK 2.58 for Java",
+    "java-async": "SDK 2.58 for Java, async, HTTP/2",
     "java-1": "SDK 1.12 for Java, which is told the endpoint",
     "java-json": "SDK 2.58 for Java and CBOR_ENABLED=false besides",
 }
@@ -25,7 +29,7 @@ USUAL = ("kinesis-errors", "kinesis-describe", "kinesis-list-streams", "kinesis-
 EXPECTED = {
     "boto3": (*USUAL, "kinesis-reshard", "kinesis-summary", "kinesis-distribution", "dynamodb-table", "s3-list"),
     "cli-1": ("kinesis-list-streams", "s3-list-v1", "s3-presigned", "s3-copy", "sts-identity"),
-    "cli-2": ("kinesis-list-streams", "s3-list-v1", "s3-presigned", "s3-copy", "sts-identity"),
+    "cli-2": ("kinesis-list-streams", "s3-list-v1", "s3-copy", "sts-identity"),
     "node": USUAL,
     "go": (*USUAL, "dynamodb-table"),
     "java": tuple(f"kinesis-{one}" for one in KINESIS) + USUAL[5:],
@@ -58,16 +62,13 @@ def command(client):
 
 
 def second_cli():
-    """Version 2 of the AWS CLI, which no package index has in a usable version: the one on the PATH."""
-    found = shutil.which("aws")
-    if not found:
-        raise build.Missing("there is no `aws` of version 2 on the PATH")
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
-    version = re.match(r"aws-cli/(\d+)\.(\d+)", said)
-    # Older ones do not know AWS_ENDPOINT_URL, and would talk to AWS.
-    if not version or (int(version[1]), int(version[2])) < (2, 13):
-        raise build.Missing(f"`aws` on the PATH is {said.split()[0] if said else 'unknown'}, not 2.13 or later")
-    return found
+    """Version 2 of the AWS CLI, which no index of Python packages has: Debian's package, or one on the PATH."""
+    for found in (shutil.which("aws"), "/usr/bin/aws", "/usr/local/bin/aws"):
+        if found and os.access(found, os.X_OK):
+            said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+            if said.startswith("aws-cli/2."):
+                return found
+    raise build.Missing("there is no version 2 of the AWS CLI here (apt-get install awscli)")
 
 
 def battery(options, seen):

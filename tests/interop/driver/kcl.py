@@ -233,7 +233,9 @@ def side_by_side(options, seen):
         scene, check = stage.scene, seen.check
 
         def shares():
-            owners = [row.get("leaseOwner") for row in scene.rows().values() if row.get("leaseOwner")]
+            """Leases by owner; one that was asked for is still its present owner's."""
+            owners = [row.get("checkpointOwner") or row.get("leaseOwner") for row in scene.rows().values()]
+            owners = [owner for owner in owners if owner]
             return {owner: owners.count(owner) for owner in owners}
 
         kcl = stage.kcl()

@@ -3,19 +3,23 @@
 A line for each operation: its name, `ok` or `FAIL`, and what was wrong, between tabs.
 """
 import json
+import os
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 AWS, NAME = sys.argv[1], f"battery-{sys.argv[2]}"
-HOME = Path(tempfile.mkdtemp(prefix="interop-cli-"))
+HOME = Path.cwd()  # the driver's, for this client
+SAID = subprocess.run([AWS, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+MAJOR, MINOR = (int(part) for part in SAID.split()[0].removeprefix("aws-cli/").split(".")[:2])
+# Older ones do not know AWS_ENDPOINT_URL, and would talk to AWS.
+TOLD = ["--endpoint-url", os.environ["AWS_ENDPOINT_URL"]] if (MAJOR, MINOR) < (2, 13) and MAJOR == 2 else []
 
 
 def aws(*words, fails=None):
-    ran = subprocess.run([AWS, *words, *([] if words[0] == "s3" else ["--output", "json"])], capture_output=True,
+    ran = subprocess.run([AWS, *TOLD, *words, *([] if words[0] == "s3" else ["--output", "json"])], capture_output=True,
                          text=True, timeout=60, cwd=HOME, check=False)
     if fails:
         assert ran.returncode and fails in ran.stderr, f"not refused by {fails}: {ran.stdout[:60]} {ran.stderr[:60]}"
