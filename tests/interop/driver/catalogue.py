@@ -56,7 +56,7 @@ def chosen(options):
                 continue
             if options.version and version not in options.version:
                 continue
-            if options.quick and not options.only and version not in scenario.quick:
+            if options.quick and not options.version and version not in scenario.quick:
                 continue
             found.append((scenario, version))
     return sorted(found, key=lambda pair: not pair[1].startswith("3"))

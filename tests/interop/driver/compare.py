@@ -17,9 +17,11 @@ def checkpoints(rows):
     return found
 
 
-def intents(rows):
-    """How many rows announce a batch."""
-    return sum("pendingCheckpoint" in row for row in rows.values())
+def announced(rows):
+    """Shard to the sequence numbers that its announced batches are after and up to, for rows that announce any."""
+    reached = checkpoints(rows)
+    return {shard: (reached[shard][0], int(row["pendingCheckpoint"])) for key, row in rows.items()
+            for shard in [key.rsplit(":", 1)[-1]] if row.get("pendingCheckpoint", "").isdigit() and shard in reached}
 
 
 def window(truth, low, high, lines):
