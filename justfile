@@ -41,6 +41,11 @@ bench:
 peers *arguments:
     python3 benches/peers.py "$@"
 
+# The Java KCL, the KPL and AWS's SDKs against ours, all of it: hours; --quick, --only NAME, --list
+interop *arguments:
+    cargo build --locked --bin catchment
+    CATCHMENT_BIN="${CARGO_TARGET_DIR:-target}/debug/catchment" python3 tests/interop/run.py "$@"
+
 # Documents that are made from the code
 docs:
     UPDATE_DOCS=1 cargo test --locked --test it docs
