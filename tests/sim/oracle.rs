@@ -499,7 +499,7 @@ impl Book {
         let (before, more) = if before.is_empty() { (text("through"), 1) } else { (before, 0) };
         if self.parks && !self.accepted.contains(&(shard.clone(), after.clone())) {
             return Err(format!(
-                "[12] the gap of {shard} after {after} is passed, and not accepted"
+                "[14] the gap of {shard} after {after} is passed, and not accepted"
             ));
         }
         let shown =

@@ -7,9 +7,6 @@ import time
 # although it carries a name fails the run, so that this list shrinks: remove the line then.
 KNOWN = {
     "A2": "issue 17 A2: the archive has records twice after a KCL worker checkpointed inside an announced batch",
-    "A3": "issue 17 A3: an idle shard of a KCL table is taken for a gap; the worker stops with exit code 3",
-    "A4": "issue 17 A4: a lease is handed over by a KCL 2.x worker after twice failover + 30 s",
-    "A4-start": "issue 17 A4: AT_TIMESTAMP rows that stream.start moves are warned of as if it were ignored",
     "A5": "issue 17 A5: beside a live KCL 3.x worker `run` exits instead of waiting; one that joins is not noticed",
 }
 
