@@ -283,8 +283,10 @@ impl World {
                     &Event::Put { bucket, key, body: &body, existing, stored: true },
                 );
             }
-            // It found its key taken, as a single put may.
-            "CompleteMultipartUpload" if response.status() == 412 => {
+            // It found its key taken, as a single put may; or that of an upload which is gone.
+            "CompleteMultipartUpload" | "HeadObject"
+                if response.status() == 412 || (done && request.method() == "HEAD") =>
+            {
                 if let Some(there) = &existing {
                     let (bucket, key, body) = (bucket.as_str(), key.as_str(), &there.body);
                     let existing = existing.as_ref();
