@@ -96,16 +96,23 @@ class Faults:
         self.scene.aws("dynamodb", "DeleteItem", {"TableName": "catchment", "Key": key})
 
     def gap(self):
-        """Long ago somebody read so far; what was there is gone."""
-        self.quiet("CatchmentGap")
+        """Long ago somebody read so far; what was there is gone. One row is as the KCL leaves it, which says
+        nothing of that, and one calls its open shard finished."""
+        names = ("CatchmentGap", "CatchmentPossibleGap", "CatchmentParked", "CatchmentOpenEnds")
+        self.quiet(*names)
         self.scene.second.stop()
         rows = self.scene.aws("dynamodb", "Scan", {"TableName": "second"})["Items"]
         reached = {row["checkpoint"]["S"] for row in rows}
-        for row in rows:
+        of_the_kcl, finished, *others = sorted(rows, key=lambda row: row["leaseKey"]["S"])
+
+        def update(row, expression, **values):
             self.scene.aws("dynamodb", "UpdateItem", {
-                "TableName": "second", "Key": {"leaseKey": row["leaseKey"]},
-                "UpdateExpression": "SET catchment_read_through_ms = :v",
-                "ExpressionAttributeValues": {":v": {"N": "1600000000000"}}})
+                "TableName": "second", "Key": {"leaseKey": row["leaseKey"]}, "UpdateExpression": expression}
+                | ({"ExpressionAttributeValues": values} if values else {}))
+        update(of_the_kcl, "REMOVE " + ", ".join(name for name in of_the_kcl if name.startswith("catchment_")))
+        update(finished, "SET checkpoint = :v", **{":v": {"S": "SHARD_END"}})
+        for row in others:
+            update(row, "SET catchment_read_through_ms = :v", **{":v": {"N": "1600000000000"}})
 
         def edit(operation, body):
             if operation != "GetRecords":
@@ -116,7 +123,7 @@ class Faults:
             return json.dumps(reply).encode()
         self.scene.proxies["second"].edit = edit
         self.scene.second = self.scene.run("second", "second", "second/")
-        self.expect("records left retention", "CatchmentGap")
+        self.expect("records left retention, or may have; an open shard is finished", *names)
 
     def nobody(self):
         self.scene.second.stop()

@@ -108,7 +108,8 @@ class Scene:
         settings = {
             "aws.path_style": "true", "telemetry.listen": f"127.0.0.1:{self.listen[name]}", "stream.idle": "200ms",
             "lease.application": application, "lease.scan": "200ms", "delivery.batch_age": "1s",
-            "delivery.prefix": prefix, "delivery.on_gap": "continue", "memory.budget": "24MiB",
+            "delivery.prefix": prefix, "delivery.on_gap": "continue",
+            "delivery.on_possible_gap": "stop", "lease.shard_sync": "1s", "memory.budget": "24MiB",
             "delivery.compression": "none", "shutdown.deadline": "5s",
             "delivery.upload_events": "true" if application == "catchment" else "false"}
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
