@@ -283,7 +283,13 @@ impl Book {
                 self.salvaged.insert((of, sequence));
                 continue;
             }
-            let home = self.homes.entry((of, sequence)).or_insert_with(|| key.to_owned());
+            let id = (of, sequence);
+            let home = self.homes.entry(id.clone()).or_insert_with(|| key.to_owned());
+            if home != key && self.earlier.contains(&(id, home.clone())) {
+                // Its object from before the shard went back is there for others of its batch, and it
+                // has another now: where records bear no time, the batch's own counts.
+                key.clone_into(home);
+            }
             if home != key {
                 let (home, record) = (home.clone(), self.short(sequence));
                 return Err(format!("[1] {record} is in {home} and in {key}"));
